@@ -1,0 +1,191 @@
+"""Every number that changes a result, with its reason; the presets; their command-line flags."""
+
+import argparse
+import dataclasses
+import json
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from cifar_flax.errors import UserError
+
+
+def _option(default: Any, help: str) -> Any:
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True)
+class Config:
+    """A training run. Two runs of equal configs on the same kind of device are equal bit for bit."""
+
+    preset: str = "resnet18"
+
+    # Data
+    data: Literal["full", "sample"] = _option("full", "all of CIFAR-10, or the embedded 1,000 + 1,000 images")
+    val_size: int = _option(0, "training images to hold out for val_loss, the last ones of the official order")
+
+    # Model. LayerNorm over height, width and channels, 3x3 convolutions, two blocks a stage.
+    widths: tuple[int, ...] = _option((64, 128, 256, 512), "channels of each stage")
+    strides: tuple[int, ...] = _option((1, 2, 2, 1), "stride of each stage's first block")
+    zero_init_residual: bool = _option(True, "start each block as the identity: its last norm scale at 0")
+
+    # Augmentation, as the assignment has it
+    crop_padding: int = _option(4, "pixels of padding for the random crop; 0: off")
+    rotate_degrees: float = _option(5.0, "largest angle of the random rotation; 0: off")
+    cutout_size: int = _option(16, "side of the square that is cut out, in pixels; 0: off")
+    random_flip: bool = _option(False, "mirror half of the images; not in the assignment")
+
+    # Optimisation
+    epochs: int = _option(40, "passes over the training set")
+    batch_size: int = _option(256, "images a step")
+    learning_rate: float = _option(0.2, "rate after warm-up, before the plateau lowers it")
+    warmup_epochs: int = _option(3, "epochs of linear warm-up; the plateau is told nothing before their end")
+    momentum: float = _option(0.9, "decay of SGD's velocity")
+    nesterov: bool = _option(True, "look ahead along the velocity")
+    weight_decay: float = _option(5e-4, "decay of convolution and dense kernels; norms and biases have none")
+    clip_norm: float = _option(1.0, "largest global norm of the gradient; 0: off")
+    label_smoothing: float = _option(0.1, "share of the training target spread over all classes")
+    ema_decay: float = _option(0.999, "decay a step of the averaged weights, which are the ones evaluated; 0: off")
+
+    # ReduceLROnPlateau
+    monitor: Literal["train_loss", "val_loss", "test_loss"] = _option(
+        "train_loss", "value the plateau watches; test_loss, as the reference does, looks at the test set"
+    )
+    patience: int = _option(1, "epochs without improvement before the rate falls: PyTorch's patience plus 1")
+    factor: float = _option(0.5, "what the rate is multiplied by; as PyTorch's")
+    rtol: float = _option(0.02, "relative improvement that counts; PyTorch's threshold, in its mode 'rel'")
+    cooldown: int = _option(1, "epochs after a fall that are not counted; as PyTorch's")
+    min_scale: float = _option(1e-3, "smallest fraction of the learning rate; PyTorch's min_lr over the rate")
+
+    # Execution
+    seed: int = _option(0, "root of all randomness")
+    precision: Literal["auto", "float32", "bfloat16"] = _option(
+        "auto", "dtype of the activations; auto: bfloat16 on GPU and TPU, float32 on CPU"
+    )
+    eval_batch_size: int = _option(1000, "images evaluated at once; does not change a result")
+
+
+PRESETS: dict[str, Config] = {
+    # The assignment: 11,173,962 parameters, for a GPU or TPU.
+    "resnet18": Config(),
+    # 175,258 parameters, so that a CPU can do all 40 epochs. A small network underfits: less is
+    # taken from it (no label smoothing), and batches are smaller, since its steps are cheap.
+    "compact": Config(
+        preset="compact",
+        widths=(16, 32, 64),
+        strides=(1, 2, 2),
+        batch_size=128,
+        warmup_epochs=2,
+        label_smoothing=0.0,
+    ),
+    # The compact network on the embedded sample: a look at the whole program in a minute or two.
+    "smoke": Config(
+        preset="smoke",
+        data="sample",
+        widths=(16, 32, 64),
+        strides=(1, 2, 2),
+        epochs=5,
+        batch_size=50,
+        learning_rate=0.1,
+        warmup_epochs=1,
+        label_smoothing=0.0,
+        ema_decay=0.95,
+    ),
+}
+
+# What may differ between a run and its resumption: the others would make it another run.
+RESUMABLE_CHANGES = ("epochs", "eval_batch_size")
+
+
+def validate(config: Config) -> Config:
+    """The config itself.
+
+    Raises:
+      UserError: a value is out of its range; the message names it.
+    """
+
+    def require(name: str, condition: bool, expected: str) -> None:
+        if not condition:
+            flag = "--" + name.replace("_", "-")
+            raise UserError(f"{flag} is {getattr(config, name)}: expected {expected}")
+
+    for name in ("epochs", "batch_size", "eval_batch_size", "patience"):
+        require(name, getattr(config, name) >= 1, "1 or more")
+    for name in ("val_size", "crop_padding", "cutout_size", "warmup_epochs", "cooldown", "seed"):
+        require(name, getattr(config, name) >= 0, "0 or more")
+    for name in ("weight_decay", "clip_norm"):
+        require(name, 0 <= getattr(config, name) < float("inf"), "a finite number, 0 or more")
+    for name in ("momentum", "label_smoothing", "ema_decay"):
+        require(name, 0 <= getattr(config, name) < 1, "a number in [0, 1)")
+    require("learning_rate", 0 < config.learning_rate < float("inf"), "a finite number above 0")
+    require("rotate_degrees", 0 <= config.rotate_degrees <= 180, "an angle in [0, 180]")
+    require("factor", 0 < config.factor < 1, "a number in (0, 1)")
+    require("rtol", 0 < config.rtol < 1, "a number in (0, 1)")
+    require("min_scale", 0 <= config.min_scale < 1, "a number in [0, 1)")
+    require("seed", config.seed < 2**32, "a number below 2**32")
+    require("nesterov", config.momentum > 0 or not config.nesterov, "--no-nesterov where --momentum is 0")
+    require("widths", bool(config.widths) and all(width >= 1 for width in config.widths), "1 or more each")
+    require("strides", all(stride >= 1 for stride in config.strides), "1 or more each")
+    require("strides", len(config.strides) == len(config.widths), f"one for each of {len(config.widths)} --widths")
+    total = {"full": 50_000, "sample": 1_000}[config.data]
+    require("val_size", config.val_size < total, f"fewer than the {total} training images")
+    require("val_size", config.monitor != "val_loss" or config.val_size > 0, "1 or more for --monitor val_loss")
+    num_train = total - config.val_size
+    require("batch_size", config.batch_size <= num_train, f"at most the {num_train} training images")
+    return config
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """A flag for each field; one that is not given is absent from the parsed namespace."""
+    hints = typing.get_type_hints(Config)
+    names = {name: "/".join(str(getattr(preset, name)) for preset in PRESETS.values()) for name in hints}
+    parser.add_argument(
+        "--preset", choices=PRESETS, default=argparse.SUPPRESS, help="the config that other flags change"
+    )
+    for option in dataclasses.fields(Config)[1:]:
+        hint = hints[option.name]
+        kinds: dict[str, Any] = {"type": hint}
+        if typing.get_origin(hint) is Literal:
+            kinds = {"choices": typing.get_args(hint)}
+        elif isinstance(hint, types.GenericAlias):
+            kinds = {"type": int, "nargs": "+", "metavar": "N"}
+        elif hint is bool:
+            kinds = {"action": argparse.BooleanOptionalAction}
+        values = dict.fromkeys(str(getattr(preset, option.name)) for preset in PRESETS.values())
+        help = f"{option.metadata['help']} ({' / '.join(values)})"
+        flag = "--" + option.name.replace("_", "-")
+        parser.add_argument(flag, default=argparse.SUPPRESS, help=help.replace("%", "%%"), **kinds)
+    del names
+
+
+def from_flags(given: dict[str, Any]) -> Config:
+    """The config that the given flags make of their preset."""
+    given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+    return validate(dataclasses.replace(PRESETS[given.get("preset", "resnet18")], **given))
+
+
+def to_json(config: Config) -> str:
+    """The config as JSON text, read back by `from_json`."""
+    return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+
+
+def from_json(text: str) -> Config:
+    """The inverse of `to_json`.
+
+    Raises:
+      UserError: the text is not the JSON of a config.
+    """
+    try:
+        values = json.loads(text)
+        return validate(Config(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}))
+    except UserError:
+        raise
+    except (TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"not a config of this program: {error}") from error
+
+
+def differences(old: Config, new: Config) -> list[str]:
+    """Lines `name: old value -> new value`, for the fields that differ."""
+    old_values, new_values = dataclasses.asdict(old), dataclasses.asdict(new)
+    return [f"{name}: {old_values[name]} -> {new_values[name]}" for name in old_values if old_values[name] != new_values[name]]

@@ -1,0 +1,71 @@
+"""The optimizer, and ReduceLROnPlateau beside it.
+
+The two are apart because they tick at different rates: the optimizer once a step, the plateau
+once an epoch, on that epoch's own value. `train_step` multiplies its updates by the plateau's
+scale; `advance_plateau` moves the scale.
+
+Against `torch.optim.lr_scheduler.ReduceLROnPlateau(mode="min", threshold_mode="rel")` the same
+decisions are made where `patience` here is PyTorch's plus one: PyTorch lowers the rate when the
+number of bad epochs exceeds its patience, Optax when it reaches it.
+"""
+
+import jax
+import jax.numpy as jnp
+import optax
+from optax.contrib import ReduceLROnPlateauState
+
+
+def warmup_schedule(learning_rate: float, warmup_steps: int) -> optax.Schedule:
+    """A rate that rises linearly over `warmup_steps` steps and then stays at `learning_rate`."""
+    return optax.warmup_constant_schedule(learning_rate / (warmup_steps + 1), learning_rate, warmup_steps)
+
+
+def _is_kernel(params):
+    """Norm scales and biases are left out of weight decay: shrinking them only rescales the network."""
+    return jax.tree.map(lambda x: x.ndim > 1, params)
+
+
+def build_optimizer(
+    *,
+    learning_rate: float,
+    warmup_steps: int,
+    momentum: float,
+    nesterov: bool,
+    weight_decay: float,
+    clip_norm: float,
+) -> optax.GradientTransformation:
+    """SGD with momentum, decoupled from the plateau.
+
+    Args:
+      learning_rate: the rate after warm-up, before the plateau's scale.
+      warmup_steps: steps of linear warm-up; 0 for none.
+      momentum: decay of the velocity; 0 for none.
+      nesterov: look ahead along the velocity.
+      weight_decay: added to the gradient of convolution and dense kernels, as PyTorch's SGD does.
+      clip_norm: largest global norm of the gradient; 0 for no clipping.
+
+    Returns:
+      The gradient transformation; its updates are to be scaled by the plateau and added.
+    """
+    return optax.chain(
+        optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
+        optax.add_decayed_weights(weight_decay, mask=_is_kernel),
+        optax.sgd(warmup_schedule(learning_rate, warmup_steps), momentum or None, nesterov),
+    )
+
+
+def build_plateau(
+    *, patience: int, factor: float, rtol: float, cooldown: int, min_scale: float
+) -> optax.GradientTransformationExtraArgs:
+    """ReduceLROnPlateau: see `optax.contrib.reduce_on_plateau`, and the module's note on PyTorch."""
+    return optax.contrib.reduce_on_plateau(
+        factor=factor, patience=patience, rtol=rtol, atol=0.0, cooldown=cooldown, min_scale=min_scale
+    )
+
+
+def advance_plateau(
+    plateau: optax.GradientTransformationExtraArgs, state: ReduceLROnPlateauState, value: jax.Array
+) -> ReduceLROnPlateauState:
+    """The plateau's state after an epoch whose monitored value, a scalar to minimise, was `value`."""
+    _, state = plateau.update((), state, value=jnp.asarray(value, jnp.float32))
+    return state  # type: ignore[return-value]
