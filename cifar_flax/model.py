@@ -7,6 +7,7 @@ respect to a feature map is `jax.grad` of the second one:
     logits     = head(model, params, activation, stage="stage4")    # [B, 10]
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -162,11 +163,6 @@ def head(model: ResNet, params, activation: jax.Array, *, stage: str) -> jax.Arr
     return model.apply({"params": params}, activation, stage, method="head")  # type: ignore[return-value]
 
 
-def num_params(params) -> int:
-    """Number of scalars in a parameter tree."""
-    return sum(x.size for x in jax.tree.leaves(params))
-
-
 class Layer(NamedTuple):
     """A row of the layer table: its path, its kind, its output's shape, its own parameters."""
 
@@ -201,3 +197,15 @@ def layer_table(model: ResNet) -> list[Layer]:
         rows += [row(f"{block}.{part}", tree[part], output[part]) for part in parts if part in tree]
         rows.append(row(block, tree, output))
     return [*rows, row("linear", params["linear"], outputs["linear"])]
+
+
+def format_layer_table(model: ResNet) -> str:
+    """The layer table as text, with totals and sizes in MB (2**20 bytes) of float32 numbers."""
+    rows = layer_table(model)
+    lines = [f"{'Layer':<30}{'Kind':<12}{'Output (H, W, C)':<20}{'Parameters':>12}"]
+    lines += [f"{row.name:<30}{row.kind:<12}{row.shape!s:<20}{row.num_params:>12,}" for row in rows]
+    total = sum(row.num_params for row in rows)
+    outputs = sum(math.prod(row.shape) for row in rows)
+    megabytes = {"input": math.prod(IMAGE_SHAPE), "outputs": outputs, "parameters": total}
+    sizes = ", ".join(f"{name} {4 * count / 2**20:.2f} MB" for name, count in megabytes.items())
+    return "\n".join([*lines, "", f"{len(rows)} layers, {total:,} parameters, all trainable", f"One image: {sizes}"])

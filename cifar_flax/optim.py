@@ -64,8 +64,7 @@ def build_plateau(
 
 
 def advance_plateau(
-    plateau: optax.GradientTransformationExtraArgs, state: ReduceLROnPlateauState, value: jax.Array
+    plateau: optax.GradientTransformationExtraArgs, state: ReduceLROnPlateauState, value: jax.typing.ArrayLike
 ) -> ReduceLROnPlateauState:
     """The plateau's state after an epoch whose monitored value, a scalar to minimise, was `value`."""
-    _, state = plateau.update((), state, value=jnp.asarray(value, jnp.float32))
-    return state  # type: ignore[return-value]
+    return plateau.update((), state, value=jnp.asarray(value, jnp.float32))[1]  # type: ignore[return-value]

@@ -1,5 +1,6 @@
 """Pictures. The only module that imports matplotlib, and always its file-only backend."""
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ def plot_curves(rows: Sequence[dict[str, Any]], path: Path, title: str) -> None:
         if all(f"val_{name}" in row for row in rows):
             axes.plot(epochs, [row[f"val_{name}"] for row in rows], color="#009E73", label="validation")
         axes.plot(epochs, [row[f"test_{name}"] for row in rows], color=TEST_COLOR, label="test")
-        for before, after in zip(rows, rows[1:], strict=False):
+        for before, after in itertools.pairwise(rows):
             if after["learning_rate"] < before["learning_rate"]:
                 axes.axvline(after["epoch"] - 0.5, color="0.8", linewidth=0.8, zorder=0)
         axes.set_xlabel("epoch")

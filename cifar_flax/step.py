@@ -1,5 +1,6 @@
 """One training step and one evaluation step, as pure functions of everything they depend on."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -100,9 +101,9 @@ def train_step(
     ema_params = optax.incremental_update(params, state.ema_params, 1.0 - decay)
 
     finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(grads))
-    sums = sums.replace(bad_step=jnp.where(finite, metrics.NO_STEP, state.step))
-    next_state = state.replace(
-        step=state.step + 1, params=params, ema_params=ema_params, opt_state=opt_state
+    sums = dataclasses.replace(sums, bad_step=jnp.where(finite, metrics.NO_STEP, state.step))
+    next_state = dataclasses.replace(
+        state, step=state.step + 1, params=params, ema_params=ema_params, opt_state=opt_state
     )
     return next_state, sums
 

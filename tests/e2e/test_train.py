@@ -1,0 +1,130 @@
+"""`python train.py` as a person runs it: real images, a process of its own."""
+
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+# The smoke preset on a narrower network: it compiles in seconds.
+SMOKE = ["--preset", "smoke", "--widths", "8", "--strides", "2"]
+
+
+def train(*words, cwd):
+    return subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), *map(str, words)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    """A finished smoke run: its process and its directory."""
+    cwd = tmp_path_factory.mktemp("smoke")
+    return train(*SMOKE, "--epochs", 2, "--out", "run", cwd=cwd), cwd / "run"
+
+
+@pytest.mark.slow
+def test_smoke_run_trains_on_the_embedded_sample(smoke):
+    process, run = smoke
+    assert process.returncode == 0, process.stderr
+    assert "Data: embedded SAMPLE of CIFAR-10, 1,000 training images" in process.stdout
+    assert re.search(r"^Train Loss: .* \(\d+/1000\)$", process.stdout, re.MULTILINE)
+    assert "Best Acc is :  " in process.stdout
+    assert [json.loads(line)["epoch"] for line in (run / "metrics.jsonl").open()] == [1, 2]
+    assert (run / "loss_accuracy.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_a_pipe_gets_no_control_characters_and_no_warnings(smoke):
+    process, run = smoke
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", process.stdout)
+    assert process.stderr == ""
+    assert process.stdout == (run / "train.log").read_text()
+
+
+@pytest.mark.slow
+def test_resume_goes_on_and_starting_anew_is_refused(smoke, tmp_path):
+    _, run = smoke
+    refused = train(*SMOKE, "--out", run, cwd=tmp_path)
+    assert refused.returncode == 2
+    assert re.fullmatch(r"error: --out .* already holds a run: go on with it with --resume, .*\n", refused.stderr)
+    changed = train("--resume", "--out", run, "--batch-size", 32, cwd=tmp_path)
+    assert changed.returncode == 2 and "cannot change --batch-size from 64 to 32" in changed.stderr
+    resumed = train("--resume", "--out", run, "--epochs", 3, cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "resumed after epoch 2" in resumed.stdout and "Epoch: 2" not in resumed.stdout
+    assert [json.loads(line)["epoch"] for line in (run / "metrics.jsonl").open()] == [1, 2, 3]
+
+
+@pytest.mark.slow
+def test_a_terminal_gets_a_progress_bar_and_ctrl_c_can_be_resumed(tmp_path):
+    leader, follower = pty.openpty()
+    command = [sys.executable, str(ROOT / "train.py"), *SMOKE, "--epochs", "1000", "--out", "run"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=follower, stderr=follower, start_new_session=True) as process:
+        os.close(follower)
+        seen = b""
+        deadline = time.monotonic() + 120
+        while b"Epoch: 3" not in seen and time.monotonic() < deadline:
+            seen += os.read(leader, 4096)
+        process.send_signal(signal.SIGINT)
+        try:
+            while chunk := os.read(leader, 4096):
+                seen += chunk
+        except OSError:  # Linux's way to say that the other end is closed
+            pass
+        process.wait(timeout=60)
+    os.close(leader)
+    text = seen.decode()
+    assert process.returncode == 130
+    assert "images/s" in text and "loss " in text and "%" in text
+    assert "python train.py --resume --out run" in text and "Traceback" not in text
+    assert "\r" not in (tmp_path / "run" / "train.log").read_text()
+    epochs = [json.loads(line)["epoch"] for line in (tmp_path / "run" / "metrics.jsonl").open()]
+    resumed = train("--resume", "--out", "run", "--epochs", len(epochs) + 1, cwd=tmp_path)
+    assert f"resumed after epoch {len(epochs)}" in resumed.stdout, resumed.stderr
+
+
+def test_summary_prints_the_layer_table(tmp_path):
+    process = train("--summary", cwd=tmp_path)
+    assert process.returncode == 0
+    assert "49 layers, 11,173,962 parameters" in process.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--preset huge", "invalid choice: 'huge' (choose from"),
+        ("--epoch 3", "unrecognized arguments: --epoch 3"),
+        ("--epochs many", "argument --epochs: invalid int value: 'many'"),
+        ("--widths 8,x", "argument --widths: invalid list of integers value: '8,x'"),
+        ("--batch-size 0", "--batch-size is 0: expected 1 or more"),
+        ("--batch-size 60000", "at most the 50000 training images"),
+        ("--resume", "--resume needs --out"),
+        ("--resume --out nowhere", "nowhere holds no run"),
+        ("--out file --preset smoke", "--out file cannot be written"),
+        ("--source ftp", "unknown source 'ftp': expected one of"),
+        ("--source archive --data-dir empty", "in empty"),
+        ("--source archive --data-dir broken", "broken/cifar-10-python.tar.gz cannot be read as an archive"),
+    ],
+)
+def test_wrong_input_is_one_line_and_exit_code_2(words, message, tmp_path):
+    (tmp_path / "file").write_text("precious")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "cifar-10-python.tar.gz").write_bytes(b"not an archive")
+    process = train(*words.split(), cwd=tmp_path)
+    assert process.returncode == 2
+    assert message in process.stderr and process.stderr.startswith("error: ")
+    assert process.stderr.count("\n") == 1
+    assert (tmp_path / "file").read_text() == "precious"

@@ -1,0 +1,126 @@
+import argparse
+import dataclasses
+import json
+import re
+
+import hypothesis
+import pytest
+from hypothesis import strategies as st
+
+from cifar_flax import config
+from cifar_flax.errors import UserError
+
+
+def parse(*words):
+    parser = argparse.ArgumentParser(exit_on_error=False)
+    config.add_flags(parser)
+    return config.from_flags(vars(parser.parse_args(words)))
+
+
+@pytest.mark.parametrize("preset", config.PRESETS)
+def test_presets_are_valid_and_named_by_their_key(preset):
+    assert config.validate(config.PRESETS[preset]).preset == preset
+    assert parse("--preset", preset) == config.PRESETS[preset]
+
+
+def test_default_is_the_assignment():
+    run = parse()
+    assert (run.preset, run.epochs, run.crop_padding, run.rotate_degrees, run.cutout_size) == (
+        "resnet18",
+        40,
+        4,
+        5,
+        16,
+    )
+    assert not run.random_flip
+    assert run.monitor == "train_loss"
+
+
+def test_flags_change_their_preset():
+    run = parse("--preset", "compact", "--epochs", "3", "--widths", "8,8", "--strides", "1,2", "--random-flip")
+    expected = dataclasses.replace(
+        config.PRESETS["compact"], epochs=3, widths=(8, 8), strides=(1, 2), random_flip=True
+    )
+    assert run == expected
+
+
+def test_every_field_has_a_flag_with_help():
+    parser = argparse.ArgumentParser()
+    config.add_flags(parser)
+    text = parser.format_help()
+    for field in dataclasses.fields(config.Config):
+        assert "--" + field.name.replace("_", "-") in text
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--epochs 0", "--epochs is 0: expected 1 or more"),
+        ("--epochs -3", "--epochs is -3: expected 1 or more"),
+        ("--batch-size 0", "--batch-size is 0"),
+        ("--batch-size 50001", "at most the 50000 training images"),
+        ("--preset smoke --batch-size 1001", "at most the 1000 training images"),
+        ("--val-size 49900", "at most the 100 training images"),
+        ("--val-size 50000", "fewer than the 50000 training images"),
+        ("--val-size -1", "0 or more"),
+        ("--monitor val_loss", "--val-size is 0: expected 1 or more for --monitor val_loss"),
+        ("--learning-rate 0", "a finite number above 0"),
+        ("--learning-rate nan", "a finite number above 0"),
+        ("--learning-rate inf", "a finite number above 0"),
+        ("--momentum 1", r"a number in [0, 1)"),
+        ("--momentum 0", "--no-nesterov where --momentum is 0"),
+        ("--weight-decay -1", "0 or more"),
+        ("--clip-norm nan", "0 or more"),
+        ("--label-smoothing 1", r"a number in [0, 1)"),
+        ("--ema-decay 1", r"a number in [0, 1)"),
+        ("--patience 0", "--patience is 0: expected 1 or more"),
+        ("--factor 1", r"a number in (0, 1)"),
+        ("--rtol 0", r"a number in (0, 1)"),
+        ("--cooldown -1", "0 or more"),
+        ("--min-scale 1", r"a number in [0, 1)"),
+        ("--rotate-degrees 181", r"an angle in [0, 180]"),
+        ("--crop-padding -1", "0 or more"),
+        ("--cutout-size -1", "0 or more"),
+        ("--warmup-epochs -1", "0 or more"),
+        ("--seed -1", "0 or more"),
+        ("--seed 4294967296", "a number below 2**32"),
+        ("--eval-batch-size 0", "1 or more"),
+        ("--widths 0,8,8,8", "1 or more each"),
+        ("--widths 8", "one for each of 1 --widths"),
+        ("--strides 1,2", "one for each of 4 --widths"),
+    ],
+)
+def test_values_out_of_range_are_named(words, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        parse(*words.split())
+
+
+def test_json_round_trip():
+    for run in config.PRESETS.values():
+        assert config.from_json(config.to_json(run)) == run
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{", "null", '{"epochs": "40"}', '{"epochs": 4.5}', '{"unknown": 1}', '{"widths": ["a"]}']
+)
+def test_text_that_is_no_config_is_refused(text):
+    with pytest.raises(UserError):
+        config.from_json(text)
+
+
+@hypothesis.given(st.recursive(st.none() | st.booleans() | st.floats() | st.text(), st.lists))
+def test_any_value_in_a_field_is_a_config_or_a_user_error(value):
+    for field in dataclasses.fields(config.Config):
+        try:
+            config.from_json(json.dumps({field.name: value}))
+        except UserError:
+            continue
+
+
+def test_resuming_may_raise_the_epochs_and_nothing_else():
+    old = config.PRESETS["compact"]
+    assert config.resumed(old, {"epochs": 60, "preset": "compact"}) == dataclasses.replace(old, epochs=60)
+    with pytest.raises(UserError, match=r"cannot change --learning-rate from 0\.2 to 0\.1"):
+        config.resumed(old, {"learning_rate": 0.1})
+    with pytest.raises(UserError, match="cannot change --preset"):
+        config.resumed(old, {"preset": "smoke"})

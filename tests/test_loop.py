@@ -1,0 +1,201 @@
+import dataclasses
+import json
+import re
+
+import chex
+import jax
+import jax.monitoring
+import numpy as np
+import pytest
+
+from cifar_flax import checkpoint, loop, rundir
+from cifar_flax.errors import UserError
+from cifar_flax.loop import Split
+
+pytestmark = pytest.mark.slow
+
+
+def final_state(config, folder, num_train=200):
+    """Everything in the newest checkpoint of a run."""
+    manager = checkpoint.open_manager(folder / "checkpoints", config.monitor)
+    state = checkpoint.restore(manager, manager.latest_step(), loop.build_program(config, num_train).create_state())
+    manager.close()
+    return state.replace(key=jax.random.key_data(state.key))
+
+
+def without_clocks(rows):
+    return [{k: v for k, v in row.items() if k not in ("seconds", "images_per_second")} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def finished(tiny, few, tmp_path_factory):
+    """A run of three epochs: its directory, its rows and what it printed."""
+    folder = tmp_path_factory.mktemp("run") / "run"
+    rows = loop.fit(tiny, few, folder)
+    return folder, rows
+
+
+def test_run_directory_is_complete(finished, tiny):
+    folder, rows = finished
+    assert {path.name for path in folder.iterdir()} == {
+        "config.json", "metrics.jsonl", "train.log", "loss_accuracy.png", "checkpoints",
+    }  # fmt: skip
+    assert rundir.read_config(folder) == tiny
+    assert [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()] == rows
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    for row in rows:
+        assert row["train_total"] == 200 and row["test_total"] == 150
+        assert row["train_acc"] == 100 * row["train_correct"] / 200
+        assert row["learning_rate"] == pytest.approx(0.1)
+        assert row["seconds"] > 0 and row["images_per_second"] > 0
+
+
+def test_log_has_the_lines_of_the_reference_and_no_control_characters(finished):
+    folder, rows = finished
+    text = (folder / "train.log").read_text()
+    lines = text.splitlines()
+    start = lines.index("Epoch: 1")
+    assert re.fullmatch(r"Train Loss: \d\.\d{3} \| Train Acc: \d+\.\d{3}% \(\d+/200\)", lines[start + 1])
+    assert re.fullmatch(r"Test Loss: \d\.\d{3} \| Test Acc: \d+\.\d{3}% \(\d+/150\)", lines[start + 2])
+    assert re.match(r"Learning Rate: 0\.1 ", lines[start + 3])
+    assert lines[start + 4] == "Epoch: 2"
+    best = max(row["test_acc"] for row in rows)
+    assert f"Best Acc is :  {best:.4g}" in lines
+    assert "Last epoch (3): test accuracy" in text and "sample" in text
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", text)
+
+
+def test_same_seed_same_bits(finished, tiny, few, tmp_path):
+    folder, rows = finished
+    again = loop.fit(tiny, few, tmp_path / "run")
+    assert without_clocks(again) == without_clocks(rows)
+    chex.assert_trees_all_equal(final_state(tiny, tmp_path / "run"), final_state(tiny, folder))
+
+
+def test_another_seed_differs(finished, tiny, few, tmp_path):
+    other = loop.fit(dataclasses.replace(tiny, seed=1, epochs=1), few, tmp_path / "run")
+    assert other[0]["train_loss"] != finished[1][0]["train_loss"]
+
+
+def test_resumed_run_is_the_uninterrupted_one_bit_for_bit(finished, tiny, few, tmp_path):
+    folder, rows = finished
+    for epochs in (1, 2, 3):
+        resumed = loop.fit(dataclasses.replace(tiny, epochs=epochs), few, tmp_path / "run", resume=True)
+    assert without_clocks(resumed) == without_clocks(rows)
+    assert rundir.read_rows(tmp_path / "run") == resumed
+    chex.assert_trees_all_equal(final_state(tiny, tmp_path / "run"), final_state(tiny, folder))
+
+
+def test_epoch_without_checkpoint_is_run_again_and_logged_once(finished, tiny, few, tmp_path):
+    """Killed between the metrics of epoch 2 and its checkpoint."""
+    folder = tmp_path / "run"
+    loop.fit(dataclasses.replace(tiny, epochs=1), few, folder)
+    rundir.append_row(folder, {"epoch": 2, "train_loss": 0.0})
+    rows = loop.fit(tiny, few, folder, resume=True)
+    assert without_clocks(rows) == without_clocks(finished[1])
+
+
+def test_finished_run_resumes_to_nothing(finished, tiny, few):
+    folder, rows = finished
+    assert loop.fit(tiny, few, folder, resume=True) == rows
+
+
+def test_directory_with_a_run_is_refused_and_untouched(finished, tiny, few):
+    folder, _ = finished
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    with pytest.raises(UserError, match="already holds a run"):
+        loop.fit(tiny, few, folder)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_non_finite_loss_stops_and_keeps_the_last_good_checkpoint(tiny, few, tmp_path):
+    folder = tmp_path / "run"
+    loop.fit(dataclasses.replace(tiny, epochs=1), few, folder)
+    wild = dataclasses.replace(tiny, learning_rate=1e30, clip_norm=0.0, epochs=2)
+    with pytest.raises(UserError, match=r"not finite at epoch 2, step \d+"):
+        loop.fit(wild, few, folder, resume=True)
+    chex.assert_tree_all_finite(final_state(tiny, folder).params)
+    assert [row["epoch"] for row in rundir.read_rows(folder)] == [1]
+
+
+@pytest.mark.parametrize("monitor", ["val_loss", "test_loss"])
+def test_plateau_can_watch_other_losses(monitor, tiny, few, tmp_path, capsys):
+    config = dataclasses.replace(tiny, monitor=monitor, val_size=40, rtol=0.999, cooldown=0, epochs=4)
+    rows = loop.fit(config, few, tmp_path / "run")
+    assert rows[0]["val_total"] == 40 and rows[0]["train_total"] == 160
+    # Warm-up (epoch 1) is not shown to the plateau; epoch 2 is its first value, the best so far.
+    assert [row["learning_rate"] for row in rows] == pytest.approx([0.1, 0.1, 0.1, 0.05])
+    assert ("lets the test set steer" in capsys.readouterr().out) == (monitor == "test_loss")
+
+
+@pytest.fixture(scope="module")
+def program_and_data(tiny, few):
+    program = loop.build_program(tiny, 200)
+    split = program.place(Split(few.train_images, few.train_labels))
+    return program, split, program.place(Split(few.test_images, few.test_labels))
+
+
+def test_nothing_is_compiled_after_the_first_epoch(program_and_data):
+    program, train, test = program_and_data
+    compiled = []
+    listener = lambda event, *_, **__: compiled.append(event) if "backend_compile" in event else None  # noqa: E731
+    state = program.create_state()
+    for epoch in (1, 2, 3):
+        state, sums = program.train_epoch(state, train, epoch, lambda *_: None)
+        program.evaluate(state.ema_params, test)
+        state = program.advance_plateau(state, float(sums.loss_sum))
+        if epoch == 1:
+            jax.monitoring.register_event_duration_secs_listener(listener)
+    jax.monitoring.unregister_event_duration_listener(listener)
+    assert not compiled
+
+
+@pytest.mark.parametrize("eval_batch_size", [1, 7, 150, 1000])
+def test_evaluation_does_not_depend_on_batch_size(eval_batch_size, program_and_data, tiny):
+    program, _, test = program_and_data
+    params = program.create_state().params
+    other = loop.build_program(dataclasses.replace(tiny, eval_batch_size=eval_batch_size), 200)
+    ours, theirs = other.evaluate(params, test), program.evaluate(params, test)
+    assert (ours.correct, ours.count) == (theirs.correct, theirs.count) == (theirs.correct, 150)
+    np.testing.assert_allclose(ours.loss_sum, theirs.loss_sum, rtol=1e-5)
+
+
+def test_scan_and_loop_are_the_same_epoch(program_and_data, tiny, monkeypatch):
+    """The accelerator's epoch and the CPU's, both run here."""
+    program, train, _ = program_and_data
+    looped, looped_sums = program.train_epoch(program.create_state(), train, 1, lambda *_: None)
+    scanning = loop.build_program(tiny, 200)
+    state = scanning.create_state()
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    scanned, scanned_sums = scanning.train_epoch(state, train, 1, lambda *_: None)
+    assert looped_sums.count == scanned_sums.count == 200
+    np.testing.assert_allclose(looped_sums.loss_sum, scanned_sums.loss_sum, rtol=1e-4)
+    chex.assert_trees_all_close(looped.params, scanned.params, rtol=1e-2, atol=1e-4)
+
+
+def test_two_devices_train_as_one_does(program_and_data, tiny, monkeypatch):
+    program, train, _ = program_and_data
+    assert program.mesh.size == 2
+    monkeypatch.setattr(loop, "_MIN_IMAGES_PER_DEVICE", 64)
+    single = loop.build_program(tiny, 200)
+    assert single.mesh.size == 1
+    ours, our_sums = program.train_epoch(program.create_state(), train, 1, lambda *_: None)
+    data = single.place(jax.device_get(train))
+    theirs, their_sums = single.train_epoch(single.create_state(), data, 1, lambda *_: None)
+    np.testing.assert_allclose(our_sums.loss_sum, their_sums.loss_sum, rtol=1e-4)
+    chex.assert_trees_all_close(jax.device_get(ours.params), jax.device_get(theirs.params), rtol=1e-2, atol=1e-4)
+
+
+@pytest.mark.parametrize(("batch_size", "size"), [(64, 2), (63, 1), (32, 1), (256, 2), (99, 1)])
+def test_mesh_divides_the_batch_into_useful_parts(batch_size, size):
+    assert loop.make_mesh(batch_size).size == size
+
+
+def test_precision_follows_the_device():
+    assert loop.activation_dtype("auto") == "float32"  # the tests run on a CPU
+    assert loop.activation_dtype("bfloat16") == "bfloat16"
+
+
+def test_tensorboard_events_are_written_on_request(tiny, few, tmp_path):
+    loop.fit(dataclasses.replace(tiny, epochs=1), few, tmp_path / "run", tensorboard=True)
+    assert list((tmp_path / "run" / "tensorboard").glob("events.*"))
