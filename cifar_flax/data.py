@@ -24,6 +24,7 @@ import sys
 import tarfile
 import tempfile
 import urllib.request
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -175,13 +176,13 @@ def _read_members(archive: Path, names: dict[str, str]) -> dict[str, bytes]:
     """Reads members by name into memory: nothing is unpacked, so no path in an archive matters."""
     contents = {}
     try:
-        with tarfile.open(archive, "r:*") as tar:
+        with tarfile.open(archive, "r:gz") as tar:
             for member in tar:
                 if member.name in names and member.isfile():
                     if member.size > 2 * _BATCH_BYTES:
                         raise VerificationError(f"{archive}: {member.name} is too large for CIFAR-10; delete it")
                     contents[names[member.name]] = tar.extractfile(member).read()  # type: ignore[union-attr]
-    except (tarfile.TarError, EOFError, OSError, ValueError) as error:
+    except (tarfile.TarError, EOFError, OSError, ValueError, zlib.error) as error:
         if isinstance(error, UserError):
             raise
         raise VerificationError(f"{archive} cannot be read as an archive: {error}; delete it") from error

@@ -7,3 +7,6 @@ class UserError(ValueError):
     The command lines print it as one line and exit with code 2; anything else is a bug and
     keeps its traceback.
     """
+
+    def __init__(self, message: str):
+        super().__init__(" ".join(message.split()))

@@ -1,13 +1,21 @@
 import dataclasses
+import os
+import tempfile
+from pathlib import Path
+
+# Most of the time would go into compiling the same programs again: the tests' processes share what
+# they compile, and so do the commands they start. Set before jax is imported, which reads it.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir()) / "cifar_flax-tests"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 import jax
 import numpy as np
 import pytest
 
+from cifar_flax import config, data
+
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_rank_promotion", "raise")
-
-from cifar_flax import config, data  # noqa: E402
 
 
 @pytest.fixture(scope="session")
