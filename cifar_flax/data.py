@@ -459,6 +459,7 @@ def load_cifar10(
         except SourceUnavailableError as error:
             refusals.append(f"{name}: {error}")
             continue
+        report(f"CIFAR-10 from {name}, byte-identical to the official files")
         if name != "cache":
             try:
                 _write_cache(batches, folder)
@@ -479,16 +480,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--source", choices=SOURCES[:-1], default="auto", help="default: auto")
     arguments = parser.parse_args(argv)
     folder = arguments.data_dir or default_data_dir()
-    source = "cache" if arguments.action == "verify" else arguments.source
     try:
-        data = load_cifar10(folder, source, lambda line: print(line, file=sys.stderr, flush=True))
+        if arguments.action == "prepare":
+            load_cifar10(folder, arguments.source, lambda line: print(line, file=sys.stderr, flush=True))
+        data = load_cifar10(folder, "cache")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(
-        f"CIFAR-10 verified: {len(data.train_images)} training and {len(data.test_images)} test images, "
-        f"byte-identical to the official files, in {folder / _BIN_FOLDER}"
-    )
+    counts = f"{len(data.train_images)} training and {len(data.test_images)} test images"
+    print(f"{folder / _BIN_FOLDER}: {counts}, byte-identical to the official CIFAR-10")
     return 0
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from cifar_flax import checkpoint, loop, rundir
+from cifar_flax.config import PRESETS
 from cifar_flax.errors import UserError
 from cifar_flax.loop import Split
 
@@ -193,6 +194,13 @@ def test_two_devices_train_as_one_does(program_and_data, tiny, monkeypatch):
 @pytest.mark.parametrize(("batch_size", "size"), [(64, 2), (63, 1), (32, 1), (256, 2), (99, 1)])
 def test_mesh_divides_the_batch_into_useful_parts(batch_size, size):
     assert loop.make_mesh(batch_size).size == size
+
+
+def test_resnet18_on_a_cpu_is_told_what_it_costs(tmp_path):
+    config = PRESETS["resnet18"]
+    lines = list(loop._greeting(config, loop.build_program(config, 50_000), tmp_path, 50_000, 0))
+    assert any("11,173,962 parameters" in line for line in lines)
+    assert re.search(r"about \d+ hours on \d+ CPU cores; `--preset compact`", lines[-1])
 
 
 def test_precision_follows_the_device():

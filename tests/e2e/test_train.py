@@ -101,6 +101,13 @@ def test_a_terminal_gets_a_progress_bar_and_ctrl_c_can_be_resumed(tmp_path):
     assert f"resumed after epoch {len(epochs)}" in resumed.stdout, resumed.stderr
 
 
+@pytest.mark.slow
+def test_non_finite_loss_is_one_line_and_exit_code_2(tmp_path):
+    process = train(*SMOKE, "--learning-rate", 1e30, "--clip-norm", 0, "--out", "run", cwd=tmp_path)
+    assert process.returncode == 2
+    assert re.fullmatch(r"error: loss or gradient is not finite at epoch 1, step \d+: stopped, .*\n", process.stderr)
+
+
 def test_summary_prints_the_layer_table(tmp_path):
     process = train("--summary", cwd=tmp_path)
     assert process.returncode == 0
