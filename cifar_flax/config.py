@@ -36,7 +36,11 @@ class Config:
     cutout_size: int = _option(16, "side of the square that is cut out, in pixels; 0: off")
     random_flip: bool = _option(False, "mirror half of the images; not in the assignment")
 
-    # Optimisation
+    # Optimisation. Plain SGD at a high rate, which generalises better here than Adam does: other solutions
+    # of the assignment with Adam reach 97% in training and 89.7% in testing. Warm-up, because LayerNorm
+    # networks lose what a high rate does to them in the first steps; clipping, for the same steps. Decay
+    # on kernels only: a norm follows each, so their length is only a rate, while shrinking a norm's scale
+    # shrinks the network. Averaged weights do what a decayed rate does, earlier.
     epochs: int = _option(40, "passes over the training set")
     batch_size: int = _option(256, "images a step")
     learning_rate: float = _option(0.2, "rate after warm-up, before the plateau lowers it")
@@ -48,7 +52,9 @@ class Config:
     label_smoothing: float = _option(0.1, "share of the training target spread over all classes")
     ema_decay: float = _option(0.999, "decay a step of the averaged weights, which are the ones evaluated; 0: off")
 
-    # ReduceLROnPlateau
+    # ReduceLROnPlateau, once an epoch. The training loss is averaged over 50,000 images, so it is smooth
+    # enough for a patience of one epoch, and watching it leaks nothing of the test set. An improvement
+    # under 2% an epoch is too slow for 40 epochs: the rate must have fallen some 64-fold by their end.
     monitor: Literal["train_loss", "val_loss", "test_loss"] = _option(
         "train_loss", "value the plateau watches; test_loss, as the reference does, looks at the test set"
     )

@@ -83,7 +83,7 @@ class ResNet(nn.Module):
       num_classes: length of the logits.
       zero_init_residual: start the last norm scale of each block at 0, so that a block is the
         identity at first (Goyal et al. 2017).
-      dtype: dtype of the activations; parameters, statistics and logits are float32.
+      dtype: dtype of the activations; parameters, statistics and logits are float32, or this if wider.
     """
 
     widths: Sequence[int] = (64, 128, 256, 512)
@@ -113,8 +113,8 @@ class ResNet(nn.Module):
             project = stride != 1 or channels != width
             setattr(self, block, BasicBlock(width, stride, project, self.zero_init_residual, self.dtype))
             channels = width
-        # float32 logits: a softmax over bfloat16 ones loses the small differences Grad-CAM looks at.
-        self.linear = nn.Dense(self.num_classes, dtype=jnp.float32)
+        # At least float32: a softmax over bfloat16 logits loses the small differences Grad-CAM looks at.
+        self.linear = nn.Dense(self.num_classes, dtype=jnp.promote_types(self.dtype, jnp.float32))
 
     def features(self, x, stage: str):
         x = nn.relu(self.norm(self.conv(x.astype(self.dtype))))
@@ -123,7 +123,7 @@ class ResNet(nn.Module):
 
     def head(self, activation, stage: str):
         x = self._run(activation, self._blocks(first_stage=self.stage_names.index(stage)))
-        return self.linear(x.astype(jnp.float32).mean(axis=(-3, -2)))
+        return self.linear(x.astype(self.linear.dtype).mean(axis=(-3, -2)))
 
     def _run(self, x, blocks: list[tuple[str, int, int]]):
         for name, _, _ in blocks:

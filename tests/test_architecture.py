@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "cifar_flax"
 ROWS = [
     {"errors"},
     {"config"},
-    {"augment", "data", "metrics", "model", "optim", "plots"},
+    {"augment", "cam", "data", "metrics", "model", "optim", "plots"},
     {"step"},
     {"checkpoint", "rundir"},
     {"loop"},

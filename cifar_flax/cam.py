@@ -1,0 +1,151 @@
+"""Class activation maps: which places of a feature map speak for a class.
+
+Six methods, each a pure function of one image's activation `[H, W, K]` and of the gradient of a
+score with respect to it, `[H, W, K]`, to a raw, signed map `[H, W]`. The definitions are those of
+the PyTorch reference package, pytorch-grad-cam 1.5.7. The score is a logit, or any weighted sum of
+logits: weights +1 and -1 on two classes give a map of what separates them.
+
+At the stage that feeds the average pooling, Grad-CAM's raw map is in logit units: its sum plus the
+class's bias is the logit.
+"""
+
+from collections.abc import Callable
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def target_gradients(head: Callable[[jax.Array], jax.Array], activations: jax.Array, targets: jax.Array) -> jax.Array:
+    """Gradients of weighted sums of logits with respect to each image's own activation.
+
+    Args:
+      head: activations `[B, H, W, K]` to logits `[B, C]`, image by image.
+      activations: float `[B, H, W, K]`.
+      targets: float `[B, T, C]`, for each image the T weightings of its logits to explain.
+
+    Returns:
+      `[B, T, H, W, K]`.
+    """
+    chex.assert_rank([activations, targets], [4, 3])
+
+    def score(activation, weights):
+        return jnp.dot(head(activation[None])[0], weights)
+
+    each_target = jax.vmap(jax.grad(score), in_axes=(None, 0))
+    return jax.vmap(each_target)(activations, targets)
+
+
+def grad_cam(activation: jax.Array, gradient: jax.Array) -> jax.Array:
+    """Channels weighted by their mean gradient (Selvaraju et al. 2017)."""
+    return activation @ gradient.mean(axis=(0, 1))
+
+
+def grad_cam_plus_plus(activation: jax.Array, gradient: jax.Array) -> jax.Array:
+    """Channels weighted by their positive gradients, each by its alpha (Chattopadhay et al. 2018)."""
+    # One name a symbol of the paper's equation 19; exp(score) is left out, as in the reference.
+    g2, g3 = gradient**2, gradient**3
+    sums = activation.sum(axis=(0, 1), keepdims=True)
+    alpha = jnp.where(gradient != 0, g2 / (2 * g2 + sums * g3 + 1e-6), 0)
+    return activation @ (jax.nn.relu(gradient) * alpha).sum(axis=(0, 1))
+
+
+def hires_cam(activation: jax.Array, gradient: jax.Array) -> jax.Array:
+    """Gradient times activation, summed over channels (Draelos and Carin 2020)."""
+    return (gradient * activation).sum(axis=-1)
+
+
+def layer_cam(activation: jax.Array, gradient: jax.Array) -> jax.Array:
+    """Positive gradient times activation, summed over channels (Jiang et al. 2021)."""
+    return (jax.nn.relu(gradient) * activation).sum(axis=-1)
+
+
+def xgrad_cam(activation: jax.Array, gradient: jax.Array) -> jax.Array:
+    """Channels weighted by their activation-weighted mean gradient (Fu et al. 2020)."""
+    sums = activation.sum(axis=(0, 1))
+    return activation @ ((gradient * activation).sum(axis=(0, 1)) / (sums + 1e-7))
+
+
+def eigen_cam(activation: jax.Array, gradient: jax.Array) -> jax.Array:
+    """Projection on the first principal direction of the channels (Muhammad and Yeasin 2020).
+
+    The gradient is not used, so the map is the same for every class. The sign of a singular vector
+    is arbitrary: here it is the one that gives the map a positive sum over the uncentred activation.
+    """
+    del gradient
+    height, width, channels = activation.shape
+    flat = activation.reshape(-1, channels)
+    centred = flat - flat.mean(axis=0, keepdims=True)
+    direction = jnp.linalg.svd(centred, full_matrices=False)[2][0]
+    sign = jnp.where(flat.sum(axis=0) @ direction < 0, -1, 1)
+    return (centred @ (sign * direction)).reshape(height, width)
+
+
+METHODS: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
+    "grad-cam": grad_cam,
+    "grad-cam++": grad_cam_plus_plus,
+    "hires-cam": hires_cam,
+    "layer-cam": layer_cam,
+    "xgrad-cam": xgrad_cam,
+    "eigen-cam": eigen_cam,
+}
+
+
+def is_zero(raw: jax.Array) -> jax.Array:
+    """Whether raw maps `[..., H, W]` have no positive place: bool `[...]`. Such a map says nothing."""
+    return (raw <= 0).all(axis=(-2, -1))
+
+
+def _scale_to_unit(maps: jax.Array) -> jax.Array:
+    maps = maps - maps.min(axis=(-2, -1), keepdims=True)
+    return maps / (1e-7 + maps.max(axis=(-2, -1), keepdims=True))
+
+
+def to_image(raw: jax.Array, size: tuple[int, int] = (32, 32)) -> jax.Array:
+    """A raw map as the reference shows it: its positive part, scaled, enlarged, scaled again.
+
+    Args:
+      raw: float `[..., H, W]`.
+      size: rows and columns of the image.
+
+    Returns:
+      `[..., *size]` in [0, 1]. All zero where `is_zero(raw)`.
+    """
+    maps = _scale_to_unit(jax.nn.relu(raw))
+    maps = jax.image.resize(maps, (*raw.shape[:-2], *size), "bilinear", antialias=False)
+    return _scale_to_unit(jax.nn.relu(maps))
+
+
+def _jet() -> np.ndarray:
+    """OpenCV's JET colours, uint8 `[256, 3]`, RGB; matplotlib's differ by up to 34 of 255.
+
+    A channel is its first value and then runs of (step, length).
+    """
+    runs = (
+        (0, ((0, 95), (2, 1), (4, 63), (1, 1), (0, 63), (-3, 1), (-4, 31))),
+        (0, ((0, 32), (4, 63), (3, 1), (0, 63), (-3, 1), (-4, 63), (0, 32))),
+        (128, ((4, 31), (3, 1), (0, 63), (-1, 1), (-4, 62), (-5, 1), (-1, 1), (0, 95))),
+    )
+    channels = [
+        np.cumsum([first, *(step for step, length in channel for _ in range(length))]) for first, channel in runs
+    ]
+    return np.stack(channels, axis=1).astype(np.uint8)
+
+
+JET = _jet()
+
+
+def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """An image under half-transparent JET colours, as the reference's `show_cam_on_image` has it.
+
+    Args:
+      image: float `[H, W, 3]`, RGB in [0, 1].
+      heat: float `[H, W]` in [0, 1].
+
+    Returns:
+      uint8 `[H, W, 3]`, scaled so that its largest value is 255.
+    """
+    colours = JET[np.asarray(255 * heat, np.uint8)].astype(np.float32) / 255
+    mixed = 0.5 * colours + 0.5 * image
+    return np.asarray(255 * (mixed / mixed.max()), np.uint8)
