@@ -14,6 +14,7 @@ from cifar_flax.errors import UserError
 from cifar_flax.loop import Split
 
 pytestmark = pytest.mark.slow
+NEEDS_TWO_DEVICES = pytest.mark.skipif(jax.device_count() != 2, reason="needs exactly two devices, as CPU cores give")
 
 
 def final_state(config, folder, num_train=200):
@@ -168,6 +169,7 @@ def test_evaluation_does_not_depend_on_batch_size(eval_batch_size, program_and_d
 def test_scan_and_loop_are_the_same_epoch(program_and_data, tiny, monkeypatch):
     """The accelerator's epoch and the CPU's, both run here."""
     program, train, _ = program_and_data
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
     looped, looped_sums = program.train_epoch(program.create_state(), train, 1, lambda *_: None)
     scanning = loop.build_program(tiny, 200)
     state = scanning.create_state()
@@ -178,6 +180,7 @@ def test_scan_and_loop_are_the_same_epoch(program_and_data, tiny, monkeypatch):
     chex.assert_trees_all_close(looped.params, scanned.params, rtol=1e-2, atol=1e-4)
 
 
+@NEEDS_TWO_DEVICES
 def test_two_devices_train_as_one_does(program_and_data, tiny, monkeypatch):
     program, train, _ = program_and_data
     assert program.mesh.size == 2
@@ -191,11 +194,13 @@ def test_two_devices_train_as_one_does(program_and_data, tiny, monkeypatch):
     chex.assert_trees_all_close(jax.device_get(ours.params), jax.device_get(theirs.params), rtol=1e-2, atol=1e-4)
 
 
+@NEEDS_TWO_DEVICES
 @pytest.mark.parametrize(("batch_size", "size"), [(64, 2), (63, 1), (32, 1), (256, 2), (99, 1)])
 def test_mesh_divides_the_batch_into_useful_parts(batch_size, size):
     assert loop.make_mesh(batch_size).size == size
 
 
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="is about CPU-only machines")
 def test_resnet18_on_a_cpu_is_told_what_it_costs(tmp_path):
     config = PRESETS["resnet18"]
     lines = list(loop._greeting(config, loop.build_program(config, 50_000), tmp_path, 50_000, 0))
@@ -204,7 +209,7 @@ def test_resnet18_on_a_cpu_is_told_what_it_costs(tmp_path):
 
 
 def test_precision_follows_the_device():
-    assert loop.activation_dtype("auto") == "float32"  # the tests run on a CPU
+    assert loop.activation_dtype("auto") == ("float32" if jax.default_backend() == "cpu" else "bfloat16")
     assert loop.activation_dtype("bfloat16") == "bfloat16"
 
 
