@@ -15,14 +15,18 @@ from cifar_flax.step import TrainState
 LATEST_TO_KEEP = 2
 
 
-def open_manager(folder: Path, monitor: str) -> ocp.CheckpointManager:
+def open_manager(folder: Path, monitor: str, *, read_only: bool = False) -> ocp.CheckpointManager:
     """A manager of `folder`, one checkpoint an epoch; close it, also after an error.
 
     Args:
       folder: made if absent.
       monitor: the metric whose smallest value marks the best checkpoint, which is kept beside the
         latest `LATEST_TO_KEEP`.
+      read_only: change nothing, so that a run which is still training is not disturbed.
     """
+    if read_only:
+        options = ocp.CheckpointManagerOptions(read_only=True, save_interval_steps=0, create=False)
+        return ocp.CheckpointManager(folder.resolve(), options=options)
     policies = ocp.checkpoint_managers
     preservation = policies.AnyPreservationPolicy(
         [
@@ -52,12 +56,13 @@ def restore(manager: ocp.CheckpointManager, epoch: int, like: TrainState) -> Tra
     Args:
       manager: from `open_manager`.
       epoch: one of `manager.all_steps()`.
-      like: a state of the same structure, shapes and dtypes.
+      like: a state of the same structure, shapes and dtypes, or its `jax.eval_shape`.
 
     Raises:
       UserError: the checkpoint cannot be read, or is of another structure.
     """
-    template = _to_host(like)
+    abstract = jax.eval_shape(lambda state: dataclasses.replace(state, key=jax.random.key_data(state.key)), like)
+    template = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), abstract)
     try:
         restored = manager.restore(epoch, args=ocp.args.Composite(state=ocp.args.StandardRestore(template)))["state"]
     except Exception as error:  # Orbax and TensorStore raise nearly anything

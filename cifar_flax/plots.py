@@ -1,23 +1,29 @@
 """Pictures. The only module that imports matplotlib, and always its file-only backend."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 
 TRAIN_COLOR, TEST_COLOR = "#0072B2", "#D55E00"  # Okabe and Ito: told apart by the colour-blind
 
 
-def _save(figure: Figure, path: Path) -> None:
-    """Writes a PNG that replaces the old one only when it is complete, the same bytes for the same picture."""
+def _save(figure: Figure, path: Path, description: str = "") -> None:
+    """Writes a PNG that replaces the old one only when it is complete, the same bytes for the same picture.
+
+    The description goes into the file, where a program can read it.
+    """
     FigureCanvasAgg(figure)
     part = path.with_name(f".{path.name}.part")
-    figure.savefig(part, format="png", dpi=150, metadata={"Software": None})
+    figure.savefig(part, format="png", dpi=150, metadata={"Software": None, "Description": description})
     part.replace(path)
 
 
@@ -67,4 +73,152 @@ def plot_image_grid(images: np.ndarray, path: Path, row_labels: Sequence[str]) -
         axes.set_yticks([])
     for axes, label in zip(grid[:, 0], row_labels, strict=True):
         axes.set_ylabel(label)
+    _save(figure, path)
+
+
+# ---- predictions and maps -------------------------------------------------------------------------
+
+# Blue for, orange against: distinguishable by the colour-blind, white in the middle.
+DIFFERENCE_COLORS = LinearSegmentedColormap.from_list("difference", ["#B35806", "#F7F7F7", "#2D6DB5"])
+
+
+def _bare(axes: Axes, picture: np.ndarray, title: str = "", **options: Any) -> AxesImage:
+    """Shows a picture without ticks."""
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.set_title(title, fontsize=8)
+    return axes.imshow(picture, **{"interpolation": "nearest", **options})
+
+
+def _blank(figure_axes: Iterable[Axes]) -> None:
+    for axes in figure_axes:
+        axes.set_axis_off()
+
+
+def plot_predictions(images: np.ndarray, titles: Sequence[str], path: Path, title: str, description: str = "") -> None:
+    """Images with a title each, five in a row.
+
+    Args:
+      images: uint8 `[N, 32, 32, 3]`.
+      titles: one an image.
+      path: the PNG to write.
+      title: printed above.
+      description: kept in the file.
+    """
+    num_rows = max(1, -(-len(images) // 5))
+    figure = Figure(figsize=(10, 0.5 + 2.3 * num_rows), layout="constrained")
+    figure.suptitle(title)
+    grid = figure.subplots(num_rows, 5, squeeze=False)
+    for axes, image, text in zip(grid.flat, images, titles, strict=False):
+        _bare(axes, image, text)
+    _blank(grid.flat[len(images) :])
+    _save(figure, path, description)
+
+
+def plot_overlays(
+    images: np.ndarray,
+    overlays: Sequence[Sequence[np.ndarray | None]],
+    titles: Sequence[str],
+    overlay_titles: Sequence[Sequence[str]],
+    path: Path,
+    title: str,
+    description: str = "",
+) -> None:
+    """Images, each with its overlays beside it, two images in a row.
+
+    Args:
+      images: uint8 `[N, 32, 32, 3]`.
+      overlays: for each image uint8 pictures, the same number for all; None is drawn as a zero map.
+      titles: one an image.
+      overlay_titles: one an overlay.
+      path: the PNG to write.
+      title: printed above.
+      description: kept in the file.
+    """
+    width = 1 + (len(overlays[0]) if len(overlays) else 1)
+    num_rows = max(1, -(-len(images) // 2))
+    figure = Figure(figsize=(3.6 * width, 0.5 + 2.1 * num_rows), layout="constrained")
+    figure.suptitle(title)
+    grid = figure.subplots(num_rows, 2 * width, squeeze=False).reshape(-1, width)
+    for row, image, shown, text, names in zip(grid, images, overlays, titles, overlay_titles, strict=False):
+        _bare(row[0], image, text)
+        for axes, picture, name in zip(row[1:], shown, names, strict=True):
+            _overlay(axes, image, picture, name)
+    _blank(grid[len(images) :].flat)
+    _save(figure, path, description)
+
+
+def _overlay(axes: Axes, image: np.ndarray, picture: np.ndarray | None, title: str) -> None:
+    if picture is not None:
+        _bare(axes, picture, title)
+        return
+    _bare(axes, image // 3, title)
+    axes.text(0.5, 0.5, "zero map:\nno evidence", ha="center", va="center", color="white", transform=axes.transAxes)
+
+
+def plot_explanation(
+    image: np.ndarray,
+    overlays: Sequence[np.ndarray | None],
+    overlay_titles: Sequence[str],
+    difference: np.ndarray,
+    probabilities: np.ndarray,
+    class_names: Sequence[str],
+    path: Path,
+    title: str,
+    description: str = "",
+) -> None:
+    """One image: itself, its overlays, the difference of two raw maps with its scale, and the ten probabilities.
+
+    Args:
+      image: uint8 `[32, 32, 3]`.
+      overlays: uint8 pictures; None is drawn as a zero map.
+      overlay_titles: one an overlay.
+      difference: float `[h, w]`, predicted minus true, in the raw maps' unit.
+      probabilities: float `[10]`.
+      class_names: the ten names.
+      path: the PNG to write.
+      title: printed above.
+      description: kept in the file.
+    """
+    count = 2 + len(overlays)
+    figure = Figure(figsize=(2.6 * count + 3, 3.2), layout="constrained")
+    figure.suptitle(title, fontsize=11)
+    panels = figure.subplots(1, count + 1, width_ratios=[1] * count + [1.1])
+    _bare(panels[0], image, "image")
+    for axes, picture, name in zip(panels[1:], overlays, overlay_titles, strict=False):
+        _overlay(axes, image, picture, name)
+    limit = float(np.abs(difference).max()) or 1.0
+    shown = _bare(
+        panels[count - 1],
+        difference,
+        "predicted minus true",
+        cmap=DIFFERENCE_COLORS,
+        vmin=-limit,
+        vmax=limit,
+        interpolation="bilinear",
+        extent=(0, 32, 32, 0),
+    )
+    figure.colorbar(shown, ax=panels[count - 1], shrink=0.8)
+    panels[count].barh(range(len(class_names)), probabilities, color=TRAIN_COLOR)
+    panels[count].set_yticks(range(len(class_names)), class_names, fontsize=8)
+    panels[count].set_xlim(0, 1)
+    panels[count].invert_yaxis()
+    panels[count].set_title("probability", fontsize=8)
+    _save(figure, path, description)
+
+
+def plot_confusion(matrix: np.ndarray, class_names: Sequence[str], path: Path, title: str) -> None:
+    """Counts `[true, predicted]` as a grid of shaded numbers; the diagonal, which is right, is left white."""
+    figure = Figure(figsize=(7.5, 6.8), layout="constrained")
+    axes = figure.subplots()
+    errors = np.where(np.eye(len(matrix), dtype=bool), 0, matrix)
+    axes.imshow(errors, cmap="Oranges", vmin=0, vmax=max(1, 1.8 * errors.max()))
+    for (true, predicted), value in np.ndenumerate(matrix):
+        weight = "bold" if true == predicted else "normal"
+        axes.text(predicted, true, str(value), ha="center", va="center", fontsize=8, fontweight=weight)
+    axes.set_xticks(range(len(class_names)), class_names, rotation=45, ha="right")
+    axes.set_yticks(range(len(class_names)), class_names)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    axes.set_title(title)
     _save(figure, path)

