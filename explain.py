@@ -1,6 +1,7 @@
 """Shows what a trained network gets wrong, and what it was looking at: `python explain.py --ckpt runs/...`."""
 
 import argparse
+import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -115,6 +116,7 @@ def _run_directory(ckpt: Path | None) -> Path:
 
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code."""
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns that what was opened for reading is read-only
     try:
         _explain(_parser().parse_args(argv))
     except UserError as error:

@@ -1,0 +1,223 @@
+"""`python explain.py` as a person runs it, with the embedded network on the embedded sample."""
+
+import hashlib
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cifar_flax import data, explanation
+
+ROOT = Path(__file__).parents[2]
+
+
+def explain(*words, cwd):
+    return subprocess.run(
+        [sys.executable, str(ROOT / "explain.py"), *map(str, words)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def explained(tmp_path_factory):
+    """The outputs of the command without any argument: its process and its directory."""
+    cwd = tmp_path_factory.mktemp("explain")
+    process = explain(cwd=cwd)
+    assert process.returncode == 0, process.stderr
+    return process, cwd / "explain"
+
+
+@pytest.fixture(scope="module")
+def manifest(explained):
+    return json.loads((explained[1] / "manifest.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def reported(explained):
+    """What the report was given."""
+    html = (explained[1] / "report.html").read_text()
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', html, re.DOTALL)[1])
+
+
+def described(path):
+    """The test images that a picture says it shows."""
+    with Image.open(path) as image:
+        description = image.text["Description"]
+    return [int(index) for index in re.fullmatch(r"test images (.*)", description)[1].split(", ")]
+
+
+pytestmark = pytest.mark.slow
+
+
+def test_it_says_that_it_is_a_sample_and_writes_everything(explained):
+    process, folder = explained
+    assert "embedded SAMPLE of the CIFAR-10 test set, 1,000 images" in process.stdout
+    assert process.stderr == "" and not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", process.stdout)
+    singles = {
+        f"gradcam_images/{kind}_{i}.png" for kind, n in (("wrong", 20), ("correct", 10)) for i in range(1, n + 1)
+    }
+    written = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert written == singles | {
+        "wrong_prediction.png",
+        "correct_prediction.png",
+        "gradcam_wrong.png",
+        "gradcam_correct.png",
+        "loss_accuracy.png",
+        "confusion_matrix.png",
+        "manifest.json",
+        "cams.npz",
+        "report.html",
+    }
+
+
+def test_the_twenty_images_are_the_same_everywhere(explained, manifest, reported):
+    folder = explained[1]
+    wrong = [entry["index"] for entry in manifest["wrong"]]
+    correct = [entry["index"] for entry in manifest["correct"]]
+    assert len(wrong) == len(set(wrong)) == 20 and wrong == sorted(wrong) and len(correct) == 10
+    assert described(folder / "wrong_prediction.png") == described(folder / "gradcam_wrong.png") == wrong
+    assert described(folder / "correct_prediction.png") == described(folder / "gradcam_correct.png") == correct
+    for kind, indices in (("wrong", wrong), ("correct", correct)):
+        for number, index in enumerate(indices, start=1):
+            assert manifest[kind][number - 1]["file"] == f"gradcam_images/{kind}_{number}.png"
+            assert described(folder / "gradcam_images" / f"{kind}_{number}.png") == [index]
+    assert np.load(folder / "cams.npz")["indices"].tolist() == wrong + correct
+    in_report = [image["index"] for image in reported["images"] if image["true"] != image["predicted"]]
+    assert in_report[:20] == wrong
+
+
+def test_the_manifest_is_true(manifest, sample):
+    """Against the network itself, asked once more."""
+    network = explanation.load_network(None)
+    logits = explanation.predict(network, sample.test_images)
+    p, guesses = explanation.probabilities(logits), logits.argmax(axis=1)
+    assert manifest["checkpoint_sha256"] == network.digest
+    assert manifest["test_count"] == 1000
+    assert manifest["test_accuracy"] == pytest.approx(100 * (guesses == sample.test_labels).mean())
+    place = {index: position for position, index in enumerate(data.sample_indices("test").tolist())}
+    for entry in manifest["wrong"] + manifest["correct"]:
+        position = place[entry["index"]]
+        assert entry["true"] == sample.class_names[sample.test_labels[position]]
+        assert entry["predicted"] == sample.class_names[guesses[position]]
+        np.testing.assert_allclose(entry["probabilities"], p[position], atol=1e-4)
+        assert entry["raw_min"]["predicted"] < entry["raw_max"]["predicted"]
+        assert entry["zero_map"]["predicted"] == (entry["raw_max"]["predicted"] <= 0)
+    assert all(entry["true"] != entry["predicted"] for entry in manifest["wrong"])
+    assert all(entry["true"] == entry["predicted"] for entry in manifest["correct"])
+
+
+def test_the_images_drawn_are_the_test_sets_own(explained, manifest, sample):
+    """The first picture's first image, pixel by pixel where nearest-neighbour drawing leaves their colours."""
+    place = {index: position for position, index in enumerate(data.sample_indices("test").tolist())}
+    with Image.open(explained[1] / manifest["wrong"][0]["file"]) as image:
+        drawn = {color for _, color in image.convert("RGB").getcolors(1 << 22)}
+    own = {tuple(color) for color in sample.test_images[place[manifest["wrong"][0]["index"]]].reshape(-1, 3).tolist()}
+    assert own <= drawn
+
+
+def test_the_report_holds_every_wrong_prediction(reported, manifest):
+    wrong = [image for image in reported["images"] if image["true"] != image["predicted"]]
+    assert len(wrong) == manifest["test_count"] - round(manifest["test_accuracy"] * manifest["test_count"] / 100)
+    assert np.trace(reported["confusion"]) == manifest["test_count"] - len(wrong)
+    assert reported["is_sample"]
+
+
+def test_raw_maps_are_kept_and_finite(explained):
+    raw = np.load(explained[1] / "cams.npz")["raw"]
+    assert raw.shape == (30, 11, 8, 8) and raw.dtype == np.float32
+    assert np.isfinite(raw).all() and (raw < 0).any()
+
+
+def test_two_runs_write_the_same_bytes(tmp_path):
+    sums = []
+    for name in ("a", "b"):
+        process = explain("--out", name, "--count", 2, cwd=tmp_path)
+        assert process.returncode == 0, process.stderr
+        files = sorted(path for path in (tmp_path / name).rglob("*") if path.is_file())
+        sums.append([(path.relative_to(tmp_path / name), hashlib.md5(path.read_bytes()).digest()) for path in files])
+    assert sums[0] == sums[1]
+
+
+def test_given_images_are_explained_and_classes_filtered(tmp_path):
+    process = explain("--indices", "0,3,1", "--out", "a", "--layer", "stage2", "--method", "layer-cam", cwd=tmp_path)
+    assert process.returncode == 0, process.stderr
+    manifest = json.loads((tmp_path / "a" / "manifest.json").read_text())
+    assert sorted(entry["index"] for entry in manifest["wrong"] + manifest["correct"]) == [0, 1, 3]
+    assert (manifest["layer"], manifest["method"]) == ("stage2", "layer-cam")
+    process = explain(
+        "--true", "cat", "--pred", "dog", "--count", 3, "--sort", "confidence", "--out", "b", cwd=tmp_path
+    )
+    assert process.returncode == 0, process.stderr
+    manifest = json.loads((tmp_path / "b" / "manifest.json").read_text())
+    assert {(entry["true"], entry["predicted"]) for entry in manifest["wrong"]} == {("cat", "dog")}
+    confidences = [entry["probabilities"][5] for entry in manifest["wrong"]]
+    assert confidences == sorted(confidences, reverse=True)
+
+
+def test_an_empty_selection_says_so_and_writes_the_rest(tmp_path):
+    process = explain("--true", "cat", "--pred", "cat", "--out", "a", cwd=tmp_path)
+    assert process.returncode == 0, process.stderr
+    assert "No wrong prediction fits" in process.stdout
+    manifest = json.loads((tmp_path / "a" / "manifest.json").read_text())
+    assert manifest["wrong"] == [] and len(manifest["correct"]) == 10
+    assert (tmp_path / "a" / "report.html").exists() and (tmp_path / "a" / "wrong_prediction.png").exists()
+
+
+def test_exported_network_is_explained_alike(tmp_path, manifest):
+    assert explain("--export", "x.safetensors", cwd=tmp_path).returncode == 0
+    process = explain("--ckpt", "x.safetensors", "--data", "sample", "--count", 1, "--out", "a", cwd=tmp_path)
+    assert process.returncode == 0, process.stderr
+    again = json.loads((tmp_path / "a" / "manifest.json").read_text())
+    assert again["checkpoint_sha256"] == manifest["checkpoint_sha256"]
+    assert again["wrong"][0] | {"file": ""} == manifest["wrong"][0] | {"file": ""}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--ckpt nowhere", "--ckpt nowhere is no checkpoint: expected a run directory"),
+        ("--ckpt text", "text cannot be read as safetensors"),
+        ("--ckpt cut.safetensors", "cut.safetensors cannot be read as safetensors"),
+        ("--layer stage9", "--layer stage9 is not known: expected one of stem, stage1, stage2, stage3"),
+        ("--true kitten", "--true kitten is not known: expected one of airplane, automobile"),
+        ("--pred 3", "--pred 3 is not known"),
+        ("--method cam", "--method cam is not known: expected one of grad-cam, grad-cam++"),
+        ("--sort size", "--sort size is not known: expected one of index, confidence, loss"),
+        ("--count 0", "--count is 0: expected 1 or more"),
+        ("--indices 1,x", "--indices 1,x: expected numbers separated by commas"),
+        ("--indices 99999", "--indices 99999 is not among the 1000 images"),
+        ("--out there", "--out there exists: replace it with --overwrite"),
+        ("--out text/below", "--out text/below cannot be written"),
+        ("--export text", "--export text exists"),
+        ("--data half", "invalid choice: 'half'"),
+        ("--unknown", "unrecognized arguments: --unknown"),
+    ],
+)
+def test_wrong_input_is_one_line_and_exit_code_2(words, message, tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "precious").write_text("kept")
+    (tmp_path / "text").write_text("kept")
+    (tmp_path / "cut.safetensors").write_bytes(explanation.EMBEDDED.read_bytes()[:5000])
+    before = sorted(tmp_path.rglob("*"))
+    process = explain(*words.split(), cwd=tmp_path)
+    assert process.returncode == 2
+    assert message in process.stderr and process.stderr.startswith("error: ") and process.stderr.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+    assert (tmp_path / "there" / "precious").read_text() == (tmp_path / "text").read_text() == "kept"
+
+
+def test_overwriting_replaces_the_directory(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "old").write_text("")
+    process = explain("--out", "a", "--overwrite", "--count", 1, cwd=tmp_path)
+    assert process.returncode == 0, process.stderr
+    assert not (tmp_path / "a" / "old").exists() and (tmp_path / "a" / "manifest.json").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
