@@ -5,18 +5,14 @@ import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
 
+from cifar_flax import cli
+from cifar_flax.cli import Parser
 from cifar_flax.errors import UserError
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see --help")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="explain.py", description=__doc__, allow_abbrev=False)
+def _parser() -> Parser:
+    parser = Parser("explain.py", __doc__)
     parser.add_argument(
         "--ckpt", type=Path, help="a run directory, one of its checkpoints/<epoch>, or a .safetensors file (embedded)"
     )
@@ -85,8 +81,7 @@ def _explain(flags: argparse.Namespace) -> None:
     # An embedded network is explained on the embedded sample unless all images are asked for.
     which = flags.data or ("sample" if flags.ckpt is None else network.config.data)
     out = flags.out or (_run_directory(flags.ckpt) / "explain")
-    if out.exists() and not flags.overwrite:
-        raise UserError(f"--out {out} exists: replace it with --overwrite, or choose another")
+    outputs.check_folder(out, overwrite=flags.overwrite)  # before anything slow
 
     if which == "sample":
         loaded, places = data.load_cifar10(source="sample"), data.sample_indices("test")
@@ -117,14 +112,7 @@ def _run_directory(ckpt: Path | None) -> Path:
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code."""
     logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns that what was opened for reading is read-only
-    try:
-        _explain(_parser().parse_args(argv))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    return cli.run(lambda: _explain(_parser().parse_args(argv)))
 
 
 if __name__ == "__main__":

@@ -1,29 +1,20 @@
 """Trains a LayerNorm-only ResNet on CIFAR-10: `python train.py --epochs 40`."""
 
-import argparse
 import datetime
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from cifar_flax import cli, rundir
 from cifar_flax import config as config_lib
-from cifar_flax import rundir
+from cifar_flax.cli import Parser
 from cifar_flax.config import Config
 from cifar_flax.errors import UserError
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see --help")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="train.py",
-        description=__doc__,
-        epilog=f"In parentheses: defaults, by preset ({' / '.join(config_lib.PRESETS)}) where they differ.",
-        allow_abbrev=False,
-    )
+def _parser() -> Parser:
+    presets = " / ".join(config_lib.PRESETS)
+    parser = Parser("train.py", __doc__, f"In parentheses: defaults, by preset ({presets}) where they differ.")
     run = parser.add_argument_group("this run")
     run.add_argument("--out", type=Path, help="run directory (runs/<preset>-<date>)")
     run.add_argument("--resume", action="store_true", help="go on with the run in --out")
@@ -60,27 +51,24 @@ def _train(config: Config, out: Path, *, resume: bool, data_dir: Path | None, so
         raise
 
 
+def _command(argv: list[str] | None) -> None:
+    flags: dict[str, Any] = vars(_parser().parse_args(argv))
+    out, resume, summary = flags.pop("out"), flags.pop("resume"), flags.pop("summary")
+    files = {name: flags.pop(name) for name in ("data_dir", "source", "tensorboard")}
+    config = _config(flags, out, resume)
+    if summary:
+        from cifar_flax import loop, model
+
+        print(model.format_layer_table(loop.build_model(config)))
+        return
+    if out is None:
+        out = Path("runs") / f"{config.preset}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    _train(config, out, resume=resume, **files)
+
+
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code."""
-    try:
-        flags: dict[str, Any] = vars(_parser().parse_args(argv))
-        out, resume, summary = flags.pop("out"), flags.pop("resume"), flags.pop("summary")
-        files = {name: flags.pop(name) for name in ("data_dir", "source", "tensorboard")}
-        config = _config(flags, out, resume)
-        if summary:
-            from cifar_flax import loop, model
-
-            print(model.format_layer_table(loop.build_model(config)))
-            return 0
-        if out is None:
-            out = Path("runs") / f"{config.preset}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
-        _train(config, out, resume=resume, **files)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    return cli.run(lambda: _command(argv))
 
 
 if __name__ == "__main__":

@@ -11,13 +11,15 @@ cutout, so that the square keeps its sharp, axis-aligned edge. Each is applied t
 `python -m cifar_flax.augment --out grid.png` draws originals above augmented versions.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from cifar_flax import cli
+from cifar_flax.errors import UserError
 
 # Per-channel mean and standard deviation of the 50,000 training images, in [0, 1]. The often
 # copied deviation (0.2023, 0.1994, 0.2010) is the mean of per-image deviations, not this.
@@ -141,11 +143,10 @@ def augment(
     return images
 
 
-def main(argv: list[str] | None = None) -> int:
-    """`python -m cifar_flax.augment --out grid.png`: eight images and five augmented versions of each."""
+def _command(argv: list[str] | None) -> None:
     from cifar_flax import data, plots
 
-    parser = argparse.ArgumentParser(prog="python -m cifar_flax.augment", description="Draw augmented images.")
+    parser = cli.Parser("python -m cifar_flax.augment", "Draw eight images and five augmented versions of each.")
     parser.add_argument("--out", type=Path, required=True, help="the PNG file to write")
     parser.add_argument("--seed", type=int, default=0, help="default: 0")
     arguments = parser.parse_args(argv)
@@ -155,10 +156,13 @@ def main(argv: list[str] | None = None) -> int:
     try:
         plots.plot_image_grid(np.stack([denormalize(x) for x in versions]), arguments.out, labels)
     except OSError as error:
-        print(f"error: {arguments.out} cannot be written: {error.strerror}; choose another --out", file=sys.stderr)
-        return 2
-    print(f"wrote {arguments.out}")
-    return 0
+        raise UserError(f"--out {arguments.out} cannot be written: {error.strerror}; choose another") from error
+    print(f"Wrote {arguments.out}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """`python -m cifar_flax.augment --out grid.png`; returns the exit code."""
+    return cli.run(lambda: _command(argv))
 
 
 if __name__ == "__main__":

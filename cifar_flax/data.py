@@ -10,7 +10,6 @@ a disk that filled up, leaves nothing that could be taken for data.
     python -m cifar_flax.data verify  [--data-dir DIR]
 """
 
-import argparse
 import contextlib
 import functools
 import hashlib
@@ -31,6 +30,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cifar_flax import cli
 from cifar_flax.errors import UserError
 
 OFFICIAL_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
@@ -472,24 +472,23 @@ def load_cifar10(
     )
 
 
-def main(argv: list[str] | None = None) -> int:
-    """`python -m cifar_flax.data prepare|verify`."""
-    parser = argparse.ArgumentParser(prog="python -m cifar_flax.data", description="Fetch or check CIFAR-10.")
+def _command(argv: list[str] | None) -> None:
+    parser = cli.Parser("python -m cifar_flax.data", "Fetch or check CIFAR-10.")
     parser.add_argument("action", choices=("prepare", "verify"))
-    parser.add_argument("--data-dir", type=Path, default=None, help=f"default: {default_data_dir()}")
+    parser.add_argument("--data-dir", type=Path, default=default_data_dir(), help=f"default: {default_data_dir()}")
     parser.add_argument("--source", choices=SOURCES[:-1], default="auto", help="default: auto")
     arguments = parser.parse_args(argv)
-    folder = arguments.data_dir or default_data_dir()
-    try:
-        if arguments.action == "prepare":
-            load_cifar10(folder, arguments.source, lambda line: print(line, file=sys.stderr, flush=True))
-        data = load_cifar10(folder, "cache")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    folder = arguments.data_dir
+    if arguments.action == "prepare":
+        load_cifar10(folder, arguments.source, lambda line: print(line, file=sys.stderr, flush=True))
+    data = load_cifar10(folder, "cache")
     counts = f"{len(data.train_images)} training and {len(data.test_images)} test images"
     print(f"{folder / _BIN_FOLDER}: {counts}, byte-identical to the official CIFAR-10")
-    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """`python -m cifar_flax.data prepare|verify`; returns the exit code."""
+    return cli.run(lambda: _command(argv))
 
 
 if __name__ == "__main__":

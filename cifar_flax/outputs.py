@@ -16,6 +16,7 @@ from cifar_flax.explanation import DIFFERENCE, Network, TestSet
 
 NUM_CORRECT = 10
 _REPORT_CORRECT_PER_CLASS = 20
+_MANIFEST = "manifest.json"
 _ZOOM = 8  # a 32x32 image is shown at 256x256: its pixels as squares, maps interpolated
 
 
@@ -70,6 +71,28 @@ def _for_report(test: TestSet, logits: np.ndarray, chosen: np.ndarray) -> np.nda
     return np.unique(np.concatenate([wrong, *correct, chosen]))
 
 
+def check_folder(folder: Path, *, overwrite: bool) -> None:
+    """Refuses an output directory that exists, unless it is an earlier explanation and `overwrite` is set."""
+    if not folder.exists():
+        return
+    if not overwrite:
+        raise UserError(f"--out {folder} exists: replace it with --overwrite, or choose another")
+    if not folder.is_dir() or (any(folder.iterdir()) and not (folder / _MANIFEST).exists()):
+        raise UserError(f"--out {folder} is no explanation, and is not overwritten: choose another")
+
+
+def _replace(folder: Path, new: Path, old: Path) -> None:
+    if not folder.exists():
+        new.rename(folder)
+        return
+    folder.rename(old)
+    try:
+        new.rename(folder)
+    except OSError:
+        old.rename(folder)
+        raise
+
+
 def write(
     folder: Path,
     network: Network,
@@ -97,8 +120,7 @@ def write(
     Raises:
       UserError: `folder` exists, cannot be written, or an image asked for is not in the test set.
     """
-    if folder.exists() and not overwrite:
-        raise UserError(f"--out {folder} exists: replace it with --overwrite, or choose another")
+    check_folder(folder, overwrite=overwrite)
     logits = explanation.predict(network, test.images, progress("predicting", len(test.images)))
     wrong, correct = _positions(test, logits, choice)
     if not len(wrong):
@@ -120,9 +142,7 @@ def write(
             new = Path(temporary) / "new"
             new.mkdir()
             manifest = _write_files(new, network, test, choice, logits, wrong, correct, shown, raw)
-            if folder.exists():
-                folder.rename(Path(temporary) / "old")
-            new.rename(folder)
+            _replace(folder, new, Path(temporary) / "old")
     except OSError as error:
         raise UserError(f"--out {folder} cannot be written: {error.strerror}; choose another") from error
     return manifest
@@ -172,7 +192,7 @@ def _write_files(
         "wrong": entries["wrong"],
         "correct": entries["correct"],
     }
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+    (folder / _MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
     chosen = np.concatenate([wrong, correct]).astype(int)
     np.savez(
         folder / "cams.npz",
@@ -193,7 +213,7 @@ def _entry(
         "true": test.class_names[true],
         "predicted": test.class_names[predicted],
         "probabilities": [round(float(x), 6) for x in p[position]],
-        "file": file,
+        "files": [file],
         "raw_min": {"predicted": float(raw[predicted].min()), "true": float(raw[true].min())},
         "raw_max": {"predicted": float(raw[predicted].max()), "true": float(raw[true].max())},
         "zero_map": {"predicted": _is_zero(raw[predicted]), "true": _is_zero(raw[true])},
@@ -240,7 +260,7 @@ def _draw(
             raw[DIFFERENCE],
             np.array(entry["probabilities"]),
             names,
-            folder / entry["file"],
+            folder / entry["files"][0],
             f"test image {entry['index']}: {entry['true']}, taken for {entry['predicted']} ({confidence}); {subtitle}",
             f"test images {entry['index']}",
         )

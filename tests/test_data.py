@@ -390,6 +390,8 @@ def test_command_prepares_and_verifies(official, tmp_path, capsys):
     assert data.main(["prepare", "--data-dir", str(tmp_path), "--source", "archive"]) == 0
     assert data.main(["verify", "--data-dir", str(tmp_path)]) == 0
     assert "100 training and 20 test images" in capsys.readouterr().out
+    assert data.main(["fetch"]) == data.main(["prepare", "--source", "sample"]) == data.main([]) == 2
+    assert capsys.readouterr().err.count("\n") == 3
 
 
 def test_command_fails_where_nothing_can_be_kept(official, tmp_path, monkeypatch, capsys):

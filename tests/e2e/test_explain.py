@@ -87,7 +87,7 @@ def test_the_twenty_images_are_the_same_everywhere(explained, manifest, reported
     assert described(folder / "correct_prediction.png") == described(folder / "gradcam_correct.png") == correct
     for kind, indices in (("wrong", wrong), ("correct", correct)):
         for number, index in enumerate(indices, start=1):
-            assert manifest[kind][number - 1]["file"] == f"gradcam_images/{kind}_{number}.png"
+            assert manifest[kind][number - 1]["files"] == [f"gradcam_images/{kind}_{number}.png"]
             assert described(folder / "gradcam_images" / f"{kind}_{number}.png") == [index]
     assert np.load(folder / "cams.npz")["indices"].tolist() == wrong + correct
     in_report = [image["index"] for image in reported["images"] if image["true"] != image["predicted"]]
@@ -117,7 +117,7 @@ def test_the_manifest_is_true(manifest, sample):
 def test_the_images_drawn_are_the_test_sets_own(explained, manifest, sample):
     """The first picture's first image, pixel by pixel where nearest-neighbour drawing leaves their colours."""
     place = {index: position for position, index in enumerate(data.sample_indices("test").tolist())}
-    with Image.open(explained[1] / manifest["wrong"][0]["file"]) as image:
+    with Image.open(explained[1] / manifest["wrong"][0]["files"][0]) as image:
         drawn = {color for _, color in image.convert("RGB").getcolors(1 << 22)}
     own = {tuple(color) for color in sample.test_images[place[manifest["wrong"][0]["index"]]].reshape(-1, 3).tolist()}
     assert own <= drawn
@@ -177,7 +177,7 @@ def test_exported_network_is_explained_alike(tmp_path, manifest):
     assert process.returncode == 0, process.stderr
     again = json.loads((tmp_path / "a" / "manifest.json").read_text())
     assert again["checkpoint_sha256"] == manifest["checkpoint_sha256"]
-    assert again["wrong"][0] | {"file": ""} == manifest["wrong"][0] | {"file": ""}
+    assert again["wrong"][0] == manifest["wrong"][0]
 
 
 @pytest.mark.parametrize(
@@ -195,6 +195,8 @@ def test_exported_network_is_explained_alike(tmp_path, manifest):
         ("--indices 1,x", "--indices 1,x: expected numbers separated by commas"),
         ("--indices 99999", "--indices 99999 is not among the 1000 images"),
         ("--out there", "--out there exists: replace it with --overwrite"),
+        ("--out there --overwrite", "--out there is no explanation, and is not overwritten"),
+        ("--out text --overwrite", "--out text is no explanation"),
         ("--out text/below", "--out text/below cannot be written"),
         ("--export text", "--export text exists"),
         ("--data half", "invalid choice: 'half'"),
@@ -217,7 +219,8 @@ def test_wrong_input_is_one_line_and_exit_code_2(words, message, tmp_path):
 def test_overwriting_replaces_the_directory(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "old").write_text("")
+    (tmp_path / "a" / "manifest.json").write_text("{}")
     process = explain("--out", "a", "--overwrite", "--count", 1, cwd=tmp_path)
     assert process.returncode == 0, process.stderr
-    assert not (tmp_path / "a" / "old").exists() and (tmp_path / "a" / "manifest.json").exists()
+    assert not (tmp_path / "a" / "old").exists() and (tmp_path / "a" / "report.html").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
