@@ -13,6 +13,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
@@ -79,6 +80,7 @@ class Program(NamedTuple):
       place: puts images and labels on the devices.
       train_epoch: (state, split, epoch, on_progress) to (state, metrics); the state is donated.
       evaluate: (params, split) to metrics.
+      learning_rate: state to the rate of the step that led to it.
       advance_plateau: (state, value) to the state after the plateau has seen an epoch's value.
       model: the network.
       mesh: the devices.
@@ -88,6 +90,7 @@ class Program(NamedTuple):
     place: Callable[..., Any]
     train_epoch: Callable[..., tuple[TrainState, Metrics]]
     evaluate: Callable[[Any, Split], Metrics]
+    learning_rate: Callable[[TrainState], float]
     advance_plateau: Callable[[TrainState, float], TrainState]
     model: ResNet
     mesh: Mesh
@@ -96,6 +99,25 @@ class Program(NamedTuple):
 def build_model(config: Config, dtype: Any = jnp.float32) -> ResNet:
     """The network of a config."""
     return ResNet(config.widths, config.strides, zero_init_residual=config.zero_init_residual, dtype=dtype)
+
+
+def _configured_train_step(config: Config, model: ResNet, optimizer: optax.GradientTransformation):
+    """`step.train_step` of a state and a batch alone."""
+    configured_augment = functools.partial(
+        augment,
+        crop_padding=config.crop_padding,
+        rotate_degrees=config.rotate_degrees,
+        cutout_size=config.cutout_size,
+        random_flip=config.random_flip,
+    )
+    return functools.partial(
+        step.train_step,
+        model=model,
+        optimizer=optimizer,
+        augment=configured_augment,
+        label_smoothing=config.label_smoothing,
+        ema_decay=config.ema_decay,
+    )
 
 
 def build_program(config: Config, num_train: int) -> Program:
@@ -109,9 +131,9 @@ def build_program(config: Config, num_train: int) -> Program:
     replicated, by_batch = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
     model = build_model(config, activation_dtype(config.precision))
     steps_per_epoch = -(-num_train // config.batch_size)
+    schedule = optim.warmup_schedule(config.learning_rate, config.warmup_epochs * steps_per_epoch)
     optimizer = optim.build_optimizer(
-        learning_rate=config.learning_rate,
-        warmup_steps=config.warmup_epochs * steps_per_epoch,
+        schedule,
         momentum=config.momentum,
         nesterov=config.nesterov,
         weight_decay=config.weight_decay,
@@ -124,20 +146,7 @@ def build_program(config: Config, num_train: int) -> Program:
         cooldown=config.cooldown,
         min_scale=config.min_scale,
     )
-    train_step = functools.partial(
-        step.train_step,
-        model=model,
-        optimizer=optimizer,
-        augment=functools.partial(
-            augment,
-            crop_padding=config.crop_padding,
-            rotate_degrees=config.rotate_degrees,
-            cutout_size=config.cutout_size,
-            random_flip=config.random_flip,
-        ),
-        label_smoothing=config.label_smoothing,
-        ema_decay=config.ema_decay,
-    )
+    train_step = _configured_train_step(config, model, optimizer)
 
     def take(split: Split, indices: jax.Array):
         """A batch, spread over the devices; an index of -1 is padding."""
@@ -208,6 +217,7 @@ def build_program(config: Config, num_train: int) -> Program:
         place=lambda tree: jax.device_put(tree, replicated),
         train_epoch=train_epoch,
         evaluate=evaluate,
+        learning_rate=lambda state: float(schedule(state.step - 1) * state.plateau_state.scale),
         advance_plateau=lambda state, value: state.replace(
             plateau_state=next_plateau(state.plateau_state, jnp.float32(value))
         ),
@@ -296,7 +306,6 @@ def _run_epoch(
     """One epoch of training, its evaluations and the plateau's decision; returns the metrics row too."""
     start = time.perf_counter()
     num_train = len(train.images)
-    learning_rate = config.learning_rate * float(state.plateau_state.scale)
 
     def on_progress(steps: int, sums: Metrics) -> None:
         if steps % 10 == 0:  # looking at a value waits for it; every tenth step costs nothing
@@ -311,9 +320,9 @@ def _run_epoch(
     bar.update(epoch * num_train - bar.n)
     for name, split in held_out.items():
         row |= _summarize(program.evaluate(state.ema_params, split), name)
+    row["learning_rate"] = program.learning_rate(state)
     if epoch > config.warmup_epochs:
         state = program.advance_plateau(state, row[config.monitor])
-    row["learning_rate"] = learning_rate
     row["seconds"] = round(time.perf_counter() - start, 3)
     row["images_per_second"] = round(num_train / train_seconds, 1)
     return state, row

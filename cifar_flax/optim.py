@@ -26,9 +26,8 @@ def _is_kernel(params):
 
 
 def build_optimizer(
+    learning_rate: optax.Schedule,
     *,
-    learning_rate: float,
-    warmup_steps: int,
     momentum: float,
     nesterov: bool,
     weight_decay: float,
@@ -37,8 +36,7 @@ def build_optimizer(
     """SGD with momentum, decoupled from the plateau.
 
     Args:
-      learning_rate: the rate after warm-up, before the plateau's scale.
-      warmup_steps: steps of linear warm-up; 0 for none.
+      learning_rate: the rate at each step, before the plateau's scale.
       momentum: decay of the velocity; 0 for none.
       nesterov: look ahead along the velocity.
       weight_decay: added to the gradient of convolution and dense kernels, as PyTorch's SGD does.
@@ -50,7 +48,7 @@ def build_optimizer(
     return optax.chain(
         optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
         optax.add_decayed_weights(weight_decay, mask=_is_kernel),
-        optax.sgd(warmup_schedule(learning_rate, warmup_steps), momentum or None, nesterov),
+        optax.sgd(learning_rate, momentum or None, nesterov),
     )
 
 

@@ -11,7 +11,7 @@ import pytest
 from cifar_flax import optim
 
 RECORDED = json.loads((Path(__file__).parent / "data" / "torch_plateau.json").read_text())["cases"]
-SGD = dict(learning_rate=0.1, warmup_steps=0, momentum=0.9, nesterov=True, weight_decay=0.0, clip_norm=0.0)
+SGD = dict(learning_rate=optim.warmup_schedule(0.1, 0), momentum=0.9, nesterov=True, weight_decay=0.0, clip_norm=0.0)
 
 
 def run(optimizer, params, grads, steps):

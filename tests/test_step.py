@@ -12,7 +12,7 @@ from cifar_flax.model import ResNet
 
 MODEL = ResNet(widths=(8,), strides=(2,), zero_init_residual=True)
 OPTIMIZER = optim.build_optimizer(
-    learning_rate=0.1, warmup_steps=0, momentum=0.9, nesterov=True, weight_decay=5e-4, clip_norm=1.0
+    optim.warmup_schedule(0.1, 0), momentum=0.9, nesterov=True, weight_decay=5e-4, clip_norm=1.0
 )
 PLATEAU = optim.build_plateau(patience=1, factor=0.5, rtol=0.02, cooldown=0, min_scale=0.0)
 STATIC = dict(model=MODEL, optimizer=OPTIMIZER, augment=augment, label_smoothing=0.0, ema_decay=0.9)
