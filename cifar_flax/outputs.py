@@ -26,7 +26,7 @@ class Choice(NamedTuple):
     Attributes:
       stage: the stage whose activation is explained.
       method: one of `cam.METHODS`.
-      num_wrong: how many wrong predictions.
+      num_wrong: how many wrong predictions; of correct ones as many, but at most `NUM_CORRECT`.
       sort: one of `explanation.SORTS`.
       true: only this class, or None.
       predicted: only images taken for this class, or None.
@@ -58,7 +58,7 @@ def _positions(test: TestSet, logits: np.ndarray, choice: Choice) -> tuple[np.nd
     # A class that is asked for is asked for in the correct predictions too; there true is predicted.
     wanted = choice.true if choice.true is not None else choice.predicted
     correct = explanation.select(test.labels, logits, correct=True, sort=choice.sort, true=wanted)
-    return wrong[: choice.num_wrong], correct[:NUM_CORRECT]
+    return wrong[: choice.num_wrong], correct[: min(choice.num_wrong, NUM_CORRECT)]
 
 
 def _for_report(test: TestSet, logits: np.ndarray, chosen: np.ndarray) -> np.ndarray:
@@ -253,6 +253,7 @@ def _draw(
         explained = [predicted] if true == predicted else [predicted, true]
         overlays.append([_overlay(image, raw[label]) for label in explained])
         overlay_titles.append([f"for {names[label]}" for label in explained])
+        verdict = "correctly predicted" if true == predicted else f"taken for {entry['predicted']}"
         plots.plot_explanation(
             image,
             overlays[-1],
@@ -261,7 +262,7 @@ def _draw(
             np.array(entry["probabilities"]),
             names,
             folder / entry["files"][0],
-            f"test image {entry['index']}: {entry['true']}, taken for {entry['predicted']} ({confidence}); {subtitle}",
+            f"test image {entry['index']}: {entry['true']}, {verdict} ({confidence}); {subtitle}",
             f"test images {entry['index']}",
         )
     word = {"wrong": "Wrong predictions", "correct": "Correct predictions"}[kind]

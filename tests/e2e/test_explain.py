@@ -163,11 +163,11 @@ def test_given_images_are_explained_and_classes_filtered(tmp_path):
 
 
 def test_an_empty_selection_says_so_and_writes_the_rest(tmp_path):
-    process = explain("--true", "cat", "--pred", "cat", "--out", "a", cwd=tmp_path)
+    process = explain("--true", "cat", "--pred", "cat", "--count", 2, "--out", "a", cwd=tmp_path)
     assert process.returncode == 0, process.stderr
     assert "No wrong prediction fits" in process.stdout
     manifest = json.loads((tmp_path / "a" / "manifest.json").read_text())
-    assert manifest["wrong"] == [] and len(manifest["correct"]) == 10
+    assert manifest["wrong"] == [] and len(manifest["correct"]) == 2
     assert (tmp_path / "a" / "report.html").exists() and (tmp_path / "a" / "wrong_prediction.png").exists()
 
 
