@@ -37,7 +37,7 @@ def batch(sample):
 
 def test_one_batch_can_be_overfitted(state, batch):
     train = take_step(augment=lambda key, images: images)
-    for _ in range(150):
+    for _ in range(300):
         state, sums = train(state, *batch)
     assert sums.correct == 24
     assert sums.loss_sum / 24 < 0.1
