@@ -1,9 +1,12 @@
 """The report in a real browser; what it is given is tested in tests/test_outputs.py."""
 
+import base64
+import io
 import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from cifar_flax import cam, report
 from cifar_flax.explanation import TestSet as Images
@@ -84,10 +87,9 @@ def choose(page, **values):
 
 
 def pixels(page, selector):
-    script = "canvas => Array.from(canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data)"
-    flat = page.locator(selector).evaluate(script)
-    size = int((len(flat) // 4) ** 0.5)
-    return np.array(flat, np.uint8).reshape(size, size, 4)[..., :3]
+    url = page.locator(selector).evaluate("canvas => canvas.toDataURL('image/png')")
+    with Image.open(io.BytesIO(base64.b64decode(url.split(",")[1]))) as picture:
+        return np.array(picture.convert("RGB"))
 
 
 pytestmark = pytest.mark.slow
