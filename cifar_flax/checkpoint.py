@@ -1,6 +1,8 @@
 """Checkpoints of a run, by Orbax: complete or absent, the latest ones and the best one."""
 
 import dataclasses
+import functools
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -63,15 +65,24 @@ def restore(manager: ocp.CheckpointManager, epoch: int, like: TrainState) -> Tra
     """
     abstract = jax.eval_shape(lambda state: dataclasses.replace(state, key=jax.random.key_data(state.key)), like)
     template = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), abstract)
+    hook = sys.unraisablehook
+    sys.unraisablehook = functools.partial(_drop_closed_loops, hook)
     try:
         restored = manager.restore(epoch, args=ocp.args.Composite(state=ocp.args.StandardRestore(template)))["state"]
     except Exception as error:  # Orbax and TensorStore raise nearly anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"checkpoint {manager.directory}/{epoch} cannot be restored: {reason}") from error
+    sys.unraisablehook = hook
     shapes, expected = (jax.tree.map(lambda x: (x.shape, x.dtype), tree) for tree in (restored, template))
     if shapes != expected:  # Orbax would cut or pad the arrays to fit
         raise UserError(f"checkpoint {manager.directory}/{epoch} cannot be restored: it is of another network")
     return dataclasses.replace(restored, key=jax.random.wrap_key_data(restored.key))
+
+
+def _drop_closed_loops(hook: Any, unraisable: Any) -> None:
+    """After a failed read TensorStore's threads would print a traceback each, about a loop that is closed."""
+    if "Event loop is closed" not in str(unraisable.exc_value):
+        hook(unraisable)
 
 
 def _to_host(state: TrainState) -> TrainState:

@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -70,6 +71,20 @@ def test_resume_goes_on_and_starting_anew_is_refused(smoke, tmp_path):
     assert resumed.returncode == 0, resumed.stderr
     assert "resumed after epoch 2" in resumed.stdout and "Epoch: 2" not in resumed.stdout
     assert epochs_in(run) == [1, 2, 3]
+
+
+@pytest.mark.slow
+def test_a_cut_checkpoint_is_one_line_for_both_commands(smoke, tmp_path):
+    shutil.copytree(smoke[1], tmp_path / "run")
+    for path in (tmp_path / "run" / "checkpoints").glob("*/state/**/*"):
+        if path.is_file():
+            os.truncate(path, path.stat().st_size // 2)
+    commands = (["train.py", "--resume", "--epochs", "9", "--out"], ["explain.py", "--ckpt"])
+    for script, *words in commands:
+        command = [sys.executable, str(ROOT / script), *words, "run"]
+        process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert process.returncode == 2
+        assert re.fullmatch(r"error: checkpoint .* cannot be restored: .*\n", process.stderr)
 
 
 @pytest.mark.slow
