@@ -85,11 +85,10 @@ def _explain(flags: argparse.Namespace) -> None:
     out = flags.out or (_run_directory(flags.ckpt) / "explain")
     outputs.check_folder(out, overwrite=flags.overwrite)  # before anything slow
 
+    loaded = data.load_named(which, flags.data_dir, flags.source, lambda line: print(line, flush=True))
     if which == "sample":
-        loaded, places = data.load_cifar10(source="sample"), data.sample_indices("test")
-        name = "embedded SAMPLE of the CIFAR-10 test set"
+        places, name = data.sample_indices("test"), "embedded SAMPLE of the CIFAR-10 test set"
     else:
-        loaded = data.load_cifar10(flags.data_dir, flags.source, lambda line: print(line, flush=True))
         places, name = range(len(loaded.test_images)), "CIFAR-10 test set"
     test = explanation.TestSet(name, loaded.test_images, loaded.test_labels, np.array(places), loaded.class_names)
     choice = outputs.Choice(stage, flags.method, flags.count, flags.sort, true, predicted, indices)

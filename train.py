@@ -39,10 +39,7 @@ def _train(config: Config, out: Path, *, resume: bool, data_dir: Path | None, so
     from cifar_flax import data, loop  # heavy imports, not needed before here
 
     rundir.claim(out, resume=resume)  # before anything slow
-    if source == "sample":
-        raise UserError("--source sample is not a source of all of CIFAR-10; for the sample use --data sample")
-    source = "sample" if config.data == "sample" else source
-    dataset = data.load_cifar10(data_dir, source, lambda line: print(line, flush=True))
+    dataset = data.load_named(config.data, data_dir, source, lambda line: print(line, flush=True))
     loop.use_cores_as_devices()
     try:
         loop.fit(config, dataset, out, resume=resume, tensorboard=tensorboard)

@@ -472,6 +472,19 @@ def load_cifar10(
     )
 
 
+def load_named(which: str, data_dir: Path | None, source: str, report: Report) -> Cifar10:
+    """What the commands' `--data` names: `full`, from `--source`, or `sample`.
+
+    Raises:
+      UserError: as `load_cifar10`; or the sample is given as a source of all of CIFAR-10.
+    """
+    if which == "sample":
+        return load_cifar10(source="sample")
+    if source == "sample":
+        raise UserError("--source sample is not a source of all of CIFAR-10; for the sample use --data sample")
+    return load_cifar10(data_dir, source, report)
+
+
 def _command(argv: list[str] | None) -> None:
     parser = cli.Parser("python -m cifar_flax.data", "Fetch or check CIFAR-10.")
     parser.add_argument("action", choices=("prepare", "verify"))

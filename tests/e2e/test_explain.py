@@ -199,6 +199,7 @@ def test_exported_network_is_explained_alike(tmp_path, manifest):
         ("--out text --overwrite", "--out text is no explanation"),
         ("--out text/below", "--out text/below cannot be written"),
         ("--export text", "--export text exists"),
+        ("--data full --source sample", "for the sample use --data sample"),
         ("--data half", "invalid choice: 'half'"),
         ("--unknown", "unrecognized arguments: --unknown"),
     ],
