@@ -40,7 +40,7 @@ def _train(config: Config, out: Path, *, resume: bool, data_dir: Path | None, so
 
     rundir.claim(out, resume=resume)  # before anything slow
     dataset = data.load_named(config.data, data_dir, source, lambda line: print(line, flush=True))
-    loop.use_cores_as_devices()
+    loop.set_up_cpu()
     try:
         loop.fit(config, dataset, out, resume=resume, tensorboard=tensorboard)
     except KeyboardInterrupt:

@@ -11,7 +11,7 @@ from cifar_flax.errors import UserError
 class Parser(argparse.ArgumentParser):
     """An `ArgumentParser` whose complaints are `UserError`s, and which wants flags in full."""
 
-    def __init__(self, prog: str, description: str | None, epilog: str | None = None):
+    def __init__(self, prog: str, description: str | None = None, epilog: str | None = None):
         super().__init__(prog=prog, description=description, epilog=epilog, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:

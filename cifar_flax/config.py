@@ -30,6 +30,8 @@ class Config:
     strides: tuple[int, ...] = _option((1, 2, 2, 1), "stride of each stage's first block")
     zero_init_residual: bool = _option(True, "start each block as the identity: its last norm scale at 0")
 
+    init: str = _option("", "file of weights to start from, as explain.py --export or interop writes")
+
     # Augmentation, as the assignment has it
     crop_padding: int = _option(4, "pixels of padding for the random crop; 0: off")
     rotate_degrees: float = _option(5.0, "largest angle of the random rotation; 0: off")
@@ -48,6 +50,8 @@ class Config:
     momentum: float = _option(0.9, "decay of SGD's velocity")
     nesterov: bool = _option(True, "look ahead along the velocity")
     weight_decay: float = _option(5e-4, "decay of convolution and dense kernels; norms and biases have none")
+    muon_learning_rate: float = _option(0.0, "rate of Muon, for the convolutions; 0: SGD trains all")
+    muon_weight_decay: float = _option(0.0, "share of a convolution's kernel that Muon takes away, times its rate")
     clip_norm: float = _option(1.0, "largest global norm of the gradient; 0: off")
     label_smoothing: float = _option(0.1, "share of the training target spread over all classes")
     ema_decay: float = _option(0.999, "decay a step of the averaged weights, which are the ones evaluated; 0: off")
@@ -129,7 +133,7 @@ def validate(config: Config) -> Config:
         require(name, getattr(config, name) >= 1, "1 or more")
     for name in ("val_size", "crop_padding", "cutout_size", "warmup_epochs", "cooldown", "seed"):
         require(name, getattr(config, name) >= 0, "0 or more")
-    for name in ("weight_decay", "clip_norm"):
+    for name in ("weight_decay", "muon_learning_rate", "muon_weight_decay", "clip_norm"):
         require(name, 0 <= getattr(config, name) < float("inf"), "a finite number, 0 or more")
     for name in ("momentum", "label_smoothing", "ema_decay"):
         require(name, 0 <= getattr(config, name) < 1, "a number in [0, 1)")
@@ -174,7 +178,7 @@ def add_flags(parser: argparse._ActionsContainer) -> None:
         elif hint is bool:
             kinds = {"action": argparse.BooleanOptionalAction}
         defaults = [getattr(preset, option.name) for preset in PRESETS.values()]
-        values = [str(value).strip("()").replace(" ", "") for value in defaults]
+        values = [str(value).strip("()").replace(" ", "") or "none" for value in defaults]
         values = values if len(set(values)) > 1 else values[:1]
         help = f"{option.metadata['help']} ({' / '.join(values)})"
         flag = "--" + option.name.replace("_", "-")

@@ -69,17 +69,10 @@ def load_network(path: Path | None) -> Network:
 
 def _from_weights(path: Path, name: str) -> Network:
     loaded = weights.load_weights(path)
-    network = loop.build_model(loaded.config)
-    expected = jax.eval_shape(lambda key: model.init_params(network, key), jax.random.key(0))
-    wanted, found = ({key: leaf.shape for key, leaf in weights.flatten(p).items()} for p in (expected, loaded.params))
-    for key in sorted(wanted.keys() | found.keys()):
-        if wanted.get(key) != found.get(key):
-            raise UserError(
-                f"{path} does not hold the network of its config: {key} is {found.get(key, 'missing')}, "
-                f"expected {wanted.get(key, 'nothing')}"
-            )
     rows = loaded.about.get("metrics", [])
-    return Network(name, network, loaded.params, loaded.config, rows, weights.digest(loaded.params))
+    return Network(
+        name, loop.build_model(loaded.config), loaded.params, loaded.config, rows, weights.digest(loaded.params)
+    )
 
 
 def _from_run(folder: Path, epoch: int | None) -> Network:

@@ -47,6 +47,16 @@ def _norm(dtype: Any, scale_init: nn.initializers.Initializer = nn.initializers.
     )
 
 
+def _relu(x: jax.Array) -> jax.Array:
+    """ReLU, computed once.
+
+    The gradient of a convolution's kernel reads the convolution's input transposed. Without the
+    barrier XLA:CPU fuses that transposition with the norms, residuals and ReLUs that led to the
+    input, and computes them all again, in an order that misses the cache.
+    """
+    return jax.lax.optimization_barrier(nn.relu(x))
+
+
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut, projected by a 1x1 convolution where the shape changes."""
 
@@ -67,10 +77,10 @@ class BasicBlock(nn.Module):
             self.shortcut_norm = _norm(self.dtype)
 
     def __call__(self, x):
-        y = nn.relu(self.norm1(self.conv1(x)))
+        y = _relu(self.norm1(self.conv1(x)))
         y = self.norm2(self.conv2(y))
         shortcut = self.shortcut_norm(self.shortcut_conv(x)) if self.project else x
-        return nn.relu(y + shortcut)
+        return _relu(y + shortcut)
 
 
 class ResNet(nn.Module):
@@ -117,7 +127,7 @@ class ResNet(nn.Module):
         self.linear = nn.Dense(self.num_classes, dtype=jnp.promote_types(self.dtype, jnp.float32))
 
     def features(self, x, stage: str):
-        x = nn.relu(self.norm(self.conv(x.astype(self.dtype))))
+        x = _relu(self.norm(self.conv(x.astype(self.dtype))))
         num_blocks = self.stage_names.index(stage) * self.blocks_per_stage
         return self._run(x, self._blocks()[:num_blocks])
 

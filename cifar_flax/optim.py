@@ -12,7 +12,7 @@ number of bad epochs exceeds its patience, Optax when it reaches it.
 import jax
 import jax.numpy as jnp
 import optax
-from optax.contrib import ReduceLROnPlateauState
+from optax.contrib import MuonDimensionNumbers, ReduceLROnPlateauState
 
 
 def warmup_schedule(learning_rate: float, warmup_steps: int) -> optax.Schedule:
@@ -25,6 +25,23 @@ def _is_kernel(params):
     return jax.tree.map(lambda x: x.ndim > 1, params)
 
 
+def _is_convolution(params):
+    return jax.tree.map(lambda x: x.ndim == 4, params)
+
+
+def _muon(learning_rate: optax.Schedule, weight_decay: float) -> optax.GradientTransformation:
+    """Muon for kernels `[h, w, in, out]`, each seen as a matrix from its `h * w * in` inputs to its outputs."""
+
+    def as_matrix(params):
+        return jax.tree.map(lambda _: MuonDimensionNumbers(reduction_axis=(0, 1, 2), output_axis=3), params)
+
+    return optax.chain(
+        optax.contrib.scale_by_muon(weight_dimension_numbers=as_matrix),
+        optax.add_decayed_weights(weight_decay),
+        optax.scale_by_learning_rate(learning_rate),
+    )
+
+
 def build_optimizer(
     learning_rate: optax.Schedule,
     *,
@@ -32,24 +49,36 @@ def build_optimizer(
     nesterov: bool,
     weight_decay: float,
     clip_norm: float,
+    muon_learning_rate: optax.Schedule | None = None,
+    muon_weight_decay: float = 0.0,
 ) -> optax.GradientTransformation:
-    """SGD with momentum, decoupled from the plateau.
+    """SGD with momentum, or Muon for the convolutions and SGD for the rest; apart from the plateau.
 
     Args:
-      learning_rate: the rate at each step, before the plateau's scale.
+      learning_rate: SGD's rate at each step, before the plateau's scale.
       momentum: decay of the velocity; 0 for none.
       nesterov: look ahead along the velocity.
       weight_decay: added to the gradient of convolution and dense kernels, as PyTorch's SGD does.
       clip_norm: largest global norm of the gradient; 0 for no clipping.
+      muon_learning_rate: Muon's rate at each step: about the spectral norm of a kernel's change.
+        None leaves the convolutions to SGD.
+      muon_weight_decay: share of a kernel that Muon takes away a step, times its rate.
 
     Returns:
       The gradient transformation; its updates are to be scaled by the plateau and added.
+
+    References:
+      Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks".
     """
-    return optax.chain(
-        optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
+    optimizer = optax.chain(
         optax.add_decayed_weights(weight_decay, mask=_is_kernel),
         optax.sgd(learning_rate, momentum or None, nesterov),
     )
+    if muon_learning_rate is not None:
+        optimizer = optax.partition(
+            {True: _muon(muon_learning_rate, muon_weight_decay), False: optimizer}, _is_convolution
+        )
+    return optax.chain(optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(), optimizer)
 
 
 def build_plateau(

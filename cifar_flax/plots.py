@@ -1,5 +1,6 @@
 """Pictures. The only module that imports matplotlib, and always its file-only backend."""
 
+import io
 import itertools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,6 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 
+from cifar_flax import files
+
 TRAIN_COLOR, TEST_COLOR = "#0072B2", "#D55E00"  # Okabe and Ito: told apart by the colour-blind
 
 
@@ -22,9 +25,9 @@ def _save(figure: Figure, path: Path, description: str = "") -> None:
     The description goes into the file, where a program can read it.
     """
     FigureCanvasAgg(figure)
-    part = path.with_name(f".{path.name}.part")
-    figure.savefig(part, format="png", dpi=150, metadata={"Software": None, "Description": description})
-    part.replace(path)
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=150, metadata={"Software": None, "Description": description})
+    files.write_atomically(path, png.getvalue())
 
 
 def plot_curves(rows: Sequence[dict[str, Any]], path: Path, title: str) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cifar_flax import config as config_lib
+from cifar_flax import files
 from cifar_flax.config import Config
 from cifar_flax.errors import UserError
 
@@ -43,7 +44,7 @@ def claim(folder: Path, *, resume: bool) -> None:
 
 def write_config(folder: Path, config: Config) -> None:
     """Writes `config.json`."""
-    _write_atomically(folder / CONFIG, config_lib.to_json(config))
+    files.write_atomically(folder / CONFIG, config_lib.to_json(config))
 
 
 def read_config(folder: Path) -> Config:
@@ -76,11 +77,5 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
 def truncate_rows(folder: Path, last_epoch: int) -> list[dict[str, Any]]:
     """Removes from `metrics.jsonl` the epochs after `last_epoch`, and returns the others."""
     rows = [row for row in read_rows(folder) if row["epoch"] <= last_epoch]
-    _write_atomically(folder / METRICS, "".join(json.dumps(row) + "\n" for row in rows))
+    files.write_atomically(folder / METRICS, "".join(json.dumps(row) + "\n" for row in rows))
     return rows
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text)
-    part.replace(path)

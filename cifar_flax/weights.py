@@ -16,8 +16,10 @@ import safetensors
 import safetensors.numpy
 
 from cifar_flax import config as config_lib
+from cifar_flax import files
 from cifar_flax.config import Config
 from cifar_flax.errors import UserError
+from cifar_flax.model import ResNet, init_params
 
 FORMAT = "cifar_flax/1"
 
@@ -73,28 +75,56 @@ def save_weights(path: Path, params: Any, config: Config, about: dict[str, Any])
       about: JSON values to keep with it, such as accuracy and origin.
     """
     metadata = {"format": FORMAT, "config": config_lib.to_json(config), "about": json.dumps(about)}
-    part = path.with_name(f".{path.name}.part")
-    part.write_bytes(safetensors.numpy.save(flatten(jax.device_get(params)), metadata))
-    part.replace(path)
+    files.write_atomically(path, safetensors.numpy.save(flatten(jax.device_get(params)), metadata))
+
+
+def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The tensors of a safetensors file, floating ones as float32, and its metadata.
+
+    Raises:
+      UserError: it is not there, or broken.
+    """
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            tensors = {name: file.get_tensor(name).astype(np.float32) for name in file.keys()}  # noqa: SIM118
+            return tensors, file.metadata() or {}
+    except (OSError, safetensors.SafetensorError) as error:
+        raise UserError(f"{path} cannot be read as safetensors: {error}") from error
+
+
+def differences(found: dict[str, Any], expected: dict[str, Any]) -> str:
+    """What separates two dicts of arrays, by name and shape; empty if nothing does."""
+    lines = []
+    for name in sorted(found.keys() | expected.keys()):
+        if name not in found:
+            lines.append(f"{name} is missing")
+        elif name not in expected:
+            lines.append(f"{name} is left over")
+        elif np.shape(found[name]) != np.shape(expected[name]):
+            lines.append(f"{name} is {np.shape(found[name])}, expected {np.shape(expected[name])}")
+    return "; ".join(lines[:8]) + (f"; and {len(lines) - 8} more" if len(lines) > 8 else "")
 
 
 def load_weights(path: Path) -> Weights:
     """Reads a file that `save_weights` wrote.
 
     Raises:
-      UserError: it is not there, broken, or of another program.
+      UserError: it is not there, broken, of another program, or not the network of its own config.
     """
-    try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name).astype(np.float32) for name in file.keys()}  # noqa: SIM118
-    except (OSError, safetensors.SafetensorError) as error:
-        raise UserError(f"{path} cannot be read as safetensors: {error}") from error
+    tensors, metadata = read_tensors(path)
     if metadata.get("format") != FORMAT:
-        raise UserError(f"{path} is of format {metadata.get('format')}: expected {FORMAT}, as this program exports")
+        raise UserError(
+            f"{path} is of format {metadata.get('format')}: expected {FORMAT}, as explain.py --export writes; "
+            "a PyTorch state dict becomes one with python -m cifar_flax.interop import"
+        )
     try:
         about = json.loads(metadata["about"])
         config = config_lib.from_json(metadata["config"])
     except (KeyError, ValueError) as error:
         raise UserError(f"{path} has a broken header: {error}") from error
+    network = ResNet(config.widths, config.strides)
+    expected = flatten(jax.eval_shape(lambda key: init_params(network, key), jax.random.key(0)))
+    problems = differences(tensors, expected)
+    if problems:
+        raise UserError(f"{path} does not hold the network of its config: {problems}")
     return Weights(unflatten(tensors), config, about)

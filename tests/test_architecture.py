@@ -12,13 +12,13 @@ PACKAGE = Path(__file__).parent.parent / "cifar_flax"
 # A module may import those of earlier rows. Leaves know nothing of each other.
 ROWS = [
     {"errors"},
-    {"cli", "config"},
+    {"cli", "config", "files"},
     {"augment", "cam", "data", "metrics", "model", "optim", "plots"},
     {"step"},
     {"checkpoint", "rundir", "weights"},
     {"loop"},
     {"explanation"},
-    {"report"},
+    {"interop", "report"},
     {"outputs"},
 ]
 
