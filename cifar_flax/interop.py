@@ -135,7 +135,7 @@ def _config_of(found: dict[str, np.ndarray], strides: tuple[int, ...] | None) ->
 
 def _torch(path: Path) -> Any:
     try:
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise UserError(f"{path}: a {path.suffix} file needs PyTorch; install it, or use .safetensors") from error
     return torch

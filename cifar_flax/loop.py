@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import dataclasses
 import functools
 import os
 import sys
@@ -334,7 +335,7 @@ def _initial_state(config: Config, program: Program) -> TrainState:
             f"{loaded.config.strides}, expected {config.widths} and {config.strides}: change --widths and --strides"
         )
     # Two copies: a donated buffer must not appear twice.
-    return state.replace(params=program.place(loaded.params), ema_params=program.place(loaded.params))
+    return dataclasses.replace(state, params=program.place(loaded.params), ema_params=program.place(loaded.params))
 
 
 def _run_epoch(
