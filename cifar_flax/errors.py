@@ -1,4 +1,4 @@
-"""The one exception that means "the user can mend this"."""
+"""What ends a command other than success: each knows its exit code."""
 
 
 class UserError(ValueError):
@@ -8,5 +8,21 @@ class UserError(ValueError):
     keeps its traceback.
     """
 
+    exit_code = 2
+
     def __init__(self, message: str):
         super().__init__(" ".join(message.split()))
+
+
+class NonFiniteError(UserError):
+    """A loss or gradient that is not finite: exit code 3."""
+
+    exit_code = 3
+
+
+class Interrupted(Exception):  # noqa: N818 - it is no error
+    """A signal asked for an end, and everything was saved: exit code 128 plus its number."""
+
+    def __init__(self, signal_number: int):
+        super().__init__(signal_number)
+        self.exit_code = 128 + signal_number

@@ -77,21 +77,16 @@ def _from_weights(path: Path, name: str) -> Network:
 
 def _from_run(folder: Path, epoch: int | None) -> Network:
     config = rundir.read_config(folder)
-    manager = checkpoint.open_manager(folder / rundir.CHECKPOINTS, config.monitor, read_only=True)
-    try:
-        epochs = sorted(manager.all_steps())
-        if not epochs:
-            raise UserError(f"{folder} has no finished checkpoint yet: let it train for an epoch")
-        if epoch is not None and epoch not in epochs:
-            raise UserError(f"{folder} has no checkpoint of epoch {epoch}: it has {', '.join(map(str, epochs))}")
-        epoch = epoch or epochs[-1]
-        like = jax.eval_shape(loop.build_program(config, config.batch_size).create_state)
-        params = checkpoint.restore(manager, epoch, like).ema_params
-    finally:
-        manager.close()
-    rows = [row for row in rundir.read_rows(folder) if row["epoch"] <= epoch]
-    name = f"{folder}, epoch {epoch}"
-    return Network(name, loop.build_model(config), params, config, rows, weights.digest(params))
+    finished = {int(path.name): path for path in checkpoint.find(folder / rundir.CHECKPOINTS) if path.name.isdigit()}
+    if not finished:
+        raise UserError(f"{folder} has no finished checkpoint yet: let it train for an epoch")
+    if epoch is not None and epoch not in finished:
+        raise UserError(f"{folder} has no checkpoint of epoch {epoch}: it has {', '.join(map(str, finished))}")
+    epoch = max(finished) if epoch is None else epoch
+    like = jax.eval_shape(loop.build_program(config, config.batch_size).create_state)
+    progress = checkpoint.restore(finished[epoch], like)
+    params, name = progress.state.ema_params, f"{folder}, epoch {epoch}"
+    return Network(name, loop.build_model(config), params, config, progress.rows, weights.digest(params))
 
 
 class TestSet(NamedTuple):

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import chex
 import jax
@@ -19,11 +19,13 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
-from cifar_flax import checkpoint, optim, plots, rundir, step, weights
+from cifar_flax import checkpoint, interrupts, optim, plots, rundir, step, weights
+from cifar_flax import config as config_lib
 from cifar_flax.augment import augment
+from cifar_flax.checkpoint import DamagedError, Progress
 from cifar_flax.config import Config
 from cifar_flax.data import Cifar10
-from cifar_flax.errors import UserError
+from cifar_flax.errors import Interrupted, NonFiniteError, UserError
 from cifar_flax.metrics import NO_STEP, Metrics
 from cifar_flax.model import ResNet, layer_table
 from cifar_flax.step import TrainState
@@ -102,8 +104,9 @@ class Program(NamedTuple):
     Attributes:
       create_state: () to the state before the first step, on the devices.
       place: puts images and labels on the devices.
-      train_epoch: (state, split, epoch, on_progress) to (state, metrics); the state is donated.
-      evaluate: (params, split) to metrics.
+      train_steps: (state, sums, split, epoch, steps) to (steps, state, sums) again and again, until the
+        epoch's last step: after each on a CPU, once on an accelerator. State and sums are donated.
+      evaluate: (params, split, between) to metrics; `between` is called now and then.
       learning_rate: state to the rate of the step that led to it.
       advance_plateau: (state, value) to the state after the plateau has seen an epoch's value.
       model: the network.
@@ -112,8 +115,8 @@ class Program(NamedTuple):
 
     create_state: Callable[[], TrainState]
     place: Callable[..., Any]
-    train_epoch: Callable[..., tuple[TrainState, Metrics]]
-    evaluate: Callable[[Any, Split], Metrics]
+    train_steps: Callable[[TrainState, Metrics, Split, int, int], Iterator[tuple[int, TrainState, Metrics]]]
+    evaluate: Callable[..., Metrics]
     learning_rate: Callable[[TrainState], float]
     advance_plateau: Callable[[TrainState, float], TrainState]
     model: ResNet
@@ -189,12 +192,12 @@ def build_program(config: Config, num_train: int) -> Program:
     def epoch_order(state: TrainState, epoch: jax.Array):
         return step.epoch_order(state.key, epoch, num_train, config.batch_size)
 
-    @functools.partial(jax.jit, donate_argnums=0)
-    def scan_epoch(state: TrainState, split: Split, epoch: jax.Array):
+    @functools.partial(jax.jit, donate_argnums=0, static_argnums=3)
+    def scan_steps(carry: tuple[TrainState, Metrics], split: Split, epoch: jax.Array, first: int):
         def body(carry, indices):
             return train_batch(carry, split, indices), None
 
-        return jax.lax.scan(body, (state, Metrics.empty()), epoch_order(state, epoch))[0]
+        return jax.lax.scan(body, carry, epoch_order(carry[0], epoch)[first:])[0]
 
     jit_order = jax.jit(epoch_order, out_shardings=replicated)
 
@@ -202,33 +205,28 @@ def build_program(config: Config, num_train: int) -> Program:
     def jit_batch(carry: tuple[TrainState, Metrics], split: Split, order: jax.Array, i: jax.Array):
         return train_batch(carry, split, order[i])
 
-    def loop_epoch(state: TrainState, split: Split, epoch: int, on_progress: Callable[[int, Metrics], None]):
-        order = jit_order(state, epoch)
-        carry = (state, jax.device_put(Metrics.empty(), replicated))
-        for i in range(steps_per_epoch):
-            carry = jit_batch(carry, split, order, i)
-            on_progress(i + 1, carry[1])
-        return carry
-
-    def train_epoch(state: TrainState, split: Split, epoch: int, on_progress: Callable[[int, Metrics], None]):
+    def train_steps(state: TrainState, sums: Metrics, split: Split, epoch: int, first: int):
         # XLA:CPU runs the gradient of a convolution inside a scan some 46 times slower than outside.
-        if jax.default_backend() == "cpu":
-            return loop_epoch(state, split, epoch, on_progress)
-        return scan_epoch(state, split, epoch)
+        if jax.default_backend() != "cpu":
+            if first < steps_per_epoch:
+                yield steps_per_epoch, *scan_steps((state, sums), split, epoch, first)
+            return
+        order = jit_order(state, epoch)
+        for i in range(first, steps_per_epoch):
+            state, sums = jit_batch((state, sums), split, order, i)
+            yield i + 1, state, sums
 
     eval_batch_size = -(-config.eval_batch_size // mesh.size) * mesh.size
 
-    @jax.jit
-    def jit_evaluate(params: Any, split: Split):
-        indices = step.pad_to_batches(jnp.arange(len(split.images)), eval_batch_size)
+    @functools.partial(jax.jit, donate_argnums=0)
+    def jit_evaluate(sums: Metrics, params: Any, split: Split, indices: jax.Array):
+        return sums + step.eval_step(params, *take(split, indices), model=model)
 
-        def body(sums, batch):
-            return sums + step.eval_step(params, *take(split, batch), model=model), None
-
-        return jax.lax.scan(body, Metrics.empty(), indices)[0]
-
-    def evaluate(params: Any, split: Split) -> Metrics:
-        sums = jit_evaluate(params, split)
+    def evaluate(params: Any, split: Split, between: Callable[[], None] = lambda: None) -> Metrics:
+        sums = jax.device_put(Metrics.empty(), replicated)
+        for indices in np.asarray(step.pad_to_batches(jnp.arange(len(split.images)), eval_batch_size)):
+            sums = jit_evaluate(sums, params, split, indices)
+            between()
         chex.assert_equal(int(sums.count), len(split.images))
         return sums
 
@@ -243,11 +241,11 @@ def build_program(config: Config, num_train: int) -> Program:
     return Program(
         create_state=lambda: jax.device_put(create_state(), replicated),
         place=lambda tree: jax.device_put(tree, replicated),
-        train_epoch=train_epoch,
+        train_steps=train_steps,
         evaluate=evaluate,
         learning_rate=lambda state: float(schedule(state.step - 1) * state.plateau_state.scale),
-        advance_plateau=lambda state, value: state.replace(
-            plateau_state=next_plateau(state.plateau_state, jnp.float32(value))
+        advance_plateau=lambda state, value: dataclasses.replace(
+            state, plateau_state=next_plateau(state.plateau_state, jnp.float32(value))
         ),
         model=model,
         mesh=mesh,
@@ -257,70 +255,138 @@ def build_program(config: Config, num_train: int) -> Program:
 # ---- the run -------------------------------------------------------------------------------------
 
 
-def fit(config: Config, data: Cifar10, folder: Path, *, resume: bool = False, tensorboard: bool = False) -> list[dict]:
+def fit(
+    config: Config,
+    data: Cifar10,
+    folder: Path,
+    *,
+    resume: bool = False,
+    tensorboard: bool = False,
+    checkpoint_every_minutes: float = 10.0,
+) -> list[dict]:
     """Trains, evaluates and writes checkpoints until `config.epochs` epochs are done.
 
     Args:
       config: what to do.
       data: the data set that `config.data` names.
       folder: the run directory, made if absent; `rundir` says what is written there.
-      resume: go on from the newest checkpoint in `folder`, if there is one.
+      resume: go on from the newest intact checkpoint in `folder`, if there is one.
       tensorboard: write TensorBoard events as well.
+      checkpoint_every_minutes: write checkpoints within an epoch too, where it takes longer than this.
 
     Returns:
       The rows of `metrics.jsonl`, one an epoch.
 
     Raises:
-      UserError: the directory holds a run and `resume` is false, or cannot be written; a checkpoint
-        cannot be restored; a loss or gradient is not finite.
+      UserError: the directory holds a run and `resume` is false, is in use or cannot be written; no
+        checkpoint is intact, or the newest is of another config; a loss or gradient is not finite.
+      Interrupted: SIGTERM or SIGINT came; a checkpoint was written.
     """
     rundir.claim(folder, resume=resume)
-    rundir.write_config(folder, config)
+    try:
+        with open(folder / rundir.LOG, "a") as log, contextlib.ExitStack() as stack:
+            rundir.lock(log, folder)
+            return _fit(config, data, folder, log, stack, tensorboard, checkpoint_every_minutes)
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise UserError(
+            f"--out {folder} cannot be written: {error.strerror or error}; make room, then go on with --resume"
+        ) from error
+
+
+def _fit(
+    config: Config,
+    data: Cifar10,
+    folder: Path,
+    log: IO[str],
+    stack: contextlib.ExitStack,
+    tensorboard: bool,
+    checkpoint_every_minutes: float,
+) -> list[dict]:
+    def say(line: str) -> None:
+        tqdm.write(line, file=sys.stdout)
+        sys.stdout.flush()
+        print(line, file=log, flush=True)
+
     num_train = len(data.train_images) - config.val_size
     program = build_program(config, num_train)
-    initial = _initial_state(config, program)
-    with contextlib.ExitStack() as stack:
-        log = stack.enter_context(open(folder / rundir.LOG, "a"))
-        events = stack.enter_context(_event_writer(folder)) if tensorboard else None
-        manager = checkpoint.open_manager(folder / rundir.CHECKPOINTS, config.monitor)
-        stack.callback(manager.close)  # waits for a checkpoint that is being written
+    progress = _restore(config, program, folder / rundir.CHECKPOINTS, say)
+    progress = progress or Progress(_initial_state(config, program), program.place(Metrics.empty()), 0, [])
+    rundir.write_config(folder, config)
+    rundir.write_rows(folder, progress.rows)
+    events = stack.enter_context(_event_writer(folder)) if tensorboard else None
+    for line in _greeting(config, program, folder, num_train, progress):
+        say(line)
 
-        def say(line: str) -> None:
-            tqdm.write(line, file=sys.stdout)
-            sys.stdout.flush()
-            print(line, file=log, flush=True)
+    train = program.place(Split(data.train_images[:num_train], data.train_labels[:num_train]))
+    held_out = {"test": program.place(Split(data.test_images, data.test_labels))}
+    if config.val_size:
+        held_out = {
+            "val": program.place(Split(data.train_images[num_train:], data.train_labels[num_train:]))
+        } | held_out
 
-        state = initial
-        done = manager.latest_step() or 0
-        if done:
-            state = program.place(checkpoint.restore(manager, done, state))
-        rows = rundir.truncate_rows(folder, done)
-        for line in _greeting(config, program, folder, num_train, done):
-            say(line)
+    writer = stack.enter_context(checkpoint.Writer(folder / rundir.CHECKPOINTS, config))
+    bar = stack.enter_context(_progress_bar(config, num_train, progress))
+    stopped = stack.enter_context(interrupts.as_flag())
+    saved_at = time.monotonic()
 
-        train = program.place(Split(data.train_images[:num_train], data.train_labels[:num_train]))
-        held_out = {"test": program.place(Split(data.test_images, data.test_labels))}
-        if config.val_size:
-            validation = Split(data.train_images[num_train:], data.train_labels[num_train:])
-            held_out = {"val": program.place(validation)} | held_out
+    def on_pause(progress: Progress) -> None:
+        """Between two steps: saves where it is time to, and ends the run where a signal asks for it."""
+        nonlocal saved_at
+        if stopped() or time.monotonic() - saved_at > 60 * checkpoint_every_minutes:
+            writer.save(progress)
+            saved_at = time.monotonic()
+        if number := stopped():
+            raise Interrupted(number)
 
-        bar = stack.enter_context(_progress_bar(config, num_train, done))
-        for epoch in range(done + 1, config.epochs + 1):
-            say(f"Epoch: {epoch}")
-            state, row = _run_epoch(config, program, state, train, held_out, epoch, bar)
-            for name in ("train", *held_out):
-                say(_result(row, name))
-            say(f"Learning Rate: {row['learning_rate']:.6g} | {row['images_per_second']:.0f} images/s")
-            rows.append(row)
-            rundir.append_row(folder, row)
-            checkpoint.save(manager, epoch, state, row, config)
-            plots.plot_curves(rows, folder / rundir.CURVES, f"{config.preset}, {_DATA_NAMES[config.data]}")
-            if events is not None:
-                for name, value in row.items():
-                    events.add_scalar(name, value, epoch)
-        for line in _farewell(config, rows):
-            say(line)
-    return rows
+    while len(progress.rows) < config.epochs:
+        say(f"Epoch: {len(progress.rows) + 1}")
+        progress = _run_epoch(config, program, progress, train, held_out, bar, on_pause)
+        row = progress.rows[-1]
+        for name in ("train", *held_out):
+            say(_result(row, name))
+        say(f"Learning Rate: {row['learning_rate']:.6g} | {row['images_per_second']:.0f} images/s")
+        if row["skipped_steps"]:
+            say(f"Skipped: {row['skipped_steps']} steps whose loss or gradient was not finite")
+        rundir.append_row(folder, row)
+        writer.save(progress)
+        saved_at = time.monotonic()
+        plots.plot_curves(progress.rows, folder / rundir.CURVES, f"{config.preset}, {_DATA_NAMES[config.data]}")
+        if events is not None:
+            for name, value in row.items():
+                events.add_scalar(name, value, row["epoch"])
+        if (number := stopped()) and len(progress.rows) < config.epochs:
+            raise Interrupted(number)
+    for line in _farewell(config, progress.rows):
+        say(line)
+    return progress.rows
+
+
+def _restore(config: Config, program: Program, folder: Path, say: Callable[[str], None]) -> Progress | None:
+    """The newest intact checkpoint, placed on the devices; None where there is none at all.
+
+    Raises:
+      UserError: none of those that are there is intact, or it is of another config.
+    """
+    found = checkpoint.find(folder)
+    like = jax.eval_shape(program.create_state)
+    for path in reversed(found):
+        try:
+            checkpoint.verify(path)
+        except DamagedError as error:
+            say(f"Note: {error}")
+            continue
+        if differences := config_lib.differences(config, checkpoint.read_config(path)):
+            raise UserError(
+                f"config.json was changed since checkpoint {path} was made: {differences}; put it back, "
+                "or start a new run in another --out"
+            )
+        progress = checkpoint.restore(path, like)
+        return progress._replace(state=program.place(progress.state), sums=program.place(progress.sums))
+    if found:
+        raise UserError(f"no checkpoint in {folder} is intact: delete that directory to begin again")
+    return None
 
 
 def _initial_state(config: Config, program: Program) -> TrainState:
@@ -341,35 +407,37 @@ def _initial_state(config: Config, program: Program) -> TrainState:
 def _run_epoch(
     config: Config,
     program: Program,
-    state: TrainState,
+    progress: Progress,
     train: Split,
     held_out: dict[str, Split],
-    epoch: int,
     bar: tqdm,
-) -> tuple[TrainState, dict[str, Any]]:
-    """One epoch of training, its evaluations and the plateau's decision; returns the metrics row too."""
+    on_pause: Callable[[Progress], None],
+) -> Progress:
+    """The rest of an epoch of training, its evaluations and the plateau's decision."""
     start = time.perf_counter()
-    num_train = len(train.images)
-
-    def on_progress(steps: int, sums: Metrics) -> None:
-        if steps % 10 == 0:  # looking at a value waits for it; every tenth step costs nothing
-            _check_finite(sums, epoch)
-            bar.set_postfix_str(f"loss {float(sums.loss_sum) / int(sums.count):.3f}", refresh=False)
-            bar.update((epoch - 1) * num_train + int(sums.count) - bar.n)
-
-    state, sums = program.train_epoch(state, train, epoch, on_progress)
-    _check_finite(sums, epoch)
-    row = {"epoch": epoch, **_summarize(sums, "train")}
+    epoch, num_train = len(progress.rows) + 1, len(train.images)
+    already = int(progress.sums.count)
+    for steps, state, sums in program.train_steps(progress.state, progress.sums, train, epoch, progress.steps):
+        progress = progress._replace(state=state, sums=sums, steps=steps)
+        if config.on_nan == "stop":
+            _check_finite(sums, epoch)  # waits for the step
+        count = int(sums.count)
+        bar.set_postfix_str(f"loss {float(sums.loss_sum) / max(count, 1):.3f}", refresh=False)
+        bar.update((epoch - 1) * num_train + count - bar.n)
+        on_pause(progress)
+    state, sums = progress.state, progress.sums
+    if int(sums.count) == 0:
+        raise NonFiniteError(f"no step of epoch {epoch} had a finite loss and gradient: start with a lower rate")
+    row = {"epoch": epoch, **_summarize(sums, "train"), "skipped_steps": int(sums.skipped)}
     train_seconds = time.perf_counter() - start
-    bar.update(epoch * num_train - bar.n)
     for name, split in held_out.items():
-        row |= _summarize(program.evaluate(state.ema_params, split), name)
+        row |= _summarize(program.evaluate(state.ema_params, split, lambda: on_pause(progress)), name)
     row["learning_rate"] = program.learning_rate(state)
     if epoch > config.warmup_epochs:
         state = program.advance_plateau(state, row[config.monitor])
     row["seconds"] = round(time.perf_counter() - start, 3)
-    row["images_per_second"] = round(num_train / train_seconds, 1)
-    return state, row
+    row["images_per_second"] = round((row["train_total"] - already) / train_seconds, 1)
+    return Progress(state, program.place(Metrics.empty()), 0, [*progress.rows, row])
 
 
 def _summarize(sums: Metrics, name: str) -> dict[str, Any]:
@@ -384,9 +452,9 @@ def _summarize(sums: Metrics, name: str) -> dict[str, Any]:
 
 def _check_finite(sums: Metrics, epoch: int) -> None:
     if int(sums.bad_step) != NO_STEP:
-        raise UserError(
+        raise NonFiniteError(
             f"loss or gradient is not finite at epoch {epoch}, step {int(sums.bad_step) + 1}: stopped, the last "
-            "good checkpoint is kept; start a new run with a lower --learning-rate"
+            "good checkpoint is kept; start a new run with a lower rate, or go on with --resume --on-nan skip"
         )
 
 
@@ -395,11 +463,11 @@ def _check_finite(sums: Metrics, epoch: int) -> None:
 _DATA_NAMES = {"full": "CIFAR-10", "sample": "embedded SAMPLE of CIFAR-10"}
 
 
-def _progress_bar(config: Config, num_train: int, done: int) -> tqdm:
+def _progress_bar(config: Config, num_train: int, progress: Progress) -> tqdm:
     """A bar over the whole run on a terminal; nothing at all in a pipe or a file."""
     return tqdm(
         total=config.epochs * num_train,
-        initial=done * num_train,
+        initial=len(progress.rows) * num_train + int(progress.sums.count),
         unit=" images",
         unit_scale=True,
         leave=False,
@@ -407,8 +475,10 @@ def _progress_bar(config: Config, num_train: int, done: int) -> tqdm:
     )
 
 
-def _greeting(config: Config, program: Program, folder: Path, num_train: int, done: int) -> Iterator[str]:
-    yield f"Run: {folder}" + (f", resumed after epoch {done}" if done else "")
+def _greeting(config: Config, program: Program, folder: Path, num_train: int, progress: Progress) -> Iterator[str]:
+    done, steps = len(progress.rows), progress.steps
+    within = f" and {steps} steps" if steps else ""
+    yield f"Run: {folder}" + (f", resumed after epoch {done}{within}" if done or steps else "")
     devices = program.mesh.devices
     yield f"Devices: {devices.size} x {devices.flat[0].device_kind}, activations in {program.model.dtype}"
     size = sum(layer.num_params for layer in layer_table(program.model))

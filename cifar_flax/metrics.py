@@ -16,24 +16,26 @@ class Metrics:
       loss_sum: float32 scalar, the sum of the images' losses, in nats.
       correct: int32 scalar, images whose largest logit is the label's.
       count: int32 scalar, images.
-      bad_step: int32 scalar, the first training step whose loss or gradient was not finite, or
-        `NO_STEP`.
+      skipped: int32 scalar, training steps not taken because a loss or gradient was not finite.
+      bad_step: int32 scalar, the first such step, or `NO_STEP`.
     """
 
     loss_sum: jax.Array
     correct: jax.Array
     count: jax.Array
+    skipped: jax.Array
     bad_step: jax.Array
 
     @classmethod
     def empty(cls) -> "Metrics":
-        return cls(jnp.float32(0), jnp.int32(0), jnp.int32(0), jnp.int32(NO_STEP))
+        return cls(jnp.float32(0), jnp.int32(0), jnp.int32(0), jnp.int32(0), jnp.int32(NO_STEP))
 
     def __add__(self, other: "Metrics") -> "Metrics":
         return Metrics(
             self.loss_sum + other.loss_sum,
             self.correct + other.correct,
             self.count + other.count,
+            self.skipped + other.skipped,
             jnp.minimum(self.bad_step, other.bad_step),
         )
 
@@ -57,5 +59,6 @@ def measure(logits: jax.Array, labels: jax.Array, mask: jax.Array, *, label_smoo
         loss_sum=jnp.sum(jnp.where(mask, losses, 0.0)),
         correct=jnp.sum(mask & (jnp.argmax(logits, axis=-1) == labels), dtype=jnp.int32),
         count=jnp.sum(mask, dtype=jnp.int32),
+        skipped=jnp.int32(0),
         bad_step=jnp.int32(NO_STEP),
     )

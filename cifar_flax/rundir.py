@@ -9,7 +9,7 @@ checkpoints/         see checkpoint.py
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from cifar_flax import config as config_lib
 from cifar_flax import files
@@ -42,6 +42,24 @@ def claim(folder: Path, *, resume: bool) -> None:
         raise UserError(f"--out {folder} cannot be written: {error.strerror}; choose another") from error
 
 
+def lock(log: IO[str], folder: Path) -> None:
+    """Makes this process the only one to write into a run; ends when `log`, the open `LOG`, is closed.
+
+    Raises:
+      UserError: another process is.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return
+    try:
+        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise UserError(
+            f"--out {folder} is being trained by another process: wait for it, or choose another"
+        ) from error
+
+
 def write_config(folder: Path, config: Config) -> None:
     """Writes `config.json`."""
     files.write_atomically(folder / CONFIG, config_lib.to_json(config))
@@ -54,7 +72,7 @@ def read_config(folder: Path) -> Config:
       UserError: there is none, or it is not one.
     """
     try:
-        return config_lib.from_json((folder / CONFIG).read_text())
+        return config_lib.from_json((folder / CONFIG).read_bytes())
     except OSError as error:
         raise UserError(f"{folder} holds no run: no {CONFIG} can be read there; start one without --resume") from error
     except UserError as error:
@@ -68,14 +86,22 @@ def append_row(folder: Path, row: dict[str, Any]) -> None:
 
 
 def read_rows(folder: Path) -> list[dict[str, Any]]:
-    """The epochs in `metrics.jsonl`; a last line that was cut short is left out."""
+    """The epochs in `metrics.jsonl`; a last line that was cut short is left out.
+
+    Raises:
+      UserError: it holds something else.
+    """
     path = folder / METRICS
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
-
-
-def truncate_rows(folder: Path, last_epoch: int) -> list[dict[str, Any]]:
-    """Removes from `metrics.jsonl` the epochs after `last_epoch`, and returns the others."""
-    rows = [row for row in read_rows(folder) if row["epoch"] <= last_epoch]
-    files.write_atomically(folder / METRICS, "".join(json.dumps(row) + "\n" for row in rows))
+    try:
+        lines = path.read_text("utf-8").splitlines(keepends=True) if path.exists() else []
+        rows = [json.loads(line) for line in lines if line.endswith("\n")]
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read: {error}; --resume writes it anew") from error
+    if not all(isinstance(row, dict) for row in rows):
+        raise UserError(f"{path} cannot be read: expected one JSON object a line; --resume writes it anew")
     return rows
+
+
+def write_rows(folder: Path, rows: list[dict[str, Any]]) -> None:
+    """Writes `metrics.jsonl` anew."""
+    files.write_atomically(folder / METRICS, "".join(json.dumps(row) + "\n" for row in rows))

@@ -82,7 +82,9 @@ def train_step(
       ema_decay: decay a step of the averaged parameters; 0 makes them equal to the parameters.
 
     Returns:
-      The next state, and the batch's metrics, on the augmented images and before the step.
+      The next state, and the batch's metrics, on the augmented images and before the step. A step
+      whose loss or gradient is not finite is not taken: only the step's number moves on, and its
+      images are in no sum.
     """
     chex.assert_rank([images, labels, mask], [4, 1, 1])
     chex.assert_equal_shape_prefix([images, labels, mask], 1)
@@ -101,7 +103,12 @@ def train_step(
     ema_params = optax.incremental_update(params, state.ema_params, 1.0 - decay)
 
     finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(grads))
-    sums = dataclasses.replace(sums, bad_step=jnp.where(finite, metrics.NO_STEP, state.step))
+    skipped = dataclasses.replace(Metrics.empty(), skipped=jnp.int32(1), bad_step=state.step)
+    params, ema_params, opt_state, sums = jax.tree.map(
+        lambda taken, kept: jnp.where(finite, taken, kept),
+        (params, ema_params, opt_state, sums),
+        (state.params, state.ema_params, state.opt_state, skipped),
+    )
     next_state = dataclasses.replace(
         state, step=state.step + 1, params=params, ema_params=ema_params, opt_state=opt_state
     )

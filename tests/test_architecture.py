@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "cifar_flax"
 # A module may import those of earlier rows. Leaves know nothing of each other.
 ROWS = [
     {"errors"},
-    {"cli", "config", "files"},
+    {"cli", "config", "files", "interrupts"},
     {"augment", "cam", "data", "metrics", "model", "optim", "plots"},
     {"step"},
     {"checkpoint", "rundir", "weights"},

@@ -1,3 +1,5 @@
+import sys
+
 import jax
 import numpy as np
 import pytest
@@ -141,3 +143,12 @@ def test_wrong_input_is_one_line_and_exit_code_2(words, message, tmp_path, capsy
     assert message in output.err
     assert (tmp_path / "text.safetensors").read_text() == "precious"
     assert not list(tmp_path.glob(".*")) and not (tmp_path / "x.safetensors").exists()
+
+
+def test_without_pytorch_its_files_are_refused_with_a_remedy(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    (tmp_path / "x.pth").write_bytes(b"")
+    code, output = run(capsys, "import", tmp_path / "x.pth", "--out", tmp_path / "y.safetensors")
+    assert code == 2 and "a .pth file needs PyTorch; install it, or use .safetensors" in output.err
+    code, output = run(capsys, "export", "--out", tmp_path / "z.pt")
+    assert code == 2 and "needs PyTorch" in output.err and not (tmp_path / "z.pt").exists()

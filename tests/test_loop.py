@@ -1,17 +1,23 @@
 import dataclasses
 import json
+import os
 import re
+import shutil
+import signal
 
 import chex
 import jax
 import jax.monitoring
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cifar_flax import checkpoint, loop, rundir
+from cifar_flax import augment, checkpoint, loop, rundir, step
+from cifar_flax.checkpoint import Progress
 from cifar_flax.config import PRESETS
-from cifar_flax.errors import UserError
+from cifar_flax.errors import Interrupted, NonFiniteError, UserError
 from cifar_flax.loop import Split
+from cifar_flax.metrics import Metrics
 
 pytestmark = pytest.mark.slow
 NEEDS_TWO_DEVICES = pytest.mark.skipif(jax.device_count() != 2, reason="needs exactly two devices, as CPU cores give")
@@ -19,10 +25,14 @@ NEEDS_TWO_DEVICES = pytest.mark.skipif(jax.device_count() != 2, reason="needs ex
 
 def final_state(config, folder, num_train=200):
     """Everything in the newest checkpoint of a run."""
-    manager = checkpoint.open_manager(folder / "checkpoints", config.monitor)
-    state = checkpoint.restore(manager, manager.latest_step(), loop.build_program(config, num_train).create_state())
-    manager.close()
-    return state.replace(key=jax.random.key_data(state.key))
+    like = loop.build_program(config, num_train).create_state()
+    progress = checkpoint.restore(checkpoint.find(folder / "checkpoints")[-1], like)
+    return progress.state.replace(key=jax.random.key_data(progress.state.key))
+
+
+def train_epoch(program, state, split, epoch=1):
+    *_, (_, state, sums) = program.train_steps(state, program.place(Metrics.empty()), split, epoch, 0)
+    return state, sums
 
 
 def without_clocks(rows):
@@ -111,14 +121,134 @@ def test_directory_with_a_run_is_refused_and_untouched(finished, tiny, few):
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
+class KilledError(Exception):
+    pass
+
+
+def kill_at(monkeypatch, number):
+    """Ends the run in the way of a SIGKILL, between two steps: nothing of ours is told."""
+    steps = 0
+    train_step = loop._check_finite
+
+    def count(*arguments):
+        nonlocal steps
+        steps += 1
+        if steps > number:
+            raise KilledError
+        train_step(*arguments)
+
+    monkeypatch.setattr(loop, "_check_finite", count)
+
+
+@pytest.mark.parametrize("step", [1, 3, 4, 6])
+def test_resumed_within_an_epoch_it_is_the_uninterrupted_run_bit_for_bit(
+    step, finished, tiny, few, tmp_path, monkeypatch
+):
+    """With a checkpoint after every step; an epoch has four."""
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch, pytest.raises(KilledError):
+        kill_at(patch, step)
+        loop.fit(tiny, few, folder, checkpoint_every_minutes=0)
+    newest = checkpoint.find(folder / "checkpoints")[-1].name
+    assert newest == {1: "0+1", 3: "0+3", 4: "1", 6: "1+2"}[step]
+    rows = loop.fit(tiny, few, folder, resume=True)
+    assert without_clocks(rows) == without_clocks(finished[1])
+    assert rundir.read_rows(folder) == rows
+    chex.assert_trees_all_equal(final_state(tiny, folder), final_state(tiny, finished[0]))
+    assert [path.name for path in checkpoint.find(folder / "checkpoints")] == ["2", "3"]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_and_ends_the_run(number, code, finished, tiny, few, tmp_path, monkeypatch):
+    folder, steps, check = tmp_path / "run", [], loop._check_finite
+
+    def send(*arguments):
+        steps.append(1)
+        if len(steps) == 6:
+            os.kill(os.getpid(), number)
+        check(*arguments)
+
+    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch, pytest.raises(Interrupted) as interruption:
+        patch.setattr(loop, "_check_finite", send)
+        loop.fit(tiny, few, folder)
+    assert interruption.value.exit_code == code
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+    assert checkpoint.find(folder / "checkpoints")[-1].name == "1+2"
+    rows = loop.fit(tiny, few, folder, resume=True)
+    assert without_clocks(rows) == without_clocks(finished[1])
+    chex.assert_trees_all_equal(final_state(tiny, folder), final_state(tiny, finished[0]))
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_an_older_one(finished, tiny, few, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(finished[0], folder)
+    with open(folder / "checkpoints" / "3" / "progress.json", "r+b") as file:
+        file.write(b"#")
+    rows = loop.fit(tiny, few, folder, resume=True)
+    output = capsys.readouterr().out
+    assert "checkpoints/3 is damaged: progress.json has another SHA-256 sum" in output
+    assert "resumed after epoch 2" in output
+    assert without_clocks(rows) == without_clocks(finished[1])
+    chex.assert_trees_all_equal(final_state(tiny, folder), final_state(tiny, finished[0]))
+    for path in (folder / "checkpoints").glob("*/manifest.json"):
+        path.unlink()
+    with pytest.raises(UserError, match=r"no checkpoint in .* is intact: delete that directory"):
+        loop.fit(tiny, few, folder, resume=True)
+
+
+def test_config_changed_since_the_checkpoint_is_refused_by_field(finished, tiny, few, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "run")
+    changed = dataclasses.replace(tiny, momentum=0.8, epochs=9)
+    with pytest.raises(UserError, match=r"config.json was changed since .*: momentum \(0.8 against 0.9\);"):
+        loop.fit(changed, few, tmp_path / "run", resume=True)
+
+
+def test_lost_metrics_are_written_again(finished, tiny, few, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "run")
+    (tmp_path / "run" / "metrics.jsonl").write_text("scribble")
+    loop.fit(tiny, few, tmp_path / "run", resume=True)
+    assert rundir.read_rows(tmp_path / "run") == finished[1]
+
+
+def test_a_second_process_in_the_directory_is_refused(finished, tiny, few, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "run")
+    with open(tmp_path / "run" / "train.log", "a") as log:
+        rundir.lock(log, tmp_path / "run")
+        with pytest.raises(UserError, match="is being trained by another process"):
+            loop.fit(tiny, few, tmp_path / "run", resume=True)
+    loop.fit(tiny, few, tmp_path / "run", resume=True)  # the lock went with its owner
+
+
 def test_non_finite_loss_stops_and_keeps_the_last_good_checkpoint(tiny, few, tmp_path):
     folder = tmp_path / "run"
-    loop.fit(dataclasses.replace(tiny, epochs=1), few, folder)
     wild = dataclasses.replace(tiny, learning_rate=1e30, clip_norm=0.0, epochs=2)
-    with pytest.raises(UserError, match=r"not finite at epoch 2, step \d+"):
-        loop.fit(wild, few, folder, resume=True)
-    chex.assert_tree_all_finite(final_state(tiny, folder).params)
-    assert [row["epoch"] for row in rundir.read_rows(folder)] == [1]
+    with pytest.raises(NonFiniteError, match=r"not finite at epoch 1, step \d+.*--on-nan skip") as error:
+        loop.fit(wild, few, folder, checkpoint_every_minutes=0)
+    assert error.value.exit_code == 3
+    chex.assert_tree_all_finite(final_state(wild, folder).params)
+
+
+def test_steps_that_are_not_finite_can_be_skipped_and_are_counted(tiny, few, tmp_path, monkeypatch, capsys):
+    """Images whose loss is made infinite: a step that sees one is left out, of the figures too."""
+    poison = np.zeros(200, bool)
+    poison[[3, 50]] = True
+
+    def normalize(images):
+        red = images[..., 0].astype(np.float32).mean((1, 2), keepdims=True)[..., None]
+        return augment.normalize(images) * jnp.where(red == 255, jnp.inf, 1.0)
+
+    monkeypatch.setattr(step, "normalize", normalize)
+    images = few.train_images.copy()
+    images[poison, :, :, 0] = 255
+    poisoned = few._replace(train_images=images)
+    rows = loop.fit(dataclasses.replace(tiny, on_nan="skip"), poisoned, tmp_path / "run")
+    assert all(1 <= row["skipped_steps"] <= 2 and row["train_total"] < 200 for row in rows)
+    assert all(np.isfinite(row["train_loss"]) and row["test_total"] == 150 for row in rows)
+    chex.assert_tree_all_finite(final_state(tiny, tmp_path / "run"))
+    assert "steps whose loss or gradient was not finite" in capsys.readouterr().out
+    with pytest.raises(NonFiniteError, match="not finite at epoch 1"):
+        loop.fit(tiny, poisoned, tmp_path / "stopped")
 
 
 @pytest.mark.parametrize("monitor", ["val_loss", "test_loss"])
@@ -150,7 +280,7 @@ def test_nothing_is_compiled_after_the_first_epoch(program_and_data, tiny):
     jax.monitoring.register_event_duration_secs_listener(listen)
     state = program.create_state()
     for epoch in compiled:
-        state, sums = program.train_epoch(state, train, epoch, lambda *_: None)
+        state, sums = train_epoch(program, state, train, epoch)
         program.evaluate(state.ema_params, test)
         state = program.advance_plateau(state, float(sums.loss_sum))
     jax.monitoring.unregister_event_duration_listener(listen)
@@ -171,11 +301,11 @@ def test_scan_and_loop_are_the_same_epoch(program_and_data, tiny, monkeypatch):
     """The accelerator's epoch and the CPU's, both run here."""
     program, train, _ = program_and_data
     monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
-    looped, looped_sums = program.train_epoch(program.create_state(), train, 1, lambda *_: None)
+    looped, looped_sums = train_epoch(program, program.create_state(), train, 1)
     scanning = loop.build_program(tiny, 200)
     state = scanning.create_state()
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    scanned, scanned_sums = scanning.train_epoch(state, train, 1, lambda *_: None)
+    scanned, scanned_sums = train_epoch(scanning, state, train, 1)
     assert looped_sums.count == scanned_sums.count == 200
     np.testing.assert_allclose(looped_sums.loss_sum, scanned_sums.loss_sum, rtol=1e-4)
     chex.assert_trees_all_close(looped.params, scanned.params, rtol=1e-2, atol=1e-4)
@@ -188,9 +318,9 @@ def test_two_devices_train_as_one_does(program_and_data, tiny, monkeypatch):
     monkeypatch.setattr(loop, "_MIN_IMAGES_PER_DEVICE", 64)
     single = loop.build_program(tiny, 200)
     assert single.mesh.size == 1
-    ours, our_sums = program.train_epoch(program.create_state(), train, 1, lambda *_: None)
+    ours, our_sums = train_epoch(program, program.create_state(), train, 1)
     data = single.place(jax.device_get(train))
-    theirs, their_sums = single.train_epoch(single.create_state(), data, 1, lambda *_: None)
+    theirs, their_sums = train_epoch(single, single.create_state(), data, 1)
     np.testing.assert_allclose(our_sums.loss_sum, their_sums.loss_sum, rtol=1e-4)
     chex.assert_trees_all_close(jax.device_get(ours.params), jax.device_get(theirs.params), rtol=1e-2, atol=1e-4)
 
@@ -204,7 +334,7 @@ def test_mesh_divides_the_batch_into_useful_parts(batch_size, size):
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="is about CPU-only machines")
 def test_resnet18_on_a_cpu_is_told_what_it_costs(tmp_path):
     config = PRESETS["resnet18"]
-    lines = list(loop._greeting(config, loop.build_program(config, 50_000), tmp_path, 50_000, 0))
+    lines = list(loop._greeting(config, loop.build_program(config, 50_000), tmp_path, 50_000, Progress({}, {}, 0, [])))
     assert any("11,173,962 parameters" in line for line in lines)
     assert re.search(r"about \d+ hours on \d+ CPU cores; `--preset compact`", lines[-1])
 

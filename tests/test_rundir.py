@@ -1,4 +1,6 @@
+import hypothesis
 import pytest
+from hypothesis import strategies as st
 
 from cifar_flax import config, rundir
 from cifar_flax.errors import UserError
@@ -35,7 +37,7 @@ def test_missing_or_broken_config_is_named(tmp_path):
         rundir.read_config(tmp_path)
 
 
-def test_rows_are_appended_read_and_truncated(tmp_path):
+def test_rows_are_appended_read_and_written_anew(tmp_path):
     assert rundir.read_rows(tmp_path) == []
     rows = [{"epoch": epoch, "train_loss": 1 / epoch} for epoch in (1, 2, 3)]
     for row in rows:
@@ -43,5 +45,16 @@ def test_rows_are_appended_read_and_truncated(tmp_path):
     with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write('{"epoch": 4, "train_lo')  # a process died here
     assert rundir.read_rows(tmp_path) == rows
-    assert rundir.truncate_rows(tmp_path, 2) == rows[:2]
+    rundir.write_rows(tmp_path, rows[:2])
     assert rundir.read_rows(tmp_path) == rows[:2]
+
+
+@hypothesis.given(st.binary(max_size=100))
+@hypothesis.settings(suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
+def test_no_metrics_or_config_raises_anything_but_a_user_error(tmp_path, content):
+    for name, read in (("metrics.jsonl", rundir.read_rows), ("config.json", rundir.read_config)):
+        (tmp_path / name).write_bytes(content + b"\n")
+        try:
+            read(tmp_path)
+        except UserError as error:
+            assert "\n" not in str(error)

@@ -1,0 +1,59 @@
+"""Files of PyTorch's own, and what may be in them."""
+
+import os
+import runpy
+
+import jax
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs PyTorch: pip install -e '.[bench]'")
+
+from cifar_flax import explanation, interop
+from cifar_flax.errors import UserError
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pt"])
+def test_exported_file_loads_strictly_and_comes_back_bit_for_bit(suffix, tmp_path, capsys):
+    path = tmp_path / f"net{suffix}"
+    assert interop.main(["export", "--out", str(path)]) == 0
+    network = runpy.run_path(str(interop.MODULE))["ResNet"]((16, 32, 64), (1, 2, 2))
+    network.load_state_dict(torch.load(path, weights_only=True), strict=True)
+    assert interop.main(["import", str(path), "--out", str(tmp_path / "ours.safetensors")]) == 0
+    ours = explanation.load_network(tmp_path / "ours.safetensors").params
+    jax.tree.map(np.testing.assert_array_equal, ours, explanation.load_network(None).params)
+
+
+@pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "model", "net"])
+def test_state_dict_is_found_in_what_training_scripts_save(key, tmp_path):
+    tensors = {f"module.{name}": torch.tensor([1.5]) for name in ("a", "b")}
+    torch.save({key: tensors, "epoch": 40, "acc": 89.4}, tmp_path / "x.pth")
+    assert list(interop.read_state_dict(tmp_path / "x.pth")) == ["module.a", "module.b"]
+
+
+class Hostile:
+    def __reduce__(self):
+        return os.mkdir, ("i-was-here",)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (Hostile(), "cannot be read with weights_only=True"),
+        ([1, 2], "holds no state dict"),
+        ({"epoch": 3}, "holds no state dict"),
+        (torch.nn.Linear(2, 2), "Save the state dict alone"),
+    ],
+)
+def test_other_content_is_refused_and_not_run(content, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save(content, "x.pth")
+    with pytest.raises(UserError, match=message):
+        interop.read_state_dict(tmp_path / "x.pth")
+    assert not (tmp_path / "i-was-here").exists()
+
+
+def test_a_file_that_is_no_pickle_is_refused(tmp_path):
+    (tmp_path / "x.pt").write_bytes(b"nothing good")
+    with pytest.raises(UserError, match="cannot be read"):
+        interop.read_state_dict(tmp_path / "x.pt")
