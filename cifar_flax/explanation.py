@@ -57,10 +57,10 @@ def load_network(path: Path | None) -> Network:
         return _from_weights(EMBEDDED, "embedded compact network")
     if path.is_file():
         return _from_weights(path, str(path))
-    if (path / rundir.CONFIG).exists():
-        return _from_run(path, None)
     if path.name.isdigit() and (path.parent.parent / rundir.CONFIG).exists():
         return _from_run(path.parent.parent, int(path.name))
+    if (path / rundir.CONFIG).exists():
+        return _from_run(path, None)
     raise UserError(
         f"--ckpt {path} is no checkpoint: expected a run directory, one of its checkpoints/<epoch>, "
         "or a .safetensors file"

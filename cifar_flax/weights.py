@@ -21,7 +21,7 @@ from cifar_flax.config import Config
 from cifar_flax.errors import UserError
 from cifar_flax.model import ResNet, init_params
 
-FORMAT = "cifar_flax/1"
+FORMAT = "cifar_flax/2"
 
 
 class Weights(NamedTuple):
@@ -74,8 +74,14 @@ def save_weights(path: Path, params: Any, config: Config, about: dict[str, Any])
       config: the config of the run.
       about: JSON values to keep with it, such as accuracy and origin.
     """
-    metadata = {"format": FORMAT, "config": config_lib.to_json(config), "about": json.dumps(about)}
-    files.write_atomically(path, safetensors.numpy.save(flatten(jax.device_get(params)), metadata))
+    tensors = flatten(jax.device_get(params))
+    header = {"format": FORMAT, "config": config_lib.to_json(config), "about": json.dumps(about)}
+    header["sha256"] = _checksum(tensors, header)
+    files.write_atomically(path, safetensors.numpy.save(tensors, header))
+
+
+def _checksum(tensors: dict[str, np.ndarray], header: dict[str, str]) -> str:
+    return hashlib.sha256((digest(tensors) + header["config"] + header["about"]).encode()).hexdigest()
 
 
 def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -118,9 +124,13 @@ def load_weights(path: Path) -> Weights:
             "a PyTorch state dict becomes one with python -m cifar_flax.interop import"
         )
     try:
+        if metadata["sha256"] != _checksum(tensors, metadata):
+            raise UserError(f"{path} is damaged: its SHA-256 sum is another than when it was written; get it again")
         about = json.loads(metadata["about"])
         config = config_lib.from_json(metadata["config"])
-    except (KeyError, ValueError) as error:
+    except UserError:
+        raise
+    except (KeyError, ValueError, RecursionError) as error:
         raise UserError(f"{path} has a broken header: {error}") from error
     network = ResNet(config.widths, config.strides)
     expected = flatten(jax.eval_shape(lambda key: init_params(network, key), jax.random.key(0)))

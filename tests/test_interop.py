@@ -110,41 +110,6 @@ def test_module_is_printed(capsys):
     assert "nn.GroupNorm(1, channels)" in output.out
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        ("", "the following arguments are required: action"),
-        ("convert", "invalid choice: 'convert'"),
-        ("import", "the following arguments are required: model, --out"),
-        ("import nothing.safetensors --out x.safetensors", "nothing.safetensors is no file"),
-        ("import text.txt --out x.safetensors", "unknown kind"),
-        ("import broken.safetensors --out x.safetensors", "cannot be read as safetensors"),
-        ("import broken.safetensors --out x.npz", "expected a name that ends in .safetensors"),
-        ("import broken.safetensors --out text.safetensors", "text.safetensors exists"),
-        ("import good.safetensors --out x.safetensors --strides 1,two", "--strides: invalid list of"),
-        ("import good.safetensors --out x.safetensors --strides 1,2", "one for each of 3 --widths"),
-        ("import good.safetensors --out x.safetensors --std 0,1,1", "--std: invalid list of 3 numbers"),
-        ("import good.safetensors --out nowhere/x.safetensors", "nowhere/x.safetensors cannot be written"),
-        ("export", "export needs --out"),
-        ("export --out x.onnx", "unknown kind"),
-        ("export --out text.safetensors", "text.safetensors exists"),
-        ("export --out nowhere/x.safetensors", "nowhere/x.safetensors cannot be written"),
-        ("export --ckpt nothing --out x.safetensors", "--ckpt nothing is no checkpoint"),
-    ],
-)
-def test_wrong_input_is_one_line_and_exit_code_2(words, message, tmp_path, capsys, monkeypatch, compact):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "text.txt").write_text("precious")
-    (tmp_path / "text.safetensors").write_text("precious")
-    (tmp_path / "broken.safetensors").write_bytes(b"nothing good")
-    safetensors.numpy.save_file(interop.to_state_dict(compact), tmp_path / "good.safetensors")
-    code, output = run(capsys, *words.split())
-    assert code == 2 and output.err.count("\n") == 1 and output.err.startswith("error: ")
-    assert message in output.err
-    assert (tmp_path / "text.safetensors").read_text() == "precious"
-    assert not list(tmp_path.glob(".*")) and not (tmp_path / "x.safetensors").exists()
-
-
 def test_without_pytorch_its_files_are_refused_with_a_remedy(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     (tmp_path / "x.pth").write_bytes(b"")

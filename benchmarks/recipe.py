@@ -1,0 +1,139 @@
+"""Compares recipes by short trials, on a validation split of the training set.
+
+    python benchmarks/recipe.py ablation --preset compact --epochs 8 --out runs/ablation
+    python benchmarks/recipe.py search --preset resnet18 --epochs 8 --out runs/search
+    python benchmarks/recipe.py final --preset resnet18 --seeds 0,1,2,3,4 --out runs/final
+
+`ablation` takes one idea at a time out of the preset's recipe; `search` puts other ideas in; `final`
+is the recipe itself on all 50,000 images, and the only one that may look at the test set. Each trial
+is a run directory under --out; interrupted, the same command goes on where it stood, to the bit.
+What it prints is also in summary.json, with the config and every epoch's figures of each trial.
+"""
+
+import argparse
+import dataclasses
+import json
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+import flax
+import jax
+
+from cifar_flax import cli, config, data, loop, rundir
+from cifar_flax.config import Config
+from cifar_flax.errors import UserError
+
+# Short runs want a plateau that comes early: the rate then falls in most of a trial's later epochs.
+SHORT = {"rtol": 0.1, "cooldown": 0, "factor": 0.5}
+
+# What is changed in the preset, by trial. An ablation takes away what the recipe has.
+ABLATION: dict[str, dict[str, Any]] = {
+    "recipe": {},
+    "without muon": {"muon_learning_rate": 0.0},
+    "without averaged weights": {"ema_decay": 0.0},
+    "without zero-init": {"zero_init_residual": False},
+    "without warm-up": {"warmup_epochs": 0},
+    "without clipping": {"clip_norm": 0.0},
+    "without momentum's look-ahead": {"nesterov": False},
+    "without weight decay": {"weight_decay": 0.0, "muon_weight_decay": 0.0},
+}
+SEARCH: dict[str, dict[str, Any]] = {
+    "recipe": {},
+    "sgd 0.1": {"muon_learning_rate": 0.0, "learning_rate": 0.1},
+    "sgd 0.2": {"muon_learning_rate": 0.0, "learning_rate": 0.2},
+    "sgd 0.4": {"muon_learning_rate": 0.0, "learning_rate": 0.4},
+    "sgd 0.5, batch 768": {"muon_learning_rate": 0.0, "learning_rate": 0.5, "batch_size": 768},
+    "muon 0.02": {"muon_learning_rate": 0.02},
+    "muon 0.04": {"muon_learning_rate": 0.04},
+    "muon 0.08": {"muon_learning_rate": 0.08},
+    "muon 0.04, decay 0.05": {"muon_learning_rate": 0.04, "muon_weight_decay": 0.05},
+    "muon 0.04, smoothing 0": {"muon_learning_rate": 0.04, "label_smoothing": 0.0},
+    "muon 0.04, batch 512": {"muon_learning_rate": 0.04, "batch_size": 512},
+}
+SWEEPS: dict[str, dict[str, dict[str, Any]]] = {"ablation": ABLATION, "search": SEARCH, "final": {"recipe": {}}}
+
+
+def trials(arguments: argparse.Namespace) -> dict[tuple[str, int], Config]:
+    """The config of each trial and seed; trials whose change changes nothing are left out."""
+    base: dict[str, Any] = {"preset": arguments.preset}
+    if arguments.epochs:
+        base["epochs"] = arguments.epochs
+    if arguments.sweep != "final":
+        base |= {"val_size": arguments.val_size, **SHORT}
+    recipe = config.from_flags(base)
+    chosen = {
+        name: dataclasses.replace(recipe, **changes)
+        for name, changes in SWEEPS[arguments.sweep].items()
+        if name == "recipe" or dataclasses.replace(recipe, **changes) != recipe
+    }
+    return {
+        (name, seed): config.validate(dataclasses.replace(trial, seed=seed))
+        for seed in arguments.seeds
+        for name, trial in chosen.items()
+    }
+
+
+def run(trial: Config, folder: Path, images: data.Cifar10) -> list[dict[str, Any]]:
+    """The rows of a trial: read where it has been done, gone on with where it was begun."""
+    begun = (folder / rundir.CONFIG).exists()
+    if begun and (differences := config.differences(rundir.read_config(folder), trial)):
+        raise UserError(f"{folder} holds another trial: {differences}; choose another --out")
+    return loop.fit(trial, images, folder, resume=begun)
+
+
+def table(results: dict[str, dict[int, list[dict[str, Any]]]], figure: str) -> str:
+    """The trials, best first, by the mean over seeds of their last epoch's `figure`."""
+    finals = {name: [rows[-1][figure] for rows in seeds.values()] for name, seeds in results.items()}
+    lines = [f"{'trial':<32}{figure:>10}{'deviation':>11}{'seeds':>7}{'seconds':>9}"]
+    for name, values in sorted(finals.items(), key=lambda item: -statistics.mean(item[1])):
+        deviation = f"{statistics.stdev(values):.2f}" if len(values) > 1 else "-"
+        seconds = sum(row["seconds"] for rows in results[name].values() for row in rows) / len(values)
+        lines.append(f"{name:<32}{statistics.mean(values):>10.2f}{deviation:>11}{len(values):>7}{seconds:>9.0f}")
+    return "\n".join(lines)
+
+
+def _seeds(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
+
+
+def _command(argv: list[str] | None) -> None:
+    parser = cli.Parser("recipe.py", __doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("sweep", choices=SWEEPS)
+    parser.add_argument("--preset", choices=config.PRESETS, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="where the trials' run directories are kept")
+    parser.add_argument("--epochs", type=int, help="epochs a trial (the preset's)")
+    parser.add_argument("--val-size", type=int, default=5000, help="images held out to decide by (5000)")
+    parser.add_argument("--seeds", type=_seeds, default=[0], help="0,1,2,...")
+    parser.add_argument("--data-dir", type=Path)
+    arguments = parser.parse_args(argv)
+    planned = trials(arguments)
+    images = data.load_cifar10(arguments.data_dir)
+    loop.set_up_cpu()
+    figure = "test_acc" if arguments.sweep == "final" else "val_acc"
+    results: dict[str, dict[int, list[dict[str, Any]]]] = {}
+    for (name, seed), trial in planned.items():
+        print(f"--- {name}, seed {seed}", flush=True)
+        folder = arguments.out / f"{name.replace(' ', '-').replace(',', '')}-{seed}"
+        rows = run(trial, folder, images)
+        if arguments.sweep != "final":  # what decides must not have seen the test set
+            rows = [{k: v for k, v in row.items() if not k.startswith("test")} for row in rows]
+        results.setdefault(name, {})[seed] = rows
+        summary = {
+            "command": sys.argv,
+            "device": jax.devices()[0].device_kind,
+            "versions": {"jax": jax.__version__, "flax": flax.__version__},
+            "trials": [
+                {"name": n, "seed": s, "config": dataclasses.asdict(planned[n, s]), "metrics": r}
+                for n, seeds in results.items()
+                for s, r in seeds.items()
+            ],
+        }
+        (arguments.out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+        print(table(results, figure), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(lambda: _command(None)))

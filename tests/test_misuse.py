@@ -1,0 +1,201 @@
+"""Every wrong input is one line that says what to do, exit code 2, and nothing lost."""
+
+import os
+import sys
+
+import pytest
+import safetensors.numpy
+
+import explain
+import train
+from cifar_flax import augment, config, data, explanation, interop, weights
+
+COMMANDS = {"train": train, "explain": explain, "data": data, "augment": augment, "interop": interop}
+
+TRAIN = {
+    "--preset huge": "invalid choice: 'huge' (choose from",
+    "--epoch 3": "unrecognized arguments: --epoch 3",
+    "extra": "unrecognized arguments: extra",
+    "--epochs": "argument --epochs: expected one argument",
+    "--epochs many": "argument --epochs: invalid int value: 'many'",
+    "--epochs 0": "--epochs is 0: expected 1 or more",
+    "--epochs 2.5": "argument --epochs: invalid int value: '2.5'",
+    "--widths 8,x": "argument --widths: invalid list of integers value: '8,x'",
+    "--widths 0,8 --strides 1,2": "--widths is (0, 8): expected 1 or more each",
+    "--widths 8,8": "expected one for each of 2 --widths",
+    "--strides 1,0,1,1": "--strides is (1, 0, 1, 1): expected 1 or more each",
+    "--batch-size 0": "--batch-size is 0: expected 1 or more",
+    "--batch-size 60000": "at most the 50000 training images",
+    "--preset smoke --batch-size 1001": "at most the 1000 training images",
+    "--eval-batch-size -1": "--eval-batch-size is -1: expected 1 or more",
+    "--learning-rate 0": "--learning-rate is 0.0: expected a finite number above 0",
+    "--learning-rate nan": "--learning-rate is nan: expected a finite number above 0",
+    "--learning-rate inf": "--learning-rate is inf: expected a finite number above 0",
+    "--muon-learning-rate -1": "--muon-learning-rate is -1.0: expected a finite number, 0 or more",
+    "--momentum 1": "--momentum is 1.0: expected a number in [0, 1)",
+    "--momentum 0": "expected --no-nesterov where --momentum is 0",
+    "--weight-decay -1": "--weight-decay is -1.0: expected a finite number, 0 or more",
+    "--clip-norm nan": "--clip-norm is nan: expected a finite number, 0 or more",
+    "--label-smoothing 1": "--label-smoothing is 1.0: expected a number in [0, 1)",
+    "--ema-decay -0.1": "--ema-decay is -0.1: expected a number in [0, 1)",
+    "--patience 0": "--patience is 0: expected 1 or more",
+    "--factor 1": "--factor is 1.0: expected a number in (0, 1)",
+    "--rtol 0": "--rtol is 0.0: expected a number in (0, 1)",
+    "--cooldown -1": "--cooldown is -1: expected 0 or more",
+    "--min-scale 1": "--min-scale is 1.0: expected a number in [0, 1)",
+    "--warmup-epochs -1": "--warmup-epochs is -1: expected 0 or more",
+    "--crop-padding -4": "--crop-padding is -4: expected 0 or more",
+    "--rotate-degrees 200": "--rotate-degrees is 200.0: expected an angle in [0, 180]",
+    "--cutout-size -1": "--cutout-size is -1: expected 0 or more",
+    "--monitor accuracy": "argument --monitor: invalid choice: 'accuracy'",
+    "--monitor val_loss": "expected 1 or more for --monitor val_loss",
+    "--val-size 50000": "expected fewer than the 50000 training images",
+    "--seed -1": "--seed is -1: expected 0 or more",
+    "--seed 5000000000": "--seed is 5000000000: expected a number below 2**32",
+    "--precision float16": "argument --precision: invalid choice: 'float16'",
+    "--on-nan ignore": "argument --on-nan: invalid choice: 'ignore'",
+    "--checkpoint-every-minutes -1": "argument --checkpoint-every-minutes: invalid number of minutes value: '-1'",
+    "--checkpoint-every-minutes nan": "invalid number of minutes value: 'nan'",
+    "--resume": "--resume needs --out",
+    "--resume --out nowhere": "nowhere holds no run",
+    "--resume --out there": "there holds no run",
+    "--resume --out run --batch-size 32": "--resume cannot change --batch-size from 64 to 32: leave it out",
+    "--resume --out edited": "edited/config.json: --batch-size is -5: expected 1 or more",
+    "--resume --out scribbled": "scribbled/config.json: not a config of this program",
+    "--out run --preset smoke": "--out run already holds a run: go on with it with --resume",
+    "--out text --preset smoke": "--out text cannot be written",
+    "--out text/below --preset smoke": "--out text/below cannot be written",
+    "--source ftp": "unknown source 'ftp': expected one of",
+    "--source sample": "for the sample use --data sample",
+    "--source archive --data-dir there": "in there",
+    "--source archive --data-dir broken": "broken/cifar-10-python.tar.gz cannot be read as an archive",
+}
+SLOWER_TRAIN = {
+    "--preset smoke --out new --init nowhere": "nowhere cannot be read as safetensors",
+    "--preset smoke --out new --init torch.safetensors": "a PyTorch state dict becomes one with",
+    "--preset smoke --out new --init ours.safetensors --widths 8,16,32": "change --widths and --strides",
+}
+EXPLAIN = {
+    "--ckpt nowhere": "--ckpt nowhere is no checkpoint: expected a run directory",
+    "--ckpt there": "--ckpt there is no checkpoint: expected a run directory",
+    "--ckpt run": "run has no finished checkpoint yet: let it train for an epoch",
+    "--ckpt text": "text cannot be read as safetensors",
+    "--ckpt cut.safetensors": "cut.safetensors cannot be read as safetensors",
+    "--ckpt flipped.safetensors": "flipped.safetensors is damaged: its SHA-256 sum is another",
+    "--ckpt torch.safetensors": "expected cifar_flax/2, as explain.py --export writes",
+    "--layer stage9": "--layer stage9 is not known: expected one of stem, stage1, stage2, stage3",
+    "--true kitten": "--true kitten is not known: expected one of airplane, automobile",
+    "--pred 3": "--pred 3 is not known",
+    "--method cam": "--method cam is not known: expected one of grad-cam, grad-cam++",
+    "--sort size": "--sort size is not known: expected one of index, confidence, loss",
+    "--count 0": "--count is 0: expected 1 or more",
+    "--count x": "argument --count: invalid int value: 'x'",
+    "--indices 1,x": "--indices 1,x: expected numbers separated by commas",
+    "--indices 99999": "--indices 99999 is not among the 1000 images",
+    "--out there": "--out there exists: replace it with --overwrite",
+    "--out there --overwrite": "--out there is no explanation, and is not overwritten",
+    "--out text --overwrite": "--out text is no explanation",
+    "--out text/below": "--out text/below cannot be written",
+    "--export text": "--export text exists",
+    "--export nowhere/x.safetensors": "nowhere/x.safetensors cannot be written",
+    "--data full --source sample": "for the sample use --data sample",
+    "--data half": "invalid choice: 'half'",
+    "--unknown": "unrecognized arguments: --unknown",
+}
+DATA = {
+    "": "the following arguments are required: action",
+    "fetch": "invalid choice: 'fetch'",
+    "prepare --source sample": "invalid choice: 'sample'",
+    "verify --data-dir there": "there",
+    "verify --data-dir text": "text",
+    "prepare --source archive --data-dir there": "in there",
+    "prepare --source archive --data-dir broken": "cannot be read as an archive",
+}
+AUGMENT = {
+    "": "the following arguments are required: --out",
+    "--out nowhere/grid.png": "--out nowhere/grid.png cannot be written",
+    "--out there": "--out there cannot be written",
+    "--out grid.png --seed x": "argument --seed: invalid int value: 'x'",
+}
+INTEROP = {
+    "": "the following arguments are required: action",
+    "convert": "invalid choice: 'convert'",
+    "import": "the following arguments are required: model, --out",
+    "import nothing.safetensors --out x.safetensors": "nothing.safetensors is no file",
+    "import text --out x.safetensors": "unknown kind",
+    "import cut.safetensors --out x.safetensors": "cannot be read as safetensors",
+    "import ours.safetensors --out x.safetensors": "no layer1.0.conv1.weight among",
+    "import torch.safetensors --out x.npz": "expected a name that ends in .safetensors",
+    "import torch.safetensors --out cut.safetensors": "cut.safetensors exists",
+    "import torch.safetensors --out x.safetensors --strides 1,two": "--strides: invalid list of",
+    "import torch.safetensors --out x.safetensors --strides 1,2": "one for each of 3 --widths",
+    "import torch.safetensors --out x.safetensors --std 0,1,1": "--std: invalid list of 3 numbers",
+    "import torch.safetensors --out nowhere/x.safetensors": "nowhere/x.safetensors cannot be written",
+    "export": "export needs --out",
+    "export --out x.onnx": "unknown kind",
+    "export --out cut.safetensors": "cut.safetensors exists",
+    "export --out nowhere/x.safetensors": "nowhere/x.safetensors cannot be written",
+    "export --ckpt nothing --out x.safetensors": "--ckpt nothing is no checkpoint",
+}
+TABLE = [
+    pytest.param(command, words, message, id=f"{command} {words}", marks=marks)
+    for command, rows, marks in (
+        ("train", TRAIN, ()),
+        ("train", SLOWER_TRAIN, pytest.mark.slow),
+        ("explain", EXPLAIN, ()),
+        ("data", DATA, ()),
+        ("augment", AUGMENT, ()),
+        ("interop", INTEROP, ()),
+    )
+    for words, message in rows.items()
+]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A directory of what people point the commands at by mistake."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("there", "broken", "run", "edited", "scribbled"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "there" / "precious").write_text("kept")
+    (tmp_path / "text").write_text("kept")
+    (tmp_path / "broken" / "cifar-10-python.tar.gz").write_bytes(b"not an archive")
+    smoke = config.to_json(config.PRESETS["smoke"])
+    (tmp_path / "run" / "config.json").write_text(smoke)
+    (tmp_path / "edited" / "config.json").write_text(smoke.replace('"batch_size": 64', '"batch_size": -5'))
+    (tmp_path / "scribbled" / "config.json").write_bytes(b"\xff{")
+    embedded = explanation.EMBEDDED.read_bytes()
+    (tmp_path / "ours.safetensors").write_bytes(embedded)
+    (tmp_path / "cut.safetensors").write_bytes(embedded[:5000])
+    (tmp_path / "flipped.safetensors").write_bytes(embedded[:-9] + bytes([embedded[-9] ^ 1]) + embedded[-8:])
+    state_dict = interop.to_state_dict(weights.load_weights(explanation.EMBEDDED).params)
+    safetensors.numpy.save_file(state_dict, tmp_path / "torch.safetensors")
+    return tmp_path
+
+
+def content(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != "train.log"}
+
+
+@pytest.mark.parametrize(("command", "words", "message"), TABLE)
+def test_wrong_input_is_one_line_and_exit_code_2(command, words, message, folder, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [command])
+    before = content(folder)
+    code = COMMANDS[command].main(words.split())
+    errors = capsys.readouterr().err
+    assert code == 2, errors
+    lines = errors.splitlines()
+    assert lines[-1].startswith("error: ") and (len(lines) == 1 or words.startswith("prepare"))  # which reports
+    assert message in errors
+    assert content(folder) == before
+
+
+def test_the_table_is_long():
+    assert len(TABLE) >= 100
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_directory_without_permission_is_one_line(folder, capsys):
+    (folder / "there").chmod(0o500)
+    assert train.main(["--preset", "smoke", "--out", "there/run"]) == 2
+    assert "there/run cannot be written: Permission denied" in capsys.readouterr().err
