@@ -10,13 +10,17 @@ manifest.json    format, and size and SHA-256 sum of every other file
 """
 
 import concurrent.futures
+import contextlib
 import dataclasses
+import errno
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -184,7 +188,8 @@ class Writer:
         try:
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir()
-            with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as orbax:
+            _refuse_full_disk(part, progress)
+            with _hushed(), ocp.Checkpointer(ocp.StandardCheckpointHandler()) as orbax:
                 orbax.save(part.resolve() / "state", args=ocp.args.StandardSave(_tree(progress)))
             files.write_atomically(part / "progress.json", json.dumps(progress.rows))
             files.write_atomically(part / "config.json", config_lib.to_json(self._config))
@@ -193,9 +198,8 @@ class Writer:
             part.rename(path)
         except Exception as error:  # Orbax and TensorStore raise nearly anything
             shutil.rmtree(part, ignore_errors=True)
-            reason = error.strerror if isinstance(error, OSError) else str(error)
             raise UserError(
-                f"checkpoint {path} could not be written: {reason or type(error).__name__}; the one before is kept: "
+                f"checkpoint {path} could not be written: {_reason(error)}; the one before is kept: "
                 "make room, then go on with --resume"
             ) from error
         self._prune(progress)
@@ -257,17 +261,12 @@ def restore(path: Path, like: TrainState) -> Progress:
     abstract = jax.eval_shape(lambda state: dataclasses.replace(state, key=jax.random.key_data(state.key)), like)
     empty = jax.eval_shape(Metrics.empty)
     template = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), _tree(Progress(abstract, empty, 0, [])))
-    hook = sys.unraisablehook
-    sys.unraisablehook = lambda unraisable: _drop_closed_loops(hook, unraisable)
     try:
-        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as orbax:
+        with _hushed(), ocp.Checkpointer(ocp.StandardCheckpointHandler()) as orbax:
             tree = orbax.restore(path.resolve() / "state", args=ocp.args.StandardRestore(template))
         rows = json.loads((path / "progress.json").read_text())
     except Exception as error:  # Orbax and TensorStore raise nearly anything
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"checkpoint {path} cannot be restored: {reason}") from error
-    finally:
-        sys.unraisablehook = hook
+        raise UserError(f"checkpoint {path} cannot be restored: {_reason(error)}") from error
     shapes, expected = (jax.tree.map(lambda x: (np.shape(x), np.dtype(x.dtype)), t) for t in (tree, template))
     if shapes != expected:  # Orbax would cut or pad the arrays to fit
         raise UserError(f"checkpoint {path} cannot be restored: it is of another network")
@@ -275,7 +274,36 @@ def restore(path: Path, like: TrainState) -> Progress:
     return Progress(state, tree["sums"], int(tree["steps"]), rows)
 
 
-def _drop_closed_loops(hook: Any, unraisable: Any) -> None:
-    """After a failed read TensorStore's threads would print a traceback each, about a loop that is closed."""
-    if "Event loop is closed" not in str(unraisable.exc_value):
-        hook(unraisable)
+# ---- Orbax's failures ----------------------------------------------------------------------------
+
+
+def _refuse_full_disk(folder: Path, progress: Progress) -> None:
+    """Raises what a full disk would, before Orbax runs into it halfway."""
+    needed = 2**20 + sum(x.nbytes for x in jax.tree.leaves(_tree(progress)))
+    if shutil.disk_usage(folder).free < needed:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@contextlib.contextmanager
+def _hushed() -> Iterator[None]:
+    """Keeps Orbax's threads from printing tracebacks when one of them fails: the error itself is told.
+
+    Some are printed only when Python lets go of the threads, so after a failure they stay hushed.
+    """
+    hook, loggers = sys.unraisablehook, [logging.getLogger(name) for name in ("absl", "asyncio")]
+    levels = [logger.level for logger in loggers]
+    sys.unraisablehook = lambda unraisable: None
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
+    yield
+    sys.unraisablehook = hook
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
+
+
+def _reason(error: Exception) -> str:
+    """A short line from an exception whose text may run over pages."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    if os.strerror(errno.ENOSPC) in text:
+        return os.strerror(errno.ENOSPC)
+    return text.splitlines()[0][:200] if text else type(error).__name__

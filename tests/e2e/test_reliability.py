@@ -1,0 +1,92 @@
+"""Kills, signals and a full disk, as processes."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from cifar_flax import checkpoint
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parents[2]
+SMOKE = ["--preset", "smoke", "--widths", "8", "--strides", "2"]
+
+
+def start(*words, cwd):
+    command = [sys.executable, str(ROOT / "train.py"), *words]
+    return subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_epoch(run, epoch):
+    deadline = time.monotonic() + 120
+    while not (run / "metrics.jsonl").exists() or len((run / "metrics.jsonl").read_text().splitlines()) < epoch:
+        assert time.monotonic() < deadline, "it did not train"
+        time.sleep(0.02)
+
+
+def test_a_storm_of_kills_changes_nothing():
+    """The short form; benchmarks/kill_storm.py --kills 50 is the long one."""
+    command = [sys.executable, str(ROOT / "benchmarks" / "kill_storm.py"), "--kills", "3"]
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
+    assert json.loads(process.stdout)["bit_identical"] is True
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_is_answered_with_a_checkpoint_and_a_line(number, code, tmp_path):
+    with start(*SMOKE, "--epochs", "10000", "--out", "run", cwd=tmp_path) as process:
+        wait_for_epoch(tmp_path / "run", 1)
+        sent = time.monotonic()
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=60)
+    assert time.monotonic() - sent < 10
+    assert process.returncode == code
+    assert errors == "interrupted: go on with  python train.py --resume --out run\n"
+    newest = checkpoint.find(tmp_path / "run" / "checkpoints")[-1]
+    epochs = int(newest.name.split("+")[0])
+    with start("--resume", "--out", "run", "--epochs", str(epochs + 1), cwd=tmp_path) as process:
+        output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert re.search(rf"resumed after epoch {epochs}\b", output)
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="only root may mount a small disk")
+def test_a_full_disk_is_one_line_and_the_run_goes_on_once_there_is_room(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", disk], check=False)
+    if mounted.returncode:
+        pytest.skip("a tmpfs cannot be mounted here")
+    try:
+        with start(*SMOKE, "--epochs", "2", "--out", "disk/run", cwd=tmp_path) as process:
+            wait_for_epoch(disk / "run", 2)
+            process.communicate(timeout=120)
+        room = shutil.disk_usage(disk).free
+        (disk / "filler").write_bytes(bytes(room - 20_000))
+        with start("--resume", "--epochs", "50", "--out", "disk/run", cwd=tmp_path) as process:
+            _, errors = process.communicate(timeout=120)
+        assert process.returncode == 2
+        assert re.fullmatch(r"error: .*No space left on device.*make room, then go on with --resume\n", errors)
+        for path in checkpoint.find(disk / "run" / "checkpoints"):
+            checkpoint.verify(path)
+        (disk / "filler").unlink()
+        with start("--resume", "--epochs", "4", "--out", "disk/run", cwd=tmp_path) as process:
+            _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+        rows = [json.loads(line) for line in (disk / "run" / "metrics.jsonl").read_text().splitlines()]
+        assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
+    finally:
+        subprocess.run(["umount", disk], check=False)
+
+
+def test_nobody_reading_the_output_is_no_traceback(tmp_path):
+    command = f"{sys.executable} {ROOT / 'train.py'} --summary | head -1"
+    process = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert process.stderr == ""
