@@ -18,6 +18,7 @@ def _parser() -> Parser:
     )
     parser.add_argument("--out", type=Path, help="output directory (explain/ inside the run)")
     parser.add_argument("--export", type=Path, help="only write the network as one .safetensors file")
+    parser.add_argument("--half", action="store_true", help="export in float16")
     parser.add_argument("--overwrite", action="store_true", help="replace the output directory")
     parser.add_argument("--data", choices=("full", "sample"), help="all 10,000 test images, or the embedded sample")
     parser.add_argument("--data-dir", type=Path, help="where CIFAR-10 is kept and looked for (~/.cache/cifar_flax)")
@@ -76,7 +77,7 @@ def _explain(flags: argparse.Namespace) -> None:
 
     network = explanation.load_network(flags.ckpt)
     if flags.export is not None:
-        explanation.export(network, flags.export)
+        explanation.export(network, flags.export, half=flags.half)
         print(f"Wrote {flags.export}: {network.name}, SHA-256 {network.digest[:12]}")
         return
     stage = _one_of("--layer", flags.layer or network.model.stage_names[-1], network.model.stage_names)

@@ -205,6 +205,12 @@ def build_program(config: Config, num_train: int) -> Program:
     def jit_batch(carry: tuple[TrainState, Metrics], split: Split, order: jax.Array, i: jax.Array):
         return train_batch(carry, split, order[i])
 
+    def wait(sums: Metrics):
+        # XLA:CPU runs a program's devices as threads of one pool. Several programs in flight can fill it with
+        # threads that wait for each other's sum over the devices, and after 40 s the process is aborted.
+        if jax.default_backend() == "cpu":
+            jax.block_until_ready(sums)
+
     def train_steps(state: TrainState, sums: Metrics, split: Split, epoch: int, first: int):
         # XLA:CPU runs the gradient of a convolution inside a scan some 46 times slower than outside.
         if jax.default_backend() != "cpu":
@@ -214,6 +220,7 @@ def build_program(config: Config, num_train: int) -> Program:
         order = jit_order(state, epoch)
         for i in range(first, steps_per_epoch):
             state, sums = jit_batch((state, sums), split, order, i)
+            wait(sums)
             yield i + 1, state, sums
 
     eval_batch_size = -(-config.eval_batch_size // mesh.size) * mesh.size
@@ -226,6 +233,7 @@ def build_program(config: Config, num_train: int) -> Program:
         sums = jax.device_put(Metrics.empty(), replicated)
         for indices in np.asarray(step.pad_to_batches(jnp.arange(len(split.images)), eval_batch_size)):
             sums = jit_evaluate(sums, params, split, indices)
+            wait(sums)
             between()
         chex.assert_equal(int(sums.count), len(split.images))
         return sums

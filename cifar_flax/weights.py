@@ -65,7 +65,7 @@ def digest(params: Any) -> str:
     return sha.hexdigest()
 
 
-def save_weights(path: Path, params: Any, config: Config, about: dict[str, Any]) -> None:
+def save_weights(path: Path, params: Any, config: Config, about: dict[str, Any], *, half: bool = False) -> None:
     """Writes a file of weights, complete or not at all.
 
     Args:
@@ -73,15 +73,17 @@ def save_weights(path: Path, params: Any, config: Config, about: dict[str, Any])
       params: the parameter tree.
       config: the config of the run.
       about: JSON values to keep with it, such as accuracy and origin.
+      half: in float16, at half the size; what is read back is rounded to 11 bits.
     """
-    tensors = flatten(jax.device_get(params))
+    tensors = {name: np.asarray(x, np.float16 if half else np.float32) for name, x in flatten(params).items()}
     header = {"format": FORMAT, "config": config_lib.to_json(config), "about": json.dumps(about)}
     header["sha256"] = _checksum(tensors, header)
     files.write_atomically(path, safetensors.numpy.save(tensors, header))
 
 
 def _checksum(tensors: dict[str, np.ndarray], header: dict[str, str]) -> str:
-    return hashlib.sha256((digest(tensors) + header["config"] + header["about"]).encode()).hexdigest()
+    as_read = {name: tensor.astype(np.float32) for name, tensor in tensors.items()}
+    return hashlib.sha256((digest(as_read) + header["config"] + header["about"]).encode()).hexdigest()
 
 
 def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
