@@ -200,7 +200,7 @@ class Writer:
             shutil.rmtree(part, ignore_errors=True)
             raise UserError(
                 f"checkpoint {path} could not be written: {_reason(error)}; the one before is kept: "
-                "make room, then go on with --resume"
+                "mend that, then go on with --resume"
             ) from error
         self._prune(progress)
 

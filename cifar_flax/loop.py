@@ -299,7 +299,7 @@ def fit(
         if isinstance(error, BrokenPipeError):
             raise
         raise UserError(
-            f"--out {folder} cannot be written: {error.strerror or error}; make room, then go on with --resume"
+            f"--out {folder} cannot be written: {error.strerror or error}; mend that, then go on with --resume"
         ) from error
 
 

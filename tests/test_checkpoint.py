@@ -6,9 +6,11 @@ import shutil
 import time
 
 import chex
+import hypothesis
 import jax
 import jax.numpy as jnp
 import pytest
+from hypothesis import strategies as st
 
 from cifar_flax import checkpoint, loop
 from cifar_flax.checkpoint import DamagedError, Progress
@@ -105,6 +107,14 @@ def test_a_hostile_manifest_is_refused(content, state, tiny, tmp_path):
     (tmp_path / "1" / "manifest.json").write_text(content)
     with pytest.raises(UserError):
         checkpoint.verify(tmp_path / "1")
+
+
+@hypothesis.given(st.binary(max_size=300) | st.text().map(str.encode))
+@hypothesis.settings(deadline=None, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
+def test_no_manifest_raises_anything_but_a_user_error(tmp_path, content):
+    (tmp_path / "manifest.json").write_bytes(content)
+    with pytest.raises(UserError):
+        checkpoint.verify(tmp_path)
 
 
 def corrupt(folder, chooser):

@@ -303,6 +303,49 @@ def test_oversized_member_is_refused(official, tmp_path):
         data.load_cifar10(tmp_path, "archive")
 
 
+FUZZ = hypothesis.settings(
+    max_examples=60, deadline=None, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture]
+)
+
+
+def changed(content: bytes, places: list[tuple[int, int]]) -> bytes:
+    """Content with some of its bytes replaced."""
+    array = bytearray(content)
+    for place, value in places:
+        array[place % len(array)] = value
+    return bytes(array)
+
+
+CHANGES = st.lists(st.tuples(st.integers(0, 2**20), st.integers(0, 255)), min_size=1, max_size=5)
+
+
+@FUZZ
+@hypothesis.given(CHANGES)
+def test_an_archive_with_changed_bytes_gives_the_official_data_or_a_user_error(official, tmp_path, changes):
+    path = tar_gz(tmp_path / "x.tar.gz", bin_files(official))
+    path.write_bytes(changed(path.read_bytes(), changes))
+    try:
+        batches = data._verified(data._from_archive_file(path, "bin"), "x")
+    except UserError:
+        return
+    assert batches == official
+
+
+@FUZZ
+@hypothesis.given(st.sampled_from(["data_batch_2.png", "train_lables.json"]), CHANGES)
+def test_a_png_sheet_or_labels_with_changed_bytes_give_the_official_data_or_a_user_error(
+    official, tmp_path, name, changes
+):
+    files = npm_files(official)
+    files[f"package/{name}"] = changed(files[f"package/{name}"], changes)
+    try:
+        batches = data._decode_npm_archive(tar_gz(tmp_path / "x.tgz", files))
+        data._verified(batches, "x")
+    except UserError:
+        return
+    assert batches == official
+
+
 # ---- the cache ----
 
 

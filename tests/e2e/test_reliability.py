@@ -73,7 +73,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_once_there_is_room(tmp_path
         with start("--resume", "--epochs", "50", "--out", "disk/run", cwd=tmp_path) as process:
             _, errors = process.communicate(timeout=120)
         assert process.returncode == 2
-        assert re.fullmatch(r"error: .*No space left on device.*make room, then go on with --resume\n", errors)
+        assert re.fullmatch(r"error: .*No space left on device.*mend that, then go on with --resume\n", errors)
         for path in checkpoint.find(disk / "run" / "checkpoints"):
             checkpoint.verify(path)
         (disk / "filler").unlink()
@@ -84,6 +84,43 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_once_there_is_room(tmp_path
         assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
     finally:
         subprocess.run(["umount", disk], check=False)
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="only root may mount a read-only disk")
+def test_a_read_only_disk_is_one_line(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m,ro", "tmpfs", disk], check=False)
+    if mounted.returncode:
+        pytest.skip("a tmpfs cannot be mounted here")
+    try:
+        with start(*SMOKE, "--out", "disk/run", cwd=tmp_path) as process:
+            _, errors = process.communicate(timeout=60)
+        assert process.returncode == 2
+        assert errors == "error: --out disk/run cannot be written: Read-only file system; choose another\n"
+    finally:
+        subprocess.run(["umount", disk], check=False)
+
+
+def test_a_vanished_directory_is_one_line(tmp_path):
+    with start(*SMOKE, "--epochs", "10000", "--out", "run", cwd=tmp_path) as process:
+        wait_for_epoch(tmp_path / "run", 1)
+        (tmp_path / "run").rename(tmp_path / "moved")
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert re.fullmatch(r"error: .*No such file or directory.*mend that, then go on with --resume\n", errors)
+    for path in checkpoint.find(tmp_path / "moved" / "checkpoints"):
+        checkpoint.verify(path)
+
+
+def test_a_second_process_in_the_directory_is_refused(tmp_path):
+    with start(*SMOKE, "--epochs", "10000", "--out", "run", cwd=tmp_path) as first:
+        wait_for_epoch(tmp_path / "run", 1)
+        with start("--resume", "--out", "run", cwd=tmp_path) as second:
+            _, errors = second.communicate(timeout=60)
+        first.kill()
+    assert second.returncode == 2
+    assert errors == "error: --out run is being trained by another process: wait for it, or choose another\n"
 
 
 def test_nobody_reading_the_output_is_no_traceback(tmp_path):
