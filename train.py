@@ -1,6 +1,7 @@
 """Trains a LayerNorm-only ResNet on CIFAR-10: `python train.py --epochs 40`."""
 
 import datetime
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,10 @@ from cifar_flax import config as config_lib
 from cifar_flax.cli import Parser
 from cifar_flax.config import Config
 from cifar_flax.errors import Interrupted, UserError
+
+
+# Without atomic additions in an order of their own, and without kernels picked by a timing.
+_DETERMINISTIC = "--xla_gpu_exclude_nondeterministic_ops=true --xla_gpu_autotune_level=0"
 
 
 def _parser() -> Parser:
@@ -23,6 +28,9 @@ def _parser() -> Parser:
     run.add_argument("--tensorboard", action="store_true", help="write TensorBoard events too")
     run.add_argument(
         "--checkpoint-every-minutes", type=_minutes, default=10.0, help="how much of a long epoch may be lost (10)"
+    )
+    run.add_argument(
+        "--deterministic", action="store_true", help="on a GPU, the same bits each time; a CPU gives them anyway"
     )
     run.add_argument("--summary", action="store_true", help="print the layer table and exit")
     config_lib.add_flags(parser.add_argument_group("what is trained, and how"))
@@ -64,6 +72,8 @@ def _train(config: Config, out: Path, *, resume: bool, data_dir: Path | None, so
 def _command(argv: list[str] | None) -> None:
     flags: dict[str, Any] = vars(_parser().parse_args(argv))
     out, resume, summary = flags.pop("out"), flags.pop("resume"), flags.pop("summary")
+    if flags.pop("deterministic"):  # read by XLA when it is first used
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DETERMINISTIC}"
     options = {name: flags.pop(name) for name in ("data_dir", "source", "tensorboard", "checkpoint_every_minutes")}
     config = _config(flags, out, resume)
     if summary:
