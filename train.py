@@ -12,7 +12,6 @@ from cifar_flax.cli import Parser
 from cifar_flax.config import Config
 from cifar_flax.errors import Interrupted, UserError
 
-
 # Without atomic additions in an order of their own, and without kernels picked by a timing.
 _DETERMINISTIC = "--xla_gpu_exclude_nondeterministic_ops=true --xla_gpu_autotune_level=0"
 

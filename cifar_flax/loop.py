@@ -342,10 +342,11 @@ def _fit(
     def on_pause(progress: Progress) -> None:
         """Between two steps: saves where it is time to, and ends the run where a signal asks for it."""
         nonlocal saved_at
-        if stopped() or time.monotonic() - saved_at > 60 * checkpoint_every_minutes:
+        number = stopped()  # once: a signal may come at any time
+        if number or time.monotonic() - saved_at > 60 * checkpoint_every_minutes:
             writer.save(progress)
             saved_at = time.monotonic()
-        if number := stopped():
+        if number:
             raise Interrupted(number)
 
     while len(progress.rows) < config.epochs:

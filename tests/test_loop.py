@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cifar_flax import augment, checkpoint, loop, rundir, step
+from cifar_flax import augment, checkpoint, loop, rundir, step, weights
 from cifar_flax.checkpoint import Progress
 from cifar_flax.config import PRESETS
 from cifar_flax.errors import Interrupted, NonFiniteError, UserError
@@ -119,6 +119,17 @@ def test_directory_with_a_run_is_refused_and_untouched(finished, tiny, few):
     with pytest.raises(UserError, match="already holds a run"):
         loop.fit(tiny, few, folder)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_training_can_start_from_weights(finished, tiny, few, tmp_path):
+    """From the averaged parameters of the finished run: its test loss is where the new run begins."""
+    params = final_state(tiny, finished[0]).ema_params
+    weights.save_weights(tmp_path / "w.safetensors", params, tiny, {})
+    config = dataclasses.replace(tiny, init=str(tmp_path / "w.safetensors"), epochs=1, learning_rate=1e-6)
+    rows = loop.fit(config, few, tmp_path / "run")
+    assert rows[0]["test_loss"] == pytest.approx(finished[1][-1]["test_loss"], rel=1e-3)
+    with pytest.raises(UserError, match=r"--init .* holds a network of widths \(8,\)"):
+        loop.fit(dataclasses.replace(config, widths=(12,)), few, tmp_path / "other")
 
 
 class KilledError(Exception):
