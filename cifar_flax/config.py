@@ -84,8 +84,8 @@ PRESETS: dict[str, Config] = {
     "resnet18": Config(),
     # 175,258 parameters, so that a CPU can do all 40 epochs. A small network underfits: less is taken
     # from it (no label smoothing), and batches are smaller, since its steps are cheap. Muon, because
-    # every direction of a kernel then learns at one rate: after an epoch it is at 54% of the validation
-    # images where SGD is at 34% (docs/results/compact-cpu). Decaying its kernels cost accuracy. The
+    # every direction of a kernel then learns at one rate: after an epoch it is at 53% of the validation
+    # images where SGD is at 35% (docs/results/README.md). Decaying its kernels cost accuracy. The
     # rate falls in small steps from the first epoch that gains less than 3%, about every second epoch.
     "compact": Config(
         preset="compact",
