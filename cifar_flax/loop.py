@@ -358,6 +358,7 @@ def _fit(
         say(f"Learning Rate: {row['learning_rate']:.6g} | {row['images_per_second']:.0f} images/s")
         if row["skipped_steps"]:
             say(f"Skipped: {row['skipped_steps']} steps whose loss or gradient was not finite")
+        rundir.require_in_place(log, folder)
         rundir.append_row(folder, row)
         writer.save(progress)
         saved_at = time.monotonic()

@@ -7,7 +7,9 @@ loss_accuracy.png    the curves so far
 checkpoints/         see checkpoint.py
 """
 
+import errno
 import json
+import os
 from pathlib import Path
 from typing import IO, Any
 
@@ -58,6 +60,16 @@ def lock(log: IO[str], folder: Path) -> None:
         raise UserError(
             f"--out {folder} is being trained by another process: wait for it, or choose another"
         ) from error
+
+
+def require_in_place(log: IO[str], folder: Path) -> None:
+    """Makes sure that the run's directory is still the one whose `LOG` is open.
+
+    Raises:
+      FileNotFoundError: it was moved or removed. Orbax would make another one in its place.
+    """
+    if not os.path.samestat(os.fstat(log.fileno()), os.stat(folder / LOG)):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
 
 
 def write_config(folder: Path, config: Config) -> None:
