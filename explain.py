@@ -76,6 +76,8 @@ def _explain(flags: argparse.Namespace) -> None:
         raise UserError(f"--indices {flags.indices}: expected numbers separated by commas, such as 3,57") from error
 
     network = explanation.load_network(flags.ckpt)
+    if flags.half and flags.export is None:
+        raise UserError("--half is about --export FILE, which is not given")
     if flags.export is not None:
         explanation.export(network, flags.export, half=flags.half)
         print(f"Wrote {flags.export}: {network.name}, SHA-256 {network.digest[:12]}")

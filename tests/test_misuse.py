@@ -98,6 +98,7 @@ EXPLAIN = {
     "--out text --overwrite": "--out text is no explanation",
     "--out text/below": "--out text/below cannot be written",
     "--export text": "--export text exists",
+    "--half": "--half is about --export FILE, which is not given",
     "--export nowhere/x.safetensors": "nowhere/x.safetensors cannot be written",
     "--data full --source sample": "for the sample use --data sample",
     "--data half": "invalid choice: 'half'",

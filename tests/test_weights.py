@@ -32,6 +32,17 @@ def test_saved_weights_are_loaded_bit_for_bit(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["a.safetensors"]
 
 
+def test_half_precision_is_half_as_large_and_rounded_to_nearest(tmp_path):
+    for name, half in (("full", False), ("half", True)):
+        weights.save_weights(tmp_path / f"{name}.safetensors", PARAMS, CONFIG, {}, half=half)
+    loaded = weights.load_weights(tmp_path / "half.safetensors").params
+    rounded = jax.tree.map(lambda x: np.asarray(x).astype(np.float16).astype(np.float32), PARAMS)
+    chex.assert_trees_all_equal(loaded, rounded)
+    numbers = 2 * sum(x.size for x in jax.tree.leaves(PARAMS))
+    sizes = [(tmp_path / f"{name}.safetensors").stat().st_size for name in ("full", "half")]
+    assert sizes[0] - sizes[1] == pytest.approx(numbers, abs=64)
+
+
 def test_digest_depends_on_every_number_and_name_and_on_nothing_else():
     first = weights.digest(PARAMS)
     assert first == weights.digest(dict(reversed(PARAMS.items())))
