@@ -1,5 +1,6 @@
 """Kills, signals and a full disk, as processes."""
 
+import contextlib
 import json
 import os
 import re
@@ -31,6 +32,20 @@ def wait_for_epoch(run, epoch):
         time.sleep(0.02)
 
 
+@contextlib.contextmanager
+def small_disk(folder, options):
+    """A tmpfs with these mount options, for as long as it is needed."""
+    if sys.platform != "linux" or os.geteuid() != 0:
+        pytest.skip("only root may mount a small disk")
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], check=False).returncode:
+        pytest.skip("a tmpfs cannot be mounted here")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", folder], check=False)
+
+
 def test_a_storm_of_kills_changes_nothing():
     """The short form; benchmarks/kill_storm.py --kills 50 is the long one."""
     command = [sys.executable, str(ROOT / "benchmarks" / "kill_storm.py"), "--kills", "3"]
@@ -57,14 +72,8 @@ def test_a_signal_is_answered_with_a_checkpoint_and_a_line(number, code, tmp_pat
     assert re.search(rf"resumed after epoch {epochs}\b", output)
 
 
-@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="only root may mount a small disk")
 def test_a_full_disk_is_one_line_and_the_run_goes_on_once_there_is_room(tmp_path):
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", disk], check=False)
-    if mounted.returncode:
-        pytest.skip("a tmpfs cannot be mounted here")
-    try:
+    with small_disk(tmp_path / "disk", "size=6m") as disk:
         with start(*SMOKE, "--epochs", "2", "--out", "disk/run", cwd=tmp_path) as process:
             wait_for_epoch(disk / "run", 2)
             process.communicate(timeout=120)
@@ -82,24 +91,14 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_once_there_is_room(tmp_path
         assert process.returncode == 0, errors
         rows = [json.loads(line) for line in (disk / "run" / "metrics.jsonl").read_text().splitlines()]
         assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
-    finally:
-        subprocess.run(["umount", disk], check=False)
 
 
-@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="only root may mount a read-only disk")
 def test_a_read_only_disk_is_one_line(tmp_path):
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m,ro", "tmpfs", disk], check=False)
-    if mounted.returncode:
-        pytest.skip("a tmpfs cannot be mounted here")
-    try:
+    with small_disk(tmp_path / "disk", "size=1m,ro"):
         with start(*SMOKE, "--out", "disk/run", cwd=tmp_path) as process:
             _, errors = process.communicate(timeout=60)
         assert process.returncode == 2
         assert errors == "error: --out disk/run cannot be written: Read-only file system; choose another\n"
-    finally:
-        subprocess.run(["umount", disk], check=False)
 
 
 def test_a_vanished_directory_is_one_line(tmp_path):
