@@ -60,7 +60,7 @@ def _progress() -> Callable[[str, int], Callable[[int], None]]:
 def _explain(flags: argparse.Namespace) -> None:
     import numpy as np  # heavy imports, not needed before here
 
-    from cifar_flax import cam, data, explanation, outputs
+    from cifar_flax import cam, data, devices, explanation, outputs
 
     _one_of("--method", flags.method, cam.METHODS)
     _one_of("--sort", flags.sort, explanation.SORTS)
@@ -75,6 +75,7 @@ def _explain(flags: argparse.Namespace) -> None:
     except ValueError as error:
         raise UserError(f"--indices {flags.indices}: expected numbers separated by commas, such as 3,57") from error
 
+    devices.keep_compiled_programs()
     network = explanation.load_network(flags.ckpt)
     if flags.half and flags.export is None:
         raise UserError("--half is about --export FILE, which is not given")

@@ -56,11 +56,12 @@ def _config(flags: dict, out: Path | None, resume: bool) -> Config:
 
 
 def _train(config: Config, out: Path, *, resume: bool, data_dir: Path | None, source: str, **options: Any) -> None:
-    from cifar_flax import data, loop  # heavy imports, not needed before here
+    from cifar_flax import data, devices, loop  # heavy imports, not needed before here
 
     rundir.claim(out, resume=resume)  # before anything slow
     dataset = data.load_named(config.data, data_dir, source, lambda line: print(line, flush=True))
-    loop.set_up_cpu()
+    devices.set_up_cpu()
+    devices.keep_compiled_programs()
     try:
         loop.fit(config, dataset, out, resume=resume, **options)
     except (Interrupted, KeyboardInterrupt):
@@ -76,9 +77,9 @@ def _command(argv: list[str] | None) -> None:
     options = {name: flags.pop(name) for name in ("data_dir", "source", "tensorboard", "checkpoint_every_minutes")}
     config = _config(flags, out, resume)
     if summary:
-        from cifar_flax import loop, model
+        from cifar_flax import model, program
 
-        print(model.format_layer_table(loop.build_model(config)))
+        print(model.format_layer_table(program.build_model(config)))
         return
     if out is None:
         out = Path("runs") / f"{config.preset}-{datetime.datetime.now():%Y%m%d-%H%M%S}"

@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cifar_flax import augment, data, loop, metrics, model
+from cifar_flax import augment, data, devices, metrics, model
 from cifar_flax.config import PRESETS
-from cifar_flax.loop import Split
 from cifar_flax.metrics import Metrics
+from cifar_flax.program import Split, build_program
 
 
 def describe(gradient) -> str:
@@ -34,7 +34,7 @@ def main() -> None:
     images, labels = augment.normalize(jnp.asarray(sample.train_images)), jnp.asarray(sample.train_labels)
     for name, rate in (("SGD", 0.0), ("Muon", PRESETS["compact"].muon_learning_rate)):
         config = dataclasses.replace(PRESETS["compact"], muon_learning_rate=rate, warmup_epochs=0)
-        program = loop.build_program(config, len(images))
+        program = build_program(config, len(images))
 
         @jax.jit
         def gradient(params, network=program.model):
@@ -55,5 +55,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    loop.set_up_cpu()
+    devices.set_up_cpu()
     main()

@@ -22,7 +22,8 @@ from pathlib import Path
 import chex
 import jax
 
-from cifar_flax import checkpoint, loop, rundir
+from cifar_flax import checkpoint, devices, rundir
+from cifar_flax.program import build_program
 
 ROOT = Path(__file__).parents[1]
 RUN = ["--preset", "smoke", "--widths", "8", "--strides", "2"]
@@ -68,7 +69,7 @@ def outcome(out: Path) -> tuple[object, list[dict]]:
     """The final state, and the rows without their clocks."""
     config = rundir.read_config(out)
     newest = checkpoint.find(out / rundir.CHECKPOINTS)[-1]
-    progress = checkpoint.restore(newest, loop.build_program(config, 1000).create_state())
+    progress = checkpoint.restore(newest, build_program(config, 1000).create_state())
     rows = [{k: v for k, v in row.items() if k not in CLOCKS} for row in rundir.read_rows(out)]
     return progress.state.replace(key=jax.random.key_data(progress.state.key)), rows
 
@@ -111,5 +112,5 @@ def main() -> None:
 
 if __name__ == "__main__":
     # The state is restored on as many devices as the runs had, and before JAX is used.
-    loop.set_up_cpu()
+    devices.set_up_cpu()
     main()

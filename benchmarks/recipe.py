@@ -21,7 +21,7 @@ from typing import Any
 import flax
 import jax
 
-from cifar_flax import cli, config, data, loop, rundir
+from cifar_flax import cli, config, data, devices, loop, rundir
 from cifar_flax.config import Config
 from cifar_flax.errors import UserError
 
@@ -111,7 +111,7 @@ def _command(argv: list[str] | None) -> None:
     arguments = parser.parse_args(argv)
     planned = trials(arguments)
     images = data.load_cifar10(arguments.data_dir)
-    loop.set_up_cpu()
+    devices.set_up_cpu()
     figure = "test_acc" if arguments.sweep == "final" else "val_acc"
     results: dict[str, dict[int, list[dict[str, Any]]]] = {}
     for (name, seed), trial in planned.items():

@@ -10,11 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cifar_flax import cam, checkpoint, loop, model, rundir, weights
+from cifar_flax import cam, checkpoint, model, rundir, weights
 from cifar_flax.augment import normalize
 from cifar_flax.config import Config
 from cifar_flax.errors import UserError
 from cifar_flax.model import NUM_CLASSES, ResNet
+from cifar_flax.program import build_model, build_program
 
 EMBEDDED = Path(__file__).parent / "pretrained" / "compact.safetensors"
 SORTS = ("index", "confidence", "loss")
@@ -70,9 +71,7 @@ def load_network(path: Path | None) -> Network:
 def _from_weights(path: Path, name: str) -> Network:
     loaded = weights.load_weights(path)
     rows = loaded.about.get("metrics", [])
-    return Network(
-        name, loop.build_model(loaded.config), loaded.params, loaded.config, rows, weights.digest(loaded.params)
-    )
+    return Network(name, build_model(loaded.config), loaded.params, loaded.config, rows, weights.digest(loaded.params))
 
 
 def _from_run(folder: Path, epoch: int | None) -> Network:
@@ -83,10 +82,10 @@ def _from_run(folder: Path, epoch: int | None) -> Network:
     if epoch is not None and epoch not in finished:
         raise UserError(f"{folder} has no checkpoint of epoch {epoch}: it has {', '.join(map(str, finished))}")
     epoch = max(finished) if epoch is None else epoch
-    like = jax.eval_shape(loop.build_program(config, config.batch_size).create_state)
+    like = jax.eval_shape(build_program(config, config.batch_size).create_state)
     progress = checkpoint.restore(finished[epoch], like)
     params, name = progress.state.ema_params, f"{folder}, epoch {epoch}"
-    return Network(name, loop.build_model(config), params, config, progress.rows, weights.digest(params))
+    return Network(name, build_model(config), params, config, progress.rows, weights.digest(params))
 
 
 class TestSet(NamedTuple):

@@ -17,10 +17,11 @@ import jax
 import numpy as np
 import safetensors.numpy
 
-from cifar_flax import cli, config, explanation, files, loop, model, weights
+from cifar_flax import cli, config, explanation, files, model, weights
 from cifar_flax.augment import STD
 from cifar_flax.config import PRESETS, Config
 from cifar_flax.errors import UserError
+from cifar_flax.program import build_model
 
 MODULE = Path(__file__).parent / "pytorch" / "resnet.py"
 _PICKLES = (".pth", ".pt")
@@ -92,7 +93,7 @@ def from_state_dict(
             "statistics cannot become LayerNorm; expected norms that are GroupNorm(1, C)"
         )
     run_config = _config_of(found, strides)
-    network = loop.build_model(run_config)
+    network = build_model(run_config)
     like = weights.flatten(jax.eval_shape(lambda key: model.init_params(network, key), jax.random.key(0)))
     expected = to_state_dict(weights.unflatten({path: np.broadcast_to(0.0, x.shape) for path, x in like.items()}))
     problems = weights.differences(found, expected)

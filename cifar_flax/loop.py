@@ -1,266 +1,29 @@
-"""Training from a config to a run directory: epochs, jit, devices, clocks and logging, and only here."""
+"""Training from a config to a run directory: epochs, clocks and logging, and only here."""
 
 import contextlib
-import ctypes
 import dataclasses
-import functools
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
-import chex
 import jax
-import jax.numpy as jnp
-import numpy as np
-import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
-from cifar_flax import checkpoint, interrupts, optim, plots, rundir, step, weights
+from cifar_flax import checkpoint, devices, interrupts, plots, rundir, weights
 from cifar_flax import config as config_lib
-from cifar_flax.augment import augment
 from cifar_flax.checkpoint import DamagedError, Progress
 from cifar_flax.config import Config
 from cifar_flax.data import Cifar10
 from cifar_flax.errors import Interrupted, NonFiniteError, UserError
 from cifar_flax.metrics import NO_STEP, Metrics
-from cifar_flax.model import ResNet, layer_table
+from cifar_flax.model import layer_table
+from cifar_flax.program import Program, Split, build_program
 from cifar_flax.step import TrainState
 
-# With fewer images a device, a step's fixed costs outweigh its work.
-_MIN_IMAGES_PER_DEVICE = 32
 # ResNet-18 trains at 11 images/s on one core of a 2-core machine; only used to warn beforehand.
 _RESNET18_IMAGES_PER_SECOND_PER_CORE = 11
-
-
-# ---- devices -------------------------------------------------------------------------------------
-
-
-def num_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def set_up_cpu() -> None:
-    """Makes each core a device and keeps freed memory; to be called before JAX is first used.
-
-    One device with all cores as its threads is slower: many of its operations use one thread.
-    """
-    jax.config.update("jax_num_cpu_devices", num_cores())
-    _keep_freed_memory()
-
-
-# mallopt's parameters and values, from glibc's malloc.h.
-_MALLOPT = {"M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, 2**31 - 1), "M_ARENA_MAX": (-8, 1)}
-
-
-def _keep_freed_memory() -> None:
-    """Tells glibc, where that is the C library, to keep what a step frees for the next step.
-
-    It would return a step's large temporary arrays to the system, which then gives them back page
-    by page: a quarter of the compact network's step on a CPU.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    for parameter, value in _MALLOPT.values():
-        if mallopt is not None:
-            mallopt(parameter, value)
-
-
-def make_mesh(batch_size: int) -> Mesh:
-    """A 1-D mesh named `data` of as many devices as divide the batch into useful parts."""
-    limit = min(jax.device_count(), max(1, batch_size // _MIN_IMAGES_PER_DEVICE))
-    size = next(n for n in range(limit, 0, -1) if batch_size % n == 0)
-    return Mesh(np.array(jax.devices()[:size]), ("data",))
-
-
-def _compiler_options() -> dict[str, str]:
-    """Makes XLA:CPU honour the model's optimization barriers, which it otherwise drops before it fuses."""
-    return {"xla_disable_hlo_passes": "cse_barrier_expander"} if jax.default_backend() == "cpu" else {}
-
-
-def activation_dtype(precision: str) -> Any:
-    """The dtype that a config's `precision` means on this machine."""
-    if precision == "auto":
-        precision = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    return jnp.dtype(precision)
-
-
-# ---- epochs --------------------------------------------------------------------------------------
-
-
-class Split(NamedTuple):
-    """Images and labels on the devices, whole on each: uint8 `[N, 32, 32, 3]` and int32 `[N]`."""
-
-    images: jax.Array | np.ndarray
-    labels: jax.Array | np.ndarray
-
-
-class Program(NamedTuple):
-    """What a config compiles to.
-
-    Attributes:
-      create_state: () to the state before the first step, on the devices.
-      place: puts images and labels on the devices.
-      train_steps: (state, sums, split, epoch, steps) to (steps, state, sums) again and again, until the
-        epoch's last step: after each on a CPU, once on an accelerator. State and sums are donated.
-      evaluate: (params, split, between) to metrics; `between` is called now and then.
-      learning_rate: state to the rate of the step that led to it.
-      advance_plateau: (state, value) to the state after the plateau has seen an epoch's value.
-      model: the network.
-      mesh: the devices.
-    """
-
-    create_state: Callable[[], TrainState]
-    place: Callable[..., Any]
-    train_steps: Callable[[TrainState, Metrics, Split, int, int], Iterator[tuple[int, TrainState, Metrics]]]
-    evaluate: Callable[..., Metrics]
-    learning_rate: Callable[[TrainState], float]
-    advance_plateau: Callable[[TrainState, float], TrainState]
-    model: ResNet
-    mesh: Mesh
-
-
-def build_model(config: Config, dtype: Any = jnp.float32) -> ResNet:
-    """The network of a config."""
-    return ResNet(config.widths, config.strides, zero_init_residual=config.zero_init_residual, dtype=dtype)
-
-
-def _configured_train_step(config: Config, model: ResNet, optimizer: optax.GradientTransformation):
-    """`step.train_step` of a state and a batch alone."""
-    configured_augment = functools.partial(
-        augment,
-        crop_padding=config.crop_padding,
-        rotate_degrees=config.rotate_degrees,
-        cutout_size=config.cutout_size,
-        random_flip=config.random_flip,
-    )
-    return functools.partial(
-        step.train_step,
-        model=model,
-        optimizer=optimizer,
-        augment=configured_augment,
-        label_smoothing=config.label_smoothing,
-        ema_decay=config.ema_decay,
-    )
-
-
-def build_program(config: Config, num_train: int) -> Program:
-    """Builds the functions of a run; nothing is compiled before it is first called.
-
-    Args:
-      config: the run's config.
-      num_train: images in the training split.
-    """
-    mesh = make_mesh(config.batch_size)
-    replicated, by_batch = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
-    model = build_model(config, activation_dtype(config.precision))
-    steps_per_epoch = -(-num_train // config.batch_size)
-    warmup_steps = config.warmup_epochs * steps_per_epoch
-    schedule = optim.warmup_schedule(config.learning_rate, warmup_steps)
-    muon_schedule = optim.warmup_schedule(config.muon_learning_rate, warmup_steps)
-    optimizer = optim.build_optimizer(
-        schedule,
-        momentum=config.momentum,
-        nesterov=config.nesterov,
-        weight_decay=config.weight_decay,
-        clip_norm=config.clip_norm,
-        muon_learning_rate=muon_schedule if config.muon_learning_rate else None,
-        muon_weight_decay=config.muon_weight_decay,
-    )
-    plateau = optim.build_plateau(
-        patience=config.patience,
-        factor=config.factor,
-        rtol=config.rtol,
-        cooldown=config.cooldown,
-        min_scale=config.min_scale,
-    )
-    train_step = _configured_train_step(config, model, optimizer)
-
-    def take(split: Split, indices: jax.Array):
-        """A batch, spread over the devices; an index of -1 is padding."""
-        indices = jax.lax.with_sharding_constraint(indices, by_batch)
-        return split.images[indices], split.labels[indices], indices >= 0
-
-    def train_batch(carry: tuple[TrainState, Metrics], split: Split, indices: jax.Array):
-        state, sums = carry
-        state, batch_sums = train_step(state, *take(split, indices))
-        return state, sums + batch_sums
-
-    def epoch_order(state: TrainState, epoch: jax.Array):
-        return step.epoch_order(state.key, epoch, num_train, config.batch_size)
-
-    @functools.partial(jax.jit, donate_argnums=0, static_argnums=3)
-    def scan_steps(carry: tuple[TrainState, Metrics], split: Split, epoch: jax.Array, first: int):
-        def body(carry, indices):
-            return train_batch(carry, split, indices), None
-
-        return jax.lax.scan(body, carry, epoch_order(carry[0], epoch)[first:])[0]
-
-    jit_order = jax.jit(epoch_order, out_shardings=replicated)
-
-    @functools.partial(jax.jit, donate_argnums=0, compiler_options=_compiler_options())
-    def jit_batch(carry: tuple[TrainState, Metrics], split: Split, order: jax.Array, i: jax.Array):
-        return train_batch(carry, split, order[i])
-
-    def wait(sums: Metrics):
-        # XLA:CPU runs a program's devices as threads of one pool. Several programs in flight can fill it with
-        # threads that wait for each other's sum over the devices, and after 40 s the process is aborted.
-        if jax.default_backend() == "cpu":
-            jax.block_until_ready(sums)
-
-    def train_steps(state: TrainState, sums: Metrics, split: Split, epoch: int, first: int):
-        # XLA:CPU runs the gradient of a convolution inside a scan some 46 times slower than outside.
-        if jax.default_backend() != "cpu":
-            if first < steps_per_epoch:
-                yield steps_per_epoch, *scan_steps((state, sums), split, epoch, first)
-            return
-        order = jit_order(state, epoch)
-        for i in range(first, steps_per_epoch):
-            state, sums = jit_batch((state, sums), split, order, i)
-            wait(sums)
-            yield i + 1, state, sums
-
-    eval_batch_size = -(-config.eval_batch_size // mesh.size) * mesh.size
-
-    @functools.partial(jax.jit, donate_argnums=0)
-    def jit_evaluate(sums: Metrics, params: Any, split: Split, indices: jax.Array):
-        return sums + step.eval_step(params, *take(split, indices), model=model)
-
-    def evaluate(params: Any, split: Split, between: Callable[[], None] = lambda: None) -> Metrics:
-        sums = jax.device_put(Metrics.empty(), replicated)
-        for indices in np.asarray(step.pad_to_batches(jnp.arange(len(split.images)), eval_batch_size)):
-            sums = jit_evaluate(sums, params, split, indices)
-            wait(sums)
-            between()
-        chex.assert_equal(int(sums.count), len(split.images))
-        return sums
-
-    @jax.jit
-    def create_state():
-        return step.create_state(jax.random.key(config.seed), model, optimizer, plateau)
-
-    @functools.partial(jax.jit, out_shardings=replicated)
-    def next_plateau(plateau_state: Any, value: float):
-        return optim.advance_plateau(plateau, plateau_state, value)
-
-    return Program(
-        create_state=lambda: jax.device_put(create_state(), replicated),
-        place=lambda tree: jax.device_put(tree, replicated),
-        train_steps=train_steps,
-        evaluate=evaluate,
-        learning_rate=lambda state: float(schedule(state.step - 1) * state.plateau_state.scale),
-        advance_plateau=lambda state, value: dataclasses.replace(
-            state, plateau_state=next_plateau(state.plateau_state, jnp.float32(value))
-        ),
-        model=model,
-        mesh=mesh,
-    )
-
-
-# ---- the run -------------------------------------------------------------------------------------
 
 
 def fit(
@@ -489,8 +252,8 @@ def _greeting(config: Config, program: Program, folder: Path, num_train: int, pr
     done, steps = len(progress.rows), progress.steps
     within = f" and {steps} steps" if steps else ""
     yield f"Run: {folder}" + (f", resumed after epoch {done}{within}" if done or steps else "")
-    devices = program.mesh.devices
-    yield f"Devices: {devices.size} x {devices.flat[0].device_kind}, activations in {program.model.dtype}"
+    mesh = program.mesh.devices
+    yield f"Devices: {mesh.size} x {mesh.flat[0].device_kind}, activations in {program.model.dtype}"
     size = sum(layer.num_params for layer in layer_table(program.model))
     yield f"Model: {config.preset}, {size:,} parameters, LayerNorm only"
     held_out = f", {config.val_size:,} held out for validation" if config.val_size else ""
@@ -499,9 +262,9 @@ def _greeting(config: Config, program: Program, folder: Path, num_train: int, pr
         yield "Note: --monitor test_loss lets the test set steer the learning rate"
     if jax.default_backend() == "cpu" and size > 5_000_000:
         images = (config.epochs - done) * num_train
-        hours = images / (_RESNET18_IMAGES_PER_SECOND_PER_CORE * num_cores()) / 3600
+        hours = images / (_RESNET18_IMAGES_PER_SECOND_PER_CORE * devices.num_cores()) / 3600
         yield (
-            f"Note: about {hours:.2g} hours on {num_cores()} CPU cores; "
+            f"Note: about {hours:.2g} hours on {devices.num_cores()} CPU cores; "
             "`--preset compact` is a small network that takes a tenth of that"
         )
 

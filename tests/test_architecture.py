@@ -13,9 +13,9 @@ PACKAGE = Path(__file__).parent.parent / "cifar_flax"
 ROWS = [
     {"errors"},
     {"cli", "config", "files", "interrupts"},
-    {"augment", "cam", "data", "metrics", "model", "optim", "plots"},
+    {"augment", "cam", "data", "devices", "metrics", "model", "optim", "plots"},
     {"step"},
-    {"checkpoint", "rundir", "weights"},
+    {"checkpoint", "program", "rundir", "weights"},
     {"loop"},
     {"explanation"},
     {"interop", "report"},

@@ -12,15 +12,16 @@ import jax.numpy as jnp
 import pytest
 from hypothesis import strategies as st
 
-from cifar_flax import checkpoint, loop
+from cifar_flax import checkpoint
 from cifar_flax.checkpoint import DamagedError, Progress
 from cifar_flax.errors import UserError
 from cifar_flax.metrics import Metrics
+from cifar_flax.program import build_program
 
 
 @pytest.fixture(scope="module")
 def state(tiny):
-    return loop.build_program(tiny, 200).create_state()
+    return build_program(tiny, 200).create_state()
 
 
 def progress_of(state, losses, steps=0):
@@ -72,7 +73,7 @@ def test_a_checkpoint_within_an_epoch_goes_when_the_epoch_is_done(state, tiny, t
 
 def test_another_network_is_refused(state, tiny, tmp_path):
     save(tmp_path, state, tiny, [1.0])
-    other = loop.build_program(dataclasses.replace(tiny, widths=(12,)), 200).create_state()
+    other = build_program(dataclasses.replace(tiny, widths=(12,)), 200).create_state()
     with pytest.raises(UserError, match="it is of another network"):
         checkpoint.restore(tmp_path / "1", other)
 

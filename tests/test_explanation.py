@@ -11,13 +11,14 @@ from cifar_flax.augment import normalize
 from cifar_flax.config import PRESETS
 from cifar_flax.errors import UserError
 from cifar_flax.explanation import DIFFERENCE, Network
+from cifar_flax.program import build_model
 
 CONFIG = dataclasses.replace(PRESETS["compact"], widths=(4, 6), strides=(2, 2))
 
 
 @pytest.fixture(scope="module")
 def network():
-    architecture = loop.build_model(CONFIG)
+    architecture = build_model(CONFIG)
     params = jax.device_get(model.init_params(architecture, jax.random.key(0)))
     # A fresh network's biases are 0: the sums below should not hold for that reason.
     params["linear"]["bias"] = np.linspace(-1, 1, 10, dtype=np.float32)

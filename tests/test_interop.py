@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from cifar_flax import augment, explanation, interop, loop, model, weights
+from cifar_flax import augment, explanation, interop, model, weights
 from cifar_flax.config import PRESETS
 from cifar_flax.errors import UserError
+from cifar_flax.program import build_model
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +18,7 @@ def compact():
 
 @pytest.fixture(scope="module")
 def resnet18():
-    return jax.device_get(model.init_params(loop.build_model(PRESETS["resnet18"]), jax.random.key(3)))
+    return jax.device_get(model.init_params(build_model(PRESETS["resnet18"]), jax.random.key(3)))
 
 
 @pytest.mark.parametrize("preset", ["compact", "resnet18"])
@@ -71,7 +72,7 @@ def test_a_foreign_state_dict_is_refused(state_dict):
 
 def test_another_deviation_moves_into_the_first_kernel(compact, sample):
     """Images divided by other deviations give the same logits in the rescaled network."""
-    network = loop.build_model(PRESETS["compact"])
+    network = build_model(PRESETS["compact"])
     std = (0.2023, 0.1994, 0.2010)
     kernel = interop.rescale_input(compact["conv"]["kernel"], std)
     images = augment.normalize(sample.test_images[:16])

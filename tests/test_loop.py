@@ -12,12 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cifar_flax import augment, checkpoint, loop, rundir, step, weights
+from cifar_flax import augment, checkpoint, devices, loop, rundir, step, weights
 from cifar_flax.checkpoint import Progress
 from cifar_flax.config import PRESETS
 from cifar_flax.errors import Interrupted, NonFiniteError, UserError
-from cifar_flax.loop import Split
 from cifar_flax.metrics import Metrics
+from cifar_flax.program import Split, build_program
 
 pytestmark = pytest.mark.slow
 NEEDS_TWO_DEVICES = pytest.mark.skipif(jax.device_count() != 2, reason="needs exactly two devices, as CPU cores give")
@@ -25,7 +25,7 @@ NEEDS_TWO_DEVICES = pytest.mark.skipif(jax.device_count() != 2, reason="needs ex
 
 def final_state(config, folder, num_train=200):
     """Everything in the newest checkpoint of a run."""
-    like = loop.build_program(config, num_train).create_state()
+    like = build_program(config, num_train).create_state()
     progress = checkpoint.restore(checkpoint.find(folder / "checkpoints")[-1], like)
     return progress.state.replace(key=jax.random.key_data(progress.state.key))
 
@@ -274,14 +274,14 @@ def test_plateau_can_watch_other_losses(monitor, tiny, few, tmp_path, capsys):
 
 @pytest.fixture(scope="module")
 def program_and_data(tiny, few):
-    program = loop.build_program(tiny, 200)
+    program = build_program(tiny, 200)
     split = program.place(Split(few.train_images, few.train_labels))
     return program, split, program.place(Split(few.test_images, few.test_labels))
 
 
 def test_nothing_is_compiled_after_the_first_epoch(program_and_data, tiny):
     _, train, test = program_and_data
-    program = loop.build_program(dataclasses.replace(tiny, seed=5), 200)
+    program = build_program(dataclasses.replace(tiny, seed=5), 200)
     compiled = {1: 0, 2: 0, 3: 0}
     epoch = 1
 
@@ -302,7 +302,7 @@ def test_nothing_is_compiled_after_the_first_epoch(program_and_data, tiny):
 def test_evaluation_does_not_depend_on_batch_size(eval_batch_size, program_and_data, tiny):
     program, _, test = program_and_data
     params = program.create_state().params
-    other = loop.build_program(dataclasses.replace(tiny, eval_batch_size=eval_batch_size), 200)
+    other = build_program(dataclasses.replace(tiny, eval_batch_size=eval_batch_size), 200)
     ours, theirs = other.evaluate(params, test), program.evaluate(params, test)
     assert (ours.correct, ours.count) == (theirs.correct, theirs.count) == (theirs.correct, 150)
     np.testing.assert_allclose(ours.loss_sum, theirs.loss_sum, rtol=1e-5)
@@ -313,7 +313,7 @@ def test_scan_and_loop_are_the_same_epoch(program_and_data, tiny, monkeypatch):
     program, train, _ = program_and_data
     monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
     looped, looped_sums = train_epoch(program, program.create_state(), train, 1)
-    scanning = loop.build_program(tiny, 200)
+    scanning = build_program(tiny, 200)
     state = scanning.create_state()
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     scanned, scanned_sums = train_epoch(scanning, state, train, 1)
@@ -322,12 +322,28 @@ def test_scan_and_loop_are_the_same_epoch(program_and_data, tiny, monkeypatch):
     chex.assert_trees_all_close(looped.params, scanned.params, rtol=1e-2, atol=1e-4)
 
 
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_nothing_crosses_between_host_and_device_within_an_epoch(backend, program_and_data, tiny, monkeypatch):
+    """Beyond the epoch's number and, on a CPU, the step's. On a GPU this covers what comes back as well."""
+    _, train, _ = program_and_data
+    program = build_program(tiny, 200)
+    state, sums = program.create_state(), program.place(Metrics.empty())
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    steps = program.train_steps(state, sums, train, 1, 0)
+    with jax.transfer_guard("disallow"):
+        if backend == "cpu":
+            with pytest.raises(jax.errors.JaxRuntimeError, match="Disallowed host-to-device"):
+                next(steps)
+        else:
+            assert next(steps)[0] == 4
+
+
 @NEEDS_TWO_DEVICES
 def test_two_devices_train_as_one_does(program_and_data, tiny, monkeypatch):
     program, train, _ = program_and_data
     assert program.mesh.size == 2
-    monkeypatch.setattr(loop, "_MIN_IMAGES_PER_DEVICE", 64)
-    single = loop.build_program(tiny, 200)
+    monkeypatch.setattr(devices, "_MIN_IMAGES_PER_DEVICE", 64)
+    single = build_program(tiny, 200)
     assert single.mesh.size == 1
     ours, our_sums = train_epoch(program, program.create_state(), train, 1)
     data = single.place(jax.device_get(train))
@@ -339,20 +355,20 @@ def test_two_devices_train_as_one_does(program_and_data, tiny, monkeypatch):
 @NEEDS_TWO_DEVICES
 @pytest.mark.parametrize(("batch_size", "size"), [(64, 2), (63, 1), (32, 1), (256, 2), (99, 1)])
 def test_mesh_divides_the_batch_into_useful_parts(batch_size, size):
-    assert loop.make_mesh(batch_size).size == size
+    assert devices.make_mesh(batch_size).size == size
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="is about CPU-only machines")
 def test_resnet18_on_a_cpu_is_told_what_it_costs(tmp_path):
     config = PRESETS["resnet18"]
-    lines = list(loop._greeting(config, loop.build_program(config, 50_000), tmp_path, 50_000, Progress({}, {}, 0, [])))
+    lines = list(loop._greeting(config, build_program(config, 50_000), tmp_path, 50_000, Progress({}, {}, 0, [])))
     assert any("11,173,962 parameters" in line for line in lines)
     assert re.search(r"about \d+ hours on \d+ CPU cores; `--preset compact`", lines[-1])
 
 
 def test_precision_follows_the_device():
-    assert loop.activation_dtype("auto") == ("float32" if jax.default_backend() == "cpu" else "bfloat16")
-    assert loop.activation_dtype("bfloat16") == "bfloat16"
+    assert devices.activation_dtype("auto") == ("float32" if jax.default_backend() == "cpu" else "bfloat16")
+    assert devices.activation_dtype("bfloat16") == "bfloat16"
 
 
 def test_tensorboard_events_are_written_on_request(tiny, few, tmp_path):

@@ -7,8 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from cifar_flax import augment, explanation, interop, loop, model, weights
+from cifar_flax import augment, explanation, interop, model, weights
 from cifar_flax.config import PRESETS
+from cifar_flax.program import build_model
 
 with contextlib.suppress(ImportError):
     import torch
@@ -37,11 +38,11 @@ class Pair:
     def __init__(self, preset: str, dtype: str):
         config = PRESETS[preset]
         self.dtype = np.dtype(dtype)
-        self.model = loop.build_model(config, self.dtype)
+        self.model = build_model(config, self.dtype)
         if preset == "compact":
             params = weights.load_weights(explanation.EMBEDDED).params
         else:
-            params = jax.device_get(model.init_params(loop.build_model(config), jax.random.key(0)))
+            params = jax.device_get(model.init_params(build_model(config), jax.random.key(0)))
             # A block whose last scale is 0 would hide its convolutions from the comparison.
             params = jax.tree.map(lambda x: x if x.any() else np.full_like(x, 0.3), params)
         self.params = jax.tree.map(lambda x: np.asarray(x, self.dtype), params)

@@ -1,0 +1,88 @@
+"""The machine: its devices, its memory, its compiler, and where compiled programs are kept."""
+
+import ctypes
+import hashlib
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+# With fewer images a device, a step's fixed costs outweigh its work.
+_MIN_IMAGES_PER_DEVICE = 32
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def set_up_cpu() -> None:
+    """Makes each core a device and keeps freed memory; to be called before JAX is first used.
+
+    One device with all cores as its threads is slower: many of its operations use one thread.
+    """
+    jax.config.update("jax_num_cpu_devices", num_cores())
+    _keep_freed_memory()
+
+
+def keep_compiled_programs() -> None:
+    """Keeps what is compiled in the user's cache, so that a second start compiles nothing.
+
+    In a folder for this kind of processor alone: a home directory may be shared by machines that cannot
+    run each other's programs. `JAX_COMPILATION_CACHE_DIR` chooses another folder.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        folder = Path.home() / ".cache" / "cifar_flax" / "compiled" / _processor()
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+def _processor() -> str:
+    """A name for all that a processor can do."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        what = next(line for line in lines if line.startswith(("flags", "Features")))
+    except (OSError, StopIteration):
+        what = platform.processor()
+    return f"{platform.machine()}-{hashlib.sha256(what.encode()).hexdigest()[:12]}"
+
+
+# mallopt's parameters and values, from glibc's malloc.h.
+_MALLOPT = {"M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, 2**31 - 1), "M_ARENA_MAX": (-8, 1)}
+
+
+def _keep_freed_memory() -> None:
+    """Tells glibc, where that is the C library, to keep what a step frees for the next step.
+
+    It would return a step's large temporary arrays to the system, which then gives them back page
+    by page: a quarter of the compact network's step on a CPU.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    for parameter, value in _MALLOPT.values():
+        if mallopt is not None:
+            mallopt(parameter, value)
+
+
+def make_mesh(batch_size: int) -> Mesh:
+    """A 1-D mesh named `data` of as many devices as divide the batch into useful parts."""
+    limit = min(jax.device_count(), max(1, batch_size // _MIN_IMAGES_PER_DEVICE))
+    size = next(n for n in range(limit, 0, -1) if batch_size % n == 0)
+    return Mesh(np.array(jax.devices()[:size]), ("data",))
+
+
+def compiler_options() -> dict[str, str]:
+    """Makes XLA:CPU honour the model's optimization barriers, which it otherwise drops before it fuses."""
+    return {"xla_disable_hlo_passes": "cse_barrier_expander"} if jax.default_backend() == "cpu" else {}
+
+
+def activation_dtype(precision: str) -> Any:
+    """The dtype that a config's `precision` means on this machine."""
+    if precision == "auto":
+        precision = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return jnp.dtype(precision)
