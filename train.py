@@ -31,6 +31,9 @@ def _parser() -> Parser:
     run.add_argument(
         "--deterministic", action="store_true", help="on a GPU, the same bits each time; a CPU gives them anyway"
     )
+    run.add_argument(
+        "--profile", type=Path, metavar="DIR", help="trace ten steps into DIR, print where their time goes, and exit"
+    )
     run.add_argument("--summary", action="store_true", help="print the layer table and exit")
     config_lib.add_flags(parser.add_argument_group("what is trained, and how"))
     return parser
@@ -69,8 +72,19 @@ def _train(config: Config, out: Path, *, resume: bool, data_dir: Path | None, so
         raise
 
 
+def _profile(config: Config, folder: Path, data_dir: Path | None, source: str) -> None:
+    from cifar_flax import data, devices, profiling
+
+    dataset = data.load_named(config.data, data_dir, source, lambda line: print(line, flush=True))
+    devices.set_up_cpu()
+    devices.keep_compiled_programs()
+    print(profiling.table(profiling.profile(config, dataset, folder)))
+    print(f"\nWrote {folder}: a trace for XProf or TensorBoard")
+
+
 def _command(argv: list[str] | None) -> None:
     flags: dict[str, Any] = vars(_parser().parse_args(argv))
+    trace: Path | None = flags.pop("profile")
     out, resume, summary = flags.pop("out"), flags.pop("resume"), flags.pop("summary")
     if flags.pop("deterministic"):  # read by XLA when it is first used
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DETERMINISTIC}"
@@ -80,10 +94,11 @@ def _command(argv: list[str] | None) -> None:
         from cifar_flax import model, program
 
         print(model.format_layer_table(program.build_model(config)))
-        return
-    if out is None:
-        out = Path("runs") / f"{config.preset}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
-    _train(config, out, resume=resume, **options)
+    elif trace is not None:
+        _profile(config, trace, options["data_dir"], options["source"])
+    else:
+        out = out or Path("runs") / f"{config.preset}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+        _train(config, out, resume=resume, **options)
 
 
 def main(argv: list[str] | None = None) -> int:

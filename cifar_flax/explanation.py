@@ -210,6 +210,22 @@ def select(
 DIFFERENCE = NUM_CLASSES
 
 
+def build_maps(network: Network, stage: str, method: str) -> Callable[..., jax.Array]:
+    """A compiled function of images `[B, 32, 32, 3]`, labels `[B]` and predictions `[B]`: a batch of `explain`."""
+    head = functools.partial(model.head, network.model, network.params, stage=stage)
+    to_map = jax.vmap(jax.vmap(cam.METHODS[method], in_axes=(None, 0)))
+
+    @jax.jit
+    def maps(images, labels, predicted):
+        activations = model.features(network.model, network.params, normalize(images), stage=stage)
+        classes = jnp.broadcast_to(jnp.eye(NUM_CLASSES), (len(images), NUM_CLASSES, NUM_CLASSES))
+        difference = jax.nn.one_hot(predicted, NUM_CLASSES) - jax.nn.one_hot(labels, NUM_CLASSES)
+        targets = jnp.concatenate([classes, difference[:, None]], axis=1)
+        return to_map(activations, cam.target_gradients(head, activations, targets))
+
+    return maps
+
+
 def explain(
     network: Network,
     images: np.ndarray,
@@ -234,19 +250,8 @@ def explain(
     Returns:
       float32 `[N, 11, h, w]`: the ten classes, then `DIFFERENCE`.
     """
-    head = functools.partial(model.head, network.model, network.params, stage=stage)
-    to_map = jax.vmap(jax.vmap(cam.METHODS[method], in_axes=(None, 0)))
-
-    @jax.jit
-    def maps(images, labels, predicted):
-        activations = model.features(network.model, network.params, normalize(images), stage=stage)
-        classes = jnp.broadcast_to(jnp.eye(NUM_CLASSES), (len(images), NUM_CLASSES, NUM_CLASSES))
-        difference = jax.nn.one_hot(predicted, NUM_CLASSES) - jax.nn.one_hot(labels, NUM_CLASSES)
-        targets = jnp.concatenate([classes, difference[:, None]], axis=1)
-        return to_map(activations, cam.target_gradients(head, activations, targets))
-
     if not len(images):
         return np.zeros((0, NUM_CLASSES + 1, 1, 1), np.float32)
-    raw = _in_batches(maps, (images, labels, predicted), on_batch)
+    raw = _in_batches(build_maps(network, stage, method), (images, labels, predicted), on_batch)
     chex.assert_tree_all_finite(raw)
     return raw

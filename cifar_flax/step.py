@@ -88,27 +88,29 @@ def train_step(
     """
     chex.assert_rank([images, labels, mask], [4, 1, 1])
     chex.assert_equal_shape_prefix([images, labels, mask], 1)
-    inputs = augment(jax.random.fold_in(state.key, state.step), normalize(images))
+    with jax.named_scope("augment"):  # the names are those that a profile shows
+        inputs = augment(jax.random.fold_in(state.key, state.step), normalize(images))
 
     def loss_fn(params):
         sums = metrics.measure(forward(model, params, inputs), labels, mask, label_smoothing=label_smoothing)
         return sums.loss_sum / sums.count, sums
 
     (loss, sums), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    updates = optax.tree.scale(state.plateau_state.scale, updates)
-    params = optax.apply_updates(state.params, updates)
-    # The average starts as a plain mean and only then forgets: early weights would linger otherwise.
-    decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
-    ema_params = optax.incremental_update(params, state.ema_params, 1.0 - decay)
+    with jax.named_scope("optimize"):
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        updates = optax.tree.scale(state.plateau_state.scale, updates)
+        params = optax.apply_updates(state.params, updates)
+        # The average starts as a plain mean and only then forgets: early weights would linger otherwise.
+        decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
+        ema_params = optax.incremental_update(params, state.ema_params, 1.0 - decay)
 
-    finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(grads))
-    skipped = dataclasses.replace(Metrics.empty(), skipped=jnp.int32(1), bad_step=state.step)
-    params, ema_params, opt_state, sums = jax.tree.map(
-        lambda taken, kept: jnp.where(finite, taken, kept),
-        (params, ema_params, opt_state, sums),
-        (state.params, state.ema_params, state.opt_state, skipped),
-    )
+        finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(grads))
+        skipped = dataclasses.replace(Metrics.empty(), skipped=jnp.int32(1), bad_step=state.step)
+        params, ema_params, opt_state, sums = jax.tree.map(
+            lambda taken, kept: jnp.where(finite, taken, kept),
+            (params, ema_params, opt_state, sums),
+            (state.params, state.ema_params, state.opt_state, skipped),
+        )
     next_state = dataclasses.replace(
         state, step=state.step + 1, params=params, ema_params=ema_params, opt_state=opt_state
     )

@@ -16,7 +16,7 @@ ROWS = [
     {"augment", "cam", "data", "devices", "metrics", "model", "optim", "plots"},
     {"step"},
     {"checkpoint", "program", "rundir", "weights"},
-    {"loop"},
+    {"loop", "profiling"},
     {"explanation"},
     {"interop", "report"},
     {"outputs"},

@@ -72,6 +72,7 @@ TRAIN = {
     "--source archive --data-dir broken": "broken/cifar-10-python.tar.gz cannot be read as an archive",
 }
 SLOWER_TRAIN = {
+    "--preset smoke --profile text": "--profile text cannot be written",
     "--preset smoke --out new --init nowhere": "nowhere cannot be read as safetensors",
     "--preset smoke --out new --init torch.safetensors": "a PyTorch state dict becomes one with",
     "--preset smoke --out new --init ours.safetensors --widths 8,16,32": "change --widths and --strides",

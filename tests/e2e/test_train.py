@@ -126,6 +126,33 @@ def test_non_finite_loss_is_one_line_and_exit_code_3(tmp_path):
     assert re.fullmatch(r"error: loss or gradient is not finite at epoch 1, step \d+: stopped, .*\n", process.stderr)
 
 
+_COUNTING = """
+import sys, jax.monitoring, train
+misses = 0
+def listen(event, **_):
+    global misses
+    misses += event == "/jax/compilation_cache/cache_misses"
+jax.monitoring.register_event_listener(listen)
+code = train.main(["--preset", "smoke", "--widths", "8", "--strides", "2", "--epochs", "1", "--out", sys.argv[1]])
+print("compiled", misses)
+sys.exit(code)
+"""
+
+
+def test_a_second_start_compiles_nothing(tmp_path):
+    environment = {**os.environ, "HOME": str(tmp_path)}
+    for name in ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"):
+        environment.pop(name, None)
+    compiled = []
+    for run in ("first", "second"):
+        command = [sys.executable, "-c", _COUNTING, str(tmp_path / run)]
+        process = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+        assert process.returncode == 0, process.stderr
+        compiled.append(int(process.stdout.split()[-1]))
+    assert compiled[0] > 5 and compiled[1] == 0
+    assert list((tmp_path / ".cache" / "cifar_flax" / "compiled").iterdir())
+
+
 def test_summary_prints_the_layer_table(tmp_path):
     process = train("--summary", cwd=tmp_path)
     assert process.returncode == 0

@@ -1,0 +1,67 @@
+"""What the benchmarks compare with does the same work: `benchmarks/peers.py`."""
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs PyTorch: pip install -e '.[bench]'")
+
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+import peers
+import speed
+
+from cifar_flax import augment, model
+from cifar_flax.config import PRESETS
+
+
+def test_normalisation(sample):
+    ours = augment.normalize(sample.test_images[:4])
+    theirs = peers.normalize(peers.to_device(sample.test_images[:4])).cpu().numpy()
+    np.testing.assert_allclose(theirs.transpose(0, 2, 3, 1), ours, atol=1e-5)
+
+
+def test_crop_and_rotation(images, rng):
+    shifts, degrees = rng.integers(-4, 5, (len(images), 2)), np.float32(rng.uniform(-5, 5, len(images)))
+    ours = augment.shift_and_rotate(jnp.asarray(images), jnp.asarray(shifts), jnp.asarray(degrees))
+    pixels = torch.tensor(images, device=peers.DEVICE).permute(0, 3, 1, 2)
+    theirs = peers.shift_and_rotate(pixels, torch.tensor(shifts).to(pixels), torch.tensor(degrees).to(pixels))
+    np.testing.assert_allclose(theirs.permute(0, 2, 3, 1).cpu(), ours, atol=1e-3)
+
+
+def test_cutout_covers_as_much():
+    config = dataclasses.replace(PRESETS["compact"], crop_padding=0, rotate_degrees=0.0)
+    pixels = torch.ones(2000, 3, 32, 32, device=peers.DEVICE)
+    augmented = peers.augment(pixels, config)
+    sides = [min(c + 8, 32) - max(c - 8, 0) for c in range(32)]
+    assert float((augmented == 0).all(1).float().mean()) == pytest.approx((np.mean(sides) / 32) ** 2, abs=0.02)
+
+
+def test_network(make_pair, sample):
+    pair = make_pair("compact", "float32")
+    ours = model.forward(pair.model, pair.params, augment.normalize(sample.test_images[:8]))
+    module = peers.network(PRESETS["compact"], pair.params)
+    theirs = module(peers.normalize(peers.to_device(sample.test_images[:8]))).detach().cpu().numpy()
+    np.testing.assert_allclose(theirs, ours, atol=1e-3)
+
+
+def test_training_lowers_the_loss(sample):
+    """All of an epoch runs: augmentation, clipping, optimizer, averaging."""
+    peers.train_steps(PRESETS["compact"], sample.train_images[:64], sample.train_labels[:64], compiled=False)()
+
+
+def test_arithmetic_is_counted_as_by_hand():
+    """ResNet-18: 1.916 GFLOP an image forward, 5.745 in training, two a multiply-add."""
+    network = model.ResNet()
+    assert speed.forward_flops(network) == pytest.approx(1.916e9, rel=1e-3)
+    assert speed.train_flops(network) == pytest.approx(5.745e9, rel=1e-3)
+
+
+def test_candidates_take_turns():
+    calls = []
+    times = speed.take_turns({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, turns=2, repeats=2)
+    assert calls == list("aabb") * (2 + speed.WARM_UP)
+    assert [len(seconds) for seconds in times.values()] == [2, 2]
