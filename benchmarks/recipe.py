@@ -34,6 +34,7 @@ ABLATION: dict[str, dict[str, Any]] = {
     "without muon": {"muon_learning_rate": 0.0},
     "without averaged weights": {"ema_decay": 0.0},
     "without zero-init": {"zero_init_residual": False},
+    "with zero-init": {"zero_init_residual": True},
     "without warm-up": {"warmup_epochs": 0},
     "without clipping": {"clip_norm": 0.0},
     "without momentum's look-ahead": {"nesterov": False},
@@ -50,6 +51,9 @@ SEARCH: dict[str, dict[str, Any]] = {
     "muon 0.08": {"muon_learning_rate": 0.08},
     "muon 0.04, decay 0.05": {"muon_learning_rate": 0.04, "muon_weight_decay": 0.05},
     "muon 0.04, smoothing 0": {"muon_learning_rate": 0.04, "label_smoothing": 0.0},
+    "sgd 0.2, no zero-init": {"muon_learning_rate": 0.0, "learning_rate": 0.2, "zero_init_residual": False},
+    "muon 0.04, no zero-init": {"muon_learning_rate": 0.04, "zero_init_residual": False},
+    "muon 0.08, no zero-init": {"muon_learning_rate": 0.08, "zero_init_residual": False},
     "muon 0.04, batch 512": {"muon_learning_rate": 0.04, "batch_size": 512},
 }
 SWEEPS: dict[str, dict[str, dict[str, Any]]] = {"ablation": ABLATION, "search": SEARCH, "final": {"recipe": {}}}

@@ -218,11 +218,10 @@ def time_maps(arguments: argparse.Namespace) -> tuple[dict[str, list[float]], di
     if stage not in network.model.stage_names[1:]:
         raise UserError(f"--layer {stage}: expected one of {', '.join(network.model.stage_names[1:])}")
     sample = data.load_cifar10(source="sample")
-    pixels = sample.test_images[:32]
-    labels = jnp.asarray(sample.test_labels[:32])
+    pixels = sample.test_images[:64]
+    placed, labels = explanation.spread([pixels, sample.test_labels[:64]])
     maps = explanation.build_maps(network, stage, "grad-cam")
     logits = jax.jit(lambda images: model.forward(network.model, network.params, augment.normalize(images)))
-    placed = jnp.asarray(pixels)
     peer = (network.config, network.params, pixels, stage, 10)
     candidates: Candidates = {
         OURS: lambda: maps(placed, labels, labels).block_until_ready(),

@@ -23,11 +23,13 @@ def num_cores() -> int:
 
 
 def set_up_cpu() -> None:
-    """Makes each core a device and keeps freed memory; to be called before JAX is first used.
+    """Makes each core a device, unless a number was chosen already, and keeps freed memory.
 
-    One device with all cores as its threads is slower: many of its operations use one thread.
+    To be called before JAX is first used. One device with all cores as its threads is slower: many of its
+    operations use one thread.
     """
-    jax.config.update("jax_num_cpu_devices", num_cores())
+    if getattr(jax.config, "jax_num_cpu_devices", -1) == -1:
+        jax.config.update("jax_num_cpu_devices", num_cores())
     _keep_freed_memory()
 
 

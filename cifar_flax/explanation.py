@@ -9,8 +9,9 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
-from cifar_flax import cam, checkpoint, model, rundir, weights
+from cifar_flax import cam, checkpoint, devices, model, rundir, weights
 from cifar_flax.augment import normalize
 from cifar_flax.config import Config
 from cifar_flax.errors import UserError
@@ -125,6 +126,12 @@ def export(network: Network, path: Path, *, half: bool = False) -> None:
 # ---- predictions ---------------------------------------------------------------------------------
 
 
+def spread(batch: Sequence[np.ndarray]) -> Sequence[jax.Array]:
+    """Arrays of equal length, on the devices, each of which has a part of the batch."""
+    mesh = devices.make_mesh(len(batch[0]))
+    return jax.device_put(batch, NamedSharding(mesh, PartitionSpec("data")))
+
+
 def _in_batches(
     function: Callable[..., jax.Array], arrays: tuple[np.ndarray, ...], on_batch: Callable[[int], None]
 ) -> np.ndarray:
@@ -136,7 +143,7 @@ def _in_batches(
         parts = [array[start : start + size] for array in arrays]
         length = len(parts[0])
         padded = [np.pad(part, [(0, size - length)] + [(0, 0)] * (part.ndim - 1)) for part in parts]
-        results.append(np.asarray(function(*padded))[:length])
+        results.append(np.asarray(function(*spread(padded)))[:length])
         on_batch(length)
     return np.concatenate(results)
 

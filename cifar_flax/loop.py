@@ -1,4 +1,4 @@
-"""Training from a config to a run directory: epochs, clocks and logging, and only here."""
+"""Training from a config to a run directory: epochs and logging, and only here."""
 
 import contextlib
 import dataclasses
