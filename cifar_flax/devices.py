@@ -39,10 +39,15 @@ def keep_compiled_programs() -> None:
     In a folder for this kind of processor alone: a home directory may be shared by machines that cannot
     run each other's programs. `JAX_COMPILATION_CACHE_DIR` chooses another folder.
     """
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    try:
         folder = Path.home() / ".cache" / "cifar_flax" / "compiled" / _processor()
-        jax.config.update("jax_compilation_cache_dir", str(folder))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):
+        return  # no place for it: each start compiles
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def _processor() -> str:
