@@ -320,7 +320,10 @@ def _command(argv: list[str] | None) -> None:
     if arguments.out and arguments.out.exists():
         raise UserError(f"--out {arguments.out} exists: choose another")
     devices.set_up_cpu()
-    times, facts = BENCHMARKS[arguments.what](arguments)
+    try:
+        times, facts = BENCHMARKS[arguments.what](arguments)
+    except ModuleNotFoundError as error:
+        raise UserError(f"{error.name} is not installed: pip install -e '.[bench]' -c constraints.txt") from error
     print(table(times, facts))
     if arguments.out:
         medians = {name: statistics.median(seconds) for name, seconds in times.items()}
