@@ -28,7 +28,8 @@ from cifar_flax.errors import UserError
 # Short runs want a plateau that comes early: the rate then falls in most of a trial's later epochs.
 SHORT = {"rtol": 0.1, "cooldown": 0, "factor": 0.5}
 
-# What is changed in the preset, by trial. An ablation takes away what the recipe has.
+# What is changed in the preset, by trial. An ablation takes away what the recipe has, or puts back what it
+# does without.
 ABLATION: dict[str, dict[str, Any]] = {
     "recipe": {},
     "without muon": {"muon_learning_rate": 0.0},

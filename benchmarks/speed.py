@@ -38,7 +38,7 @@ from cifar_flax import augment, cli, config, data, devices, explanation, model
 from cifar_flax.errors import UserError
 from cifar_flax.explanation import Network
 from cifar_flax.metrics import Metrics
-from cifar_flax.program import Program, Split, build_program
+from cifar_flax.program import Program, Split, build_augment, build_program
 
 Candidates = dict[str, Callable[[], Any]]
 OURS = "cifar_flax"
@@ -142,9 +142,9 @@ def time_training(arguments: argparse.Namespace, *, whole: bool) -> tuple[dict[s
             candidates[name] = lambda run=run, evaluate=evaluate: (run(), evaluate())
     warm_up = WARM_UP if whole else max(WARM_UP, WARM_UP_STEPS // arguments.steps)
     times = take_turns(candidates, arguments.turns, warm_up=warm_up)
-    compiled = program.lower(program.create_state(), program.place(Metrics.empty()), train).compile()
+    executable = program.lower(program.create_state(), program.place(Metrics.empty()), train).compile()
     steps = -(-count // chosen.batch_size)
-    counted = compiled.cost_analysis() or {}
+    counted = executable.cost_analysis() or {}
     # On a CPU a step on each device is what is compiled, on an accelerator all of them.
     scale = steps * program.mesh.size if jax.default_backend() == "cpu" else 1
     flops = train_flops(program.model) * count + (forward_flops(program.model) * 10_000 if whole else 0)
@@ -164,16 +164,17 @@ def time_forward(arguments: argparse.Namespace) -> tuple[dict[str, list[float]],
     import peers
 
     chosen = config.PRESETS[arguments.preset]
-    program = build_program(chosen, chosen.batch_size)
-    params = program.create_state().params
-    count = program.mesh.size * (250 if arguments.preset == "compact" or jax.default_backend() != "cpu" else 16)
-    images = data.load_cifar10(arguments.data_dir)
-    split = program.place(Split(images.test_images[:count], images.test_labels[:count]))
+    on_each = 250 if arguments.preset == "compact" or jax.default_backend() != "cpu" else 16
+    count = on_each * devices.make_mesh(chosen.batch_size).size
     program = build_program(dataclasses.replace(chosen, eval_batch_size=count), chosen.batch_size)
+    params = program.create_state().params
+    images = data.load_cifar10(arguments.data_dir)
+    pixels = images.test_images[:count]
+    split = program.place(Split(pixels, images.test_labels[:count]))
     candidates: Candidates = {OURS: lambda: float(program.evaluate(params, split).loss_sum)}
     host = jax.device_get(params)
     for name, compiled in (("PyTorch eager", False), ("PyTorch compiled", True)):
-        candidates[name] = peers.forward(chosen, host, np.asarray(split.images), compiled=compiled)
+        candidates[name] = peers.forward(chosen, host, pixels, compiled=compiled)
     times = take_turns(candidates, arguments.turns, 3)
     return times, {"images": count, "flop": forward_flops(program.model) * count, "devices": program.mesh.size}
 
@@ -182,20 +183,12 @@ def time_augmentation(arguments: argparse.Namespace) -> tuple[dict[str, list[flo
     import peers
 
     chosen = config.PRESETS[arguments.preset]
-    pixels = data.load_cifar10(source="sample").train_images[: chosen.batch_size]
+    sample = data.load_cifar10(source="sample")
+    pixels = sample.train_images[: chosen.batch_size]
     program = build_program(chosen, chosen.batch_size)
-    split = program.place(Split(pixels, data.load_cifar10(source="sample").train_labels[: chosen.batch_size]))
-
-    @jax.jit
-    def ours(key, images):
-        return augment.augment(
-            key,
-            augment.normalize(images),
-            crop_padding=chosen.crop_padding,
-            rotate_degrees=chosen.rotate_degrees,
-            cutout_size=chosen.cutout_size,
-        )
-
+    split = program.place(Split(pixels, sample.train_labels[: chosen.batch_size]))
+    configured = build_augment(chosen)
+    ours = jax.jit(lambda key, images: configured(key, augment.normalize(images)))
     key = jax.random.key(0)
     placed = jax.device_put(pixels, jax.devices()[0])
     candidates: Candidates = {
@@ -212,8 +205,9 @@ def time_maps(arguments: argparse.Namespace) -> tuple[dict[str, list[float]], di
     network = explanation.load_network(None)
     if arguments.preset != "compact":
         chosen = config.PRESETS[arguments.preset]
-        params = jax.device_get(build_program(chosen, chosen.batch_size).create_state().params)
-        network = Network(arguments.preset, build_program(chosen, 1).model, params, chosen, [], "")
+        program = build_program(chosen, chosen.batch_size)
+        params = jax.device_get(program.create_state().params)
+        network = Network(arguments.preset, program.model, params, chosen, [], "")
     stage = arguments.layer or network.model.stage_names[-1]
     if stage not in network.model.stage_names[1:]:
         raise UserError(f"--layer {stage}: expected one of {', '.join(network.model.stage_names[1:])}")
@@ -222,14 +216,18 @@ def time_maps(arguments: argparse.Namespace) -> tuple[dict[str, list[float]], di
     placed, labels = explanation.spread([pixels, sample.test_labels[:64]])
     maps = explanation.build_maps(network, stage, "grad-cam")
     logits = jax.jit(lambda images: model.forward(network.model, network.params, augment.normalize(images)))
-    peer = (network.config, network.params, pixels, stage, 10)
+    peer = (network.config, network.params, pixels, stage, model.NUM_CLASSES)
     candidates: Candidates = {
         OURS: lambda: maps(placed, labels, labels).block_until_ready(),
         "pytorch-grad-cam": peers.grad_cam(*peer),
         "torchcam": peers.torch_cam(*peer),
         "cifar_flax, the forward pass alone": lambda: logits(placed).block_until_ready(),
     }
-    return take_turns(candidates, arguments.turns), {"images": len(pixels), "stage": stage, "maps_an_image": 10}
+    return take_turns(candidates, arguments.turns), {
+        "images": len(pixels),
+        "stage": stage,
+        "maps_an_image": model.NUM_CLASSES,
+    }
 
 
 def time_start(arguments: argparse.Namespace) -> tuple[dict[str, list[float]], dict[str, Any]]:

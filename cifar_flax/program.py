@@ -60,20 +60,24 @@ def build_model(config: Config, dtype: Any = jnp.float32) -> ResNet:
     return ResNet(config.widths, config.strides, zero_init_residual=config.zero_init_residual, dtype=dtype)
 
 
-def _configured_train_step(config: Config, model: ResNet, optimizer: optax.GradientTransformation):
-    """`step.train_step` of a state and a batch alone."""
-    configured_augment = functools.partial(
+def build_augment(config: Config) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """`augment.augment` of a key and normalised images alone."""
+    return functools.partial(
         augment,
         crop_padding=config.crop_padding,
         rotate_degrees=config.rotate_degrees,
         cutout_size=config.cutout_size,
         random_flip=config.random_flip,
     )
+
+
+def _configured_train_step(config: Config, model: ResNet, optimizer: optax.GradientTransformation):
+    """`step.train_step` of a state and a batch alone."""
     return functools.partial(
         step.train_step,
         model=model,
         optimizer=optimizer,
-        augment=configured_augment,
+        augment=build_augment(config),
         label_smoothing=config.label_smoothing,
         ema_decay=config.ema_decay,
     )

@@ -1,8 +1,6 @@
 """What the benchmarks compare with does the same work: `benchmarks/peers.py`."""
 
 import dataclasses
-import sys
-from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +8,6 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs PyTorch: pip install -e '.[bench]'")
 
-sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 import peers
 import speed
 
