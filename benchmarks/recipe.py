@@ -5,7 +5,7 @@
     python benchmarks/recipe.py final --preset resnet18 --seeds 0,1,2,3,4 --out runs/final
 
 `ablation` takes one idea at a time out of the preset's recipe; `search` puts other ideas in; `final`
-is the recipe itself on all 50,000 images, and the only one that may look at the test set. Each trial
+is the recipe itself on all 50,000 images, and the only one that is given the test set. Each trial
 is a run directory under --out; interrupted, the same command goes on where it stood, to the bit.
 What it prints is also in summary.json, with the config and every epoch's figures of each trial.
 """
@@ -117,15 +117,14 @@ def _command(argv: list[str] | None) -> None:
     planned = trials(arguments)
     images = data.load_cifar10(arguments.data_dir)
     devices.set_up_cpu()
-    figure = "test_acc" if arguments.sweep == "final" else "val_acc"
+    figure = "test_acc"
+    if arguments.sweep != "final":
+        figure, images = "val_acc", images.without_test()
     results: dict[str, dict[int, list[dict[str, Any]]]] = {}
     for (name, seed), trial in planned.items():
         print(f"--- {name}, seed {seed}", flush=True)
         folder = arguments.out / f"{name.replace(' ', '-').replace(',', '')}-{seed}"
-        rows = run(trial, folder, images)
-        if arguments.sweep != "final":  # what decides must not have seen the test set
-            rows = [{k: v for k, v in row.items() if not k.startswith("test")} for row in rows]
-        results.setdefault(name, {})[seed] = rows
+        results.setdefault(name, {})[seed] = run(trial, folder, images)
         summary = {
             "command": sys.argv,
             "device": jax.devices()[0].device_kind,

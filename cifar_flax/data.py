@@ -74,6 +74,10 @@ class Cifar10(NamedTuple):
     test_labels: np.ndarray
     class_names: tuple[str, ...]
 
+    def without_test(self) -> "Cifar10":
+        """The training set alone: what a choice that must not see the test set is given."""
+        return self._replace(test_images=self.test_images[:0], test_labels=self.test_labels[:0])
+
 
 class SourceUnavailableError(UserError):
     """A source that is not there, or cannot be reached; `auto` goes on to the next one."""

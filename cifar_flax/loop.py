@@ -39,7 +39,7 @@ def fit(
 
     Args:
       config: what to do.
-      data: the data set that `config.data` names.
+      data: the data set that `config.data` names; without test images no row has a test figure.
       folder: the run directory, made if absent; `rundir` says what is written there.
       resume: go on from the newest intact checkpoint in `folder`, if there is one.
       tensorboard: write TensorBoard events as well.
@@ -80,6 +80,8 @@ def _fit(
         sys.stdout.flush()
         print(line, file=log, flush=True)
 
+    if config.monitor == "test_loss" and not len(data.test_images):
+        raise UserError("--monitor test_loss needs test images, and there are none: choose train_loss or val_loss")
     num_train = len(data.train_images) - config.val_size
     program = build_program(config, num_train)
     progress = _restore(config, program, folder / rundir.CHECKPOINTS, say)
@@ -91,11 +93,11 @@ def _fit(
         say(line)
 
     train = program.place(Split(data.train_images[:num_train], data.train_labels[:num_train]))
-    held_out = {"test": program.place(Split(data.test_images, data.test_labels))}
-    if config.val_size:
-        held_out = {
-            "val": program.place(Split(data.train_images[num_train:], data.train_labels[num_train:]))
-        } | held_out
+    held_out = {
+        "val": Split(data.train_images[num_train:], data.train_labels[num_train:]),
+        "test": Split(data.test_images, data.test_labels),
+    }
+    held_out = {name: program.place(split) for name, split in held_out.items() if len(split.images)}
 
     writer = stack.enter_context(checkpoint.Writer(folder / rundir.CHECKPOINTS, config))
     bar = stack.enter_context(_progress_bar(config, num_train, progress))
@@ -276,8 +278,10 @@ def _result(row: dict[str, Any], name: str) -> str:
 
 
 def _farewell(config: Config, rows: list[dict[str, Any]]) -> Iterator[str]:
-    yield f"Best Acc is :  {max(row['test_acc'] for row in rows):.4g}"
     last = rows[-1]
+    if "test_acc" not in last:
+        return
+    yield f"Best Acc is :  {max(row['test_acc'] for row in rows):.4g}"
     yield (
         f"Last epoch ({last['epoch']}): test accuracy {last['test_acc']:.2f}%, test loss {last['test_loss']:.3f}. "
         "The best epoch is chosen on the test set; the last one is not."

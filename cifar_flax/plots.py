@@ -16,7 +16,8 @@ from matplotlib.ticker import MaxNLocator
 
 from cifar_flax import files
 
-TRAIN_COLOR, TEST_COLOR = "#0072B2", "#D55E00"  # Okabe and Ito: told apart by the colour-blind
+# Okabe and Ito's: told apart by the colour-blind.
+TRAIN_COLOR, VALIDATION_COLOR, TEST_COLOR = "#0072B2", "#009E73", "#D55E00"
 
 
 def _save(figure: Figure, path: Path, description: str = "") -> None:
@@ -44,9 +45,9 @@ def plot_curves(rows: Sequence[dict[str, Any]], path: Path, title: str) -> None:
     epochs = [row["epoch"] for row in rows]
     for axes, name in ((loss_axes, "loss"), (accuracy_axes, "acc")):
         axes.plot(epochs, [row[f"train_{name}"] for row in rows], color=TRAIN_COLOR, label="train (augmented)")
-        if all(f"val_{name}" in row for row in rows):
-            axes.plot(epochs, [row[f"val_{name}"] for row in rows], color="#009E73", label="validation")
-        axes.plot(epochs, [row[f"test_{name}"] for row in rows], color=TEST_COLOR, label="test")
+        for split, color, label in (("val", VALIDATION_COLOR, "validation"), ("test", TEST_COLOR, "test")):
+            if all(f"{split}_{name}" in row for row in rows):
+                axes.plot(epochs, [row[f"{split}_{name}"] for row in rows], color=color, label=label)
         for before, after in itertools.pairwise(rows):
             if after["learning_rate"] < before["learning_rate"]:
                 axes.axvline(after["epoch"] - 0.5, color="0.8", linewidth=0.8, zorder=0)
