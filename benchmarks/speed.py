@@ -166,7 +166,8 @@ def time_forward(arguments: argparse.Namespace) -> tuple[dict[str, list[float]],
     chosen = config.PRESETS[arguments.preset]
     on_each = 250 if arguments.preset == "compact" or jax.default_backend() != "cpu" else 16
     count = on_each * devices.make_mesh(chosen.batch_size).size
-    program = build_program(dataclasses.replace(chosen, eval_batch_size=count), chosen.batch_size)
+    batch_size = min(chosen.eval_batch_size, count)
+    program = build_program(dataclasses.replace(chosen, eval_batch_size=batch_size), chosen.batch_size)
     params = program.create_state().params
     images = data.load_cifar10(arguments.data_dir)
     pixels = images.test_images[:count]
@@ -277,6 +278,15 @@ def table(times: dict[str, list[float]], facts: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _commit() -> str:
+    """What is timed, as git names it; "" where there is no git."""
+    try:
+        command = ["git", "describe", "--always", "--dirty"]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    except OSError:
+        return ""
+
+
 def describe_machine() -> dict[str, Any]:
     names = ("jax", "jaxlib", "flax", "optax", "torch", "grad-cam", "torchcam", "numpy")
     installed = {d.metadata["Name"].lower(): d.version for d in importlib.metadata.distributions()}
@@ -284,6 +294,7 @@ def describe_machine() -> dict[str, Any]:
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     processor = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "")
     return {
+        "commit": _commit(),
         "device": jax.devices()[0].device_kind,
         "devices": jax.device_count(),
         "processor": processor or platform.processor(),

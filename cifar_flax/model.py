@@ -15,6 +15,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cifar_flax import convolution
+
 IMAGE_SHAPE = (32, 32, 3)
 NUM_CLASSES = 10
 
@@ -33,6 +35,7 @@ def _conv(features: int, size: int, stride: int, dtype: Any) -> nn.Conv:
         use_bias=False,  # the norm that follows subtracts any constant
         kernel_init=_he_fan_out,
         dtype=dtype,
+        conv_general_dilated=convolution.for_flax if size == 3 and jax.default_backend() == "cpu" else None,
     )
 
 

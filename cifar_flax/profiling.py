@@ -88,14 +88,37 @@ def profile(config: Config, data: Cifar10, folder: Path) -> Profile:
 
 
 def read_events(folder: Path) -> Iterator[tuple[str, float]]:
-    """The compiled programs' instructions in a trace, each time one ran: its name and nanoseconds."""
+    """The compiled programs' instructions in a trace, each time one ran: its name and its own nanoseconds."""
     (path,) = folder.glob("plugins/profile/*/*.xplane.pb")
     for plane in jax.profiler.ProfileData.from_file(str(path)).planes:
-        for line in plane.lines:
-            for event in line.events:
-                name = dict(event.stats).get("hlo_op")
-                if name is not None and not event.name.startswith("end: "):
-                    yield str(name), event.duration_ns
+        for line in plane.lines:  # of one thread, or of one stream of a GPU
+            events = [
+                (event.start_ns, event.duration_ns, str(name))
+                for event in line.events
+                if (name := dict(event.stats).get("hlo_op")) is not None and not event.name.startswith("end: ")
+            ]
+            yield from own_durations(events)
+
+
+def own_durations(events: Iterable[tuple[float, float, str]]) -> list[tuple[str, float]]:
+    """Name and duration of each event, less the events within it.
+
+    XLA:CPU begins an instruction inside the one whose end it waited for, and both end together.
+
+    Args:
+      events: start, duration and name of the events of one thread.
+    """
+    found: list[tuple[str, float]] = []
+    open_events: list[tuple[float, int]] = []  # end, and place in `found`
+    for start, duration, name in sorted(events, key=lambda event: (event[0], -event[1])):
+        while open_events and open_events[-1][0] <= start:
+            open_events.pop()
+        if open_events:
+            around = open_events[-1][1]
+            found[around] = (found[around][0], found[around][1] - duration)
+        open_events.append((start + duration, len(found)))
+        found.append((name, duration))
+    return found
 
 
 def summarize(events: Iterable[tuple[str, float]], text: str) -> list[Row]:

@@ -65,6 +65,13 @@ def test_durations_of_a_part_are_added_and_the_largest_comes_first():
     ]
 
 
+def test_an_event_within_another_is_not_counted_twice():
+    events = [(0.0, 10.0, "a"), (2.0, 3.0, "b"), (3.0, 1.0, "c"), (5.0, 2.0, "d"), (10.0, 4.0, "e")]
+    own = profiling.own_durations(reversed(events))
+    assert own == [("a", 5.0), ("b", 2.0), ("c", 1.0), ("d", 2.0), ("e", 4.0)]
+    assert sum(duration for _, duration in own) == 14.0
+
+
 @pytest.mark.slow
 def test_trace_of_real_steps(tiny, few, tmp_path):
     found = profiling.profile(tiny, few, tmp_path / "trace")

@@ -1,0 +1,38 @@
+import jax
+import jax.numpy as jnp
+import pytest
+
+from cifar_flax.convolution import conv3x3
+
+
+def plain(x, kernel, stride):
+    return jax.lax.conv_general_dilated(
+        x, kernel, (stride, stride), ((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+# The stem's and the stages' of both networks, groups of 2 and 4, a width that no group divides, odd sizes.
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(
+    ("height", "width", "channels", "features"),
+    [(32, 32, 3, 16), (8, 8, 16, 16), (6, 8, 5, 8), (4, 8, 32, 32), (5, 7, 16, 16), (7, 6, 4, 64), (3, 3, 16, 40)],
+)
+def test_it_is_the_plain_convolution_and_so_are_its_gradients(height, width, channels, features, stride, rng):
+    with jax.enable_x64(True):
+        x = jnp.asarray(rng.normal(size=(3, height, width, channels)))
+        kernel = jnp.asarray(rng.normal(size=(3, 3, channels, features)))
+        expected, plain_vjp = jax.vjp(lambda x, kernel: plain(x, kernel, stride), x, kernel)
+        found, vjp = jax.vjp(lambda x, kernel: conv3x3(x, kernel, stride), x, kernel)
+        gradient = jnp.asarray(rng.normal(size=expected.shape))
+        assert found.shape == expected.shape == (3, -(-height // stride), -(-width // stride), features)
+        pairs = zip((found, *vjp(gradient)), (expected, *plain_vjp(gradient)), strict=True)
+        for ours, theirs in pairs:
+            assert ours.dtype == jnp.float64 and ours.shape == theirs.shape
+            assert float(jnp.abs(ours - theirs).max()) < 1e-10
+
+
+def test_dtype_of_the_activations_is_kept(rng):
+    x = jnp.asarray(rng.normal(size=(2, 8, 8, 16)), jnp.bfloat16)
+    kernel = jnp.asarray(rng.normal(size=(3, 3, 16, 16)), jnp.bfloat16)
+    y, vjp = jax.vjp(lambda x, kernel: conv3x3(x, kernel), x, kernel)
+    assert {a.dtype for a in (y, *vjp(y))} == {jnp.dtype(jnp.bfloat16)}
