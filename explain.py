@@ -75,8 +75,7 @@ def _explain(flags: argparse.Namespace) -> None:
     except ValueError as error:
         raise UserError(f"--indices {flags.indices}: expected numbers separated by commas, such as 3,57") from error
 
-    devices.set_up_cpu()
-    devices.keep_compiled_programs()
+    devices.set_up()
     network = explanation.load_network(flags.ckpt)
     if flags.half and flags.export is None:
         raise UserError("--half is about --export FILE, which is not given")

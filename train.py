@@ -63,8 +63,7 @@ def _train(config: Config, out: Path, *, resume: bool, data_dir: Path | None, so
 
     rundir.claim(out, resume=resume)  # before anything slow
     dataset = data.load_named(config.data, data_dir, source, lambda line: print(line, flush=True))
-    devices.set_up_cpu()
-    devices.keep_compiled_programs()
+    devices.set_up()
     try:
         loop.fit(config, dataset, out, resume=resume, **options)
     except (Interrupted, KeyboardInterrupt):
@@ -75,9 +74,9 @@ def _train(config: Config, out: Path, *, resume: bool, data_dir: Path | None, so
 def _profile(config: Config, folder: Path, data_dir: Path | None, source: str) -> None:
     from cifar_flax import data, devices, profiling
 
+    profiling.claim(folder)  # before anything slow
     dataset = data.load_named(config.data, data_dir, source, lambda line: print(line, flush=True))
-    devices.set_up_cpu()
-    devices.keep_compiled_programs()
+    devices.set_up()
     print(profiling.table(profiling.profile(config, dataset, folder)))
     print(f"\nWrote {folder}: a trace for XProf or TensorBoard")
 

@@ -55,5 +55,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    devices.set_up_cpu()
+    devices.set_up()
     main()

@@ -112,5 +112,5 @@ def main() -> None:
 
 if __name__ == "__main__":
     # The state is restored on as many devices as the runs had, and before JAX is used.
-    devices.set_up_cpu()
+    devices.set_up()
     main()

@@ -116,7 +116,7 @@ def _command(argv: list[str] | None) -> None:
     arguments = parser.parse_args(argv)
     planned = trials(arguments)
     images = data.load_cifar10(arguments.data_dir)
-    devices.set_up_cpu()
+    devices.set_up()
     figure = "test_acc"
     if arguments.sweep != "final":
         figure, images = "val_acc", images.without_test()

@@ -328,7 +328,7 @@ def _command(argv: list[str] | None) -> None:
     arguments = parser.parse_args(argv)
     if arguments.out and arguments.out.exists():
         raise UserError(f"--out {arguments.out} exists: choose another")
-    devices.set_up_cpu()
+    devices.set_up()
     try:
         times, facts = BENCHMARKS[arguments.what](arguments)
     except ModuleNotFoundError as error:

@@ -218,6 +218,7 @@ class Writer:
         """Removes a checkpoint by one rename, so that half of one is never there."""
         if path.exists():
             trash = self._folder / f".{path.name}.trash"
+            shutil.rmtree(trash, ignore_errors=True)  # of a removal that failed halfway
             path.rename(trash)
             shutil.rmtree(trash, ignore_errors=True)
 

@@ -22,6 +22,12 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def set_up() -> None:
+    """What every command does before JAX is first used."""
+    set_up_cpu()
+    keep_compiled_programs()
+
+
 def set_up_cpu() -> None:
     """Makes each core a device, unless a number was chosen already, and keeps freed memory.
 

@@ -47,6 +47,16 @@ class Profile(NamedTuple):
     rows: list[Row]
 
 
+def claim(folder: Path) -> None:
+    """Makes the folder, unless it holds a trace already or cannot be written: a `UserError`."""
+    if (folder / "plugins").exists():
+        raise UserError(f"--profile {folder} holds a trace already: choose another")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--profile {folder} cannot be written: {error.strerror}; choose another") from error
+
+
 def profile(config: Config, data: Cifar10, folder: Path) -> Profile:
     """Times and traces a few training steps, after others that compile and warm up.
 
@@ -56,14 +66,9 @@ def profile(config: Config, data: Cifar10, folder: Path) -> Profile:
       folder: where the trace is written, for XProf or TensorBoard; made if absent.
 
     Raises:
-      UserError: the folder holds a trace already, or cannot be written.
+      UserError: as `claim`.
     """
-    if (folder / "plugins").exists():
-        raise UserError(f"--profile {folder} holds a trace already: choose another")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--profile {folder} cannot be written: {error.strerror}; choose another") from error
+    claim(folder)
     steps = max(1, min(_NUM_STEPS, (len(data.train_images) - config.val_size) // config.batch_size))
     num_images = steps * config.batch_size
     program = build_program(config, num_images)

@@ -86,6 +86,14 @@ def test_what_an_interrupted_writer_left_is_no_checkpoint_and_is_removed(state, 
         assert not (tmp_path / ".2.part").exists()
 
 
+def test_a_removal_that_failed_halfway_does_not_stop_the_next(state, tiny, tmp_path):
+    save(tmp_path, state, tiny, [3.0, 2.0])
+    with checkpoint.Writer(tmp_path, tiny) as writer:
+        shutil.copytree(tmp_path / "1", tmp_path / ".1.trash")
+        writer.save(progress_of(state, [3.0, 2.0, 1.0]))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "3"]
+
+
 def test_a_newer_format_is_refused_by_name(state, tiny, tmp_path):
     save(tmp_path, state, tiny, [1.0])
     path = tmp_path / "1" / "manifest.json"
