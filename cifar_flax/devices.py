@@ -34,9 +34,22 @@ def set_up_cpu() -> None:
     To be called before JAX is first used. One device with all cores as its threads is slower: many of its
     operations use one thread.
     """
+    _allow_pauses()
     if getattr(jax.config, "jax_num_cpu_devices", -1) == -1:
         jax.config.update("jax_num_cpu_devices", num_cores())
     _keep_freed_memory()
+
+
+def _allow_pauses() -> None:
+    """Lets a run that was suspended, by Ctrl-Z or with the whole computer, go on.
+
+    XLA:CPU aborts the process when one device has waited a minute for another. As a flag, because
+    the option of a single program has no effect.
+    """
+    limit = "--xla_cpu_collective_call_terminate_timeout_seconds"
+    flags = os.environ.get("XLA_FLAGS", "")
+    if limit not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} {limit}={24 * 3600}".strip()
 
 
 def keep_compiled_programs() -> None:

@@ -1,3 +1,5 @@
+import os
+
 import jax
 import pytest
 
@@ -33,3 +35,13 @@ def test_a_choice_in_the_environment_stands(cache_dir, tmp_path, monkeypatch):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "elsewhere")
     devices.keep_compiled_programs()
     assert cache_dir() is None and not (tmp_path / "home").exists()
+
+
+def test_a_limit_on_waiting_in_the_environment_stands(monkeypatch):
+    name = "--xla_cpu_collective_call_terminate_timeout_seconds"
+    monkeypatch.setenv("XLA_FLAGS", "--other=1")
+    devices.set_up_cpu()
+    assert os.environ["XLA_FLAGS"] == f"--other=1 {name}=86400"
+    monkeypatch.setenv("XLA_FLAGS", f"{name}=7")
+    devices.set_up_cpu()
+    assert os.environ["XLA_FLAGS"] == f"{name}=7"
