@@ -73,10 +73,15 @@ def trials(arguments: argparse.Namespace) -> dict[tuple[str, int], Config]:
         for name, changes in SWEEPS[arguments.sweep].items()
         if name == "recipe" or dataclasses.replace(recipe, **changes) != recipe
     }
+    if unknown := set(arguments.only or chosen) - set(chosen):
+        raise UserError(
+            f"--only {unknown.pop()!r} is no trial of {arguments.sweep}: expected some of {', '.join(chosen)}"
+        )
     return {
         (name, seed): config.validate(dataclasses.replace(trial, seed=seed))
         for seed in arguments.seeds
         for name, trial in chosen.items()
+        if not arguments.only or name in arguments.only
     }
 
 
@@ -112,6 +117,7 @@ def _command(argv: list[str] | None) -> None:
     parser.add_argument("--epochs", type=int, help="epochs a trial (the preset's)")
     parser.add_argument("--val-size", type=int, default=5000, help="images held out to decide by (5000)")
     parser.add_argument("--seeds", type=_seeds, default=[0], help="0,1,2,...")
+    parser.add_argument("--only", nargs="+", metavar="TRIAL", help="some of the trials, by name (all)")
     parser.add_argument("--data-dir", type=Path)
     arguments = parser.parse_args(argv)
     planned = trials(arguments)
