@@ -5,13 +5,16 @@
     python benchmarks/speed.py forward --preset compact
     python benchmarks/speed.py augment
     python benchmarks/speed.py maps
+    python benchmarks/speed.py seeds
     python benchmarks/speed.py start
 
 `step` trains on a few batches, `epoch` on 50,000 images with an evaluation of 10,000 after them, by SGD: PyTorch eager
 and compiled beside ours. `forward` computes logits; `augment` shows what share of a step it is; `maps` are Grad-CAM of
-all ten classes beside pytorch-grad-cam and torchcam; `start` is from the shell's prompt to an answer. The candidates
-take turns, so that whatever else the machine does disturbs them alike; figures are medians over the turns. With --out
-they are also written as JSON. Needs the extra `bench` (`start` does not); runs on whatever device there is.
+all ten classes beside pytorch-grad-cam and torchcam; `seeds` is a step of several seeds by `jax.vmap` beside as many
+single steps, on one device: what a sweep over seeds could gain; `start` is from the shell's prompt to an answer. The
+candidates take turns, so that whatever else the machine does disturbs them alike; figures are medians over the turns.
+With --out they are also written as JSON. Needs the extra `bench` (`seeds` and `start` do not); runs on whatever device
+there is.
 """
 
 import argparse
@@ -33,12 +36,22 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
-from cifar_flax import augment, cli, config, data, devices, explanation, model
+from cifar_flax import augment, cli, config, data, devices, explanation, model, step
 from cifar_flax.errors import UserError
 from cifar_flax.explanation import Network
 from cifar_flax.metrics import Metrics
-from cifar_flax.program import Program, Split, build_augment, build_program
+from cifar_flax.program import (
+    Program,
+    Split,
+    build_augment,
+    build_model,
+    build_optimizer,
+    build_plateau,
+    build_program,
+    build_train_step,
+)
 
 Candidates = dict[str, Callable[[], Any]]
 OURS = "cifar_flax"
@@ -231,6 +244,45 @@ def time_maps(arguments: argparse.Namespace) -> tuple[dict[str, list[float]], di
     }
 
 
+def time_seeds(arguments: argparse.Namespace) -> tuple[dict[str, list[float]], dict[str, Any]]:
+    """A training step of several seeds at once, beside as many single ones: on one device."""
+    chosen = config.PRESETS[arguments.preset]
+    if arguments.batch_size:
+        chosen = config.validate(dataclasses.replace(chosen, batch_size=arguments.batch_size))
+    network = build_model(chosen, devices.activation_dtype(chosen.precision))
+    rates = [optax.constant_schedule(rate) for rate in (chosen.learning_rate, chosen.muon_learning_rate)]
+    optimizer, plateau = build_optimizer(chosen, *rates), build_plateau(chosen)
+    train_step = build_train_step(chosen, network, optimizer)
+    rng = np.random.default_rng(0)
+    pixels = jnp.asarray(rng.integers(0, 256, (chosen.batch_size, *model.IMAGE_SHAPE), np.uint8))
+    labels = jnp.asarray(rng.integers(0, model.NUM_CLASSES, chosen.batch_size))
+    mask = jnp.ones(chosen.batch_size, bool)
+
+    def stepping(create: Callable, take: Callable, times: int) -> Callable[[], Any]:
+        state = jax.jit(create)()
+        run = jax.jit(take, donate_argnums=0, compiler_options=devices.compiler_options())
+
+        def steps() -> None:
+            nonlocal state
+            for _ in range(times):
+                state = jax.block_until_ready(run(state))
+
+        return steps
+
+    def create(seed: Any) -> step.TrainState:
+        return step.create_state(jax.random.key(seed), network, optimizer, plateau)
+
+    def take(state: step.TrainState) -> step.TrainState:
+        return train_step(state, pixels, labels, mask)[0]
+
+    count = arguments.seeds
+    candidates: Candidates = {
+        OURS: stepping(lambda: create(0), take, count),
+        f"{count} seeds at once": stepping(lambda: jax.vmap(create)(jnp.arange(count)), jax.vmap(take), 1),
+    }
+    return take_turns(candidates, arguments.turns), {"images": count * chosen.batch_size, "seeds": count}
+
+
 def time_start(arguments: argparse.Namespace) -> tuple[dict[str, list[float]], dict[str, Any]]:
     """Commands from the prompt to their end; the training is of eight steps, an evaluation and a checkpoint."""
     times: dict[str, list[float]] = {}
@@ -310,6 +362,7 @@ BENCHMARKS: dict[str, Callable[[argparse.Namespace], tuple[dict[str, list[float]
     "forward": time_forward,
     "augment": time_augmentation,
     "maps": time_maps,
+    "seeds": time_seeds,
     "start": time_start,
 }
 
@@ -321,6 +374,7 @@ def _command(argv: list[str] | None) -> None:
     parser.add_argument("--preset", choices=config.PRESETS, default="compact", help="(compact)")
     parser.add_argument("--batch-size", type=int, help="images a training step (the preset's)")
     parser.add_argument("--steps", type=int, default=4, help="training steps a turn (4)")
+    parser.add_argument("--seeds", type=int, default=2, help="seeds that take a step at once (2)")
     parser.add_argument("--layer", help="stage whose maps are made (the last)")
     parser.add_argument("--turns", type=int, default=15, help="times that each candidate is timed (15)")
     parser.add_argument("--out", type=Path, help="JSON file to write")

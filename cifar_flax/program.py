@@ -71,7 +71,31 @@ def build_augment(config: Config) -> Callable[[jax.Array, jax.Array], jax.Array]
     )
 
 
-def _configured_train_step(config: Config, model: ResNet, optimizer: optax.GradientTransformation):
+def build_optimizer(config: Config, schedule: optax.Schedule, muon_schedule: optax.Schedule):
+    """`optim.build_optimizer` of a config, at the rates of these schedules."""
+    return optim.build_optimizer(
+        schedule,
+        momentum=config.momentum,
+        nesterov=config.nesterov,
+        weight_decay=config.weight_decay,
+        clip_norm=config.clip_norm,
+        muon_learning_rate=muon_schedule if config.muon_learning_rate else None,
+        muon_weight_decay=config.muon_weight_decay,
+    )
+
+
+def build_plateau(config: Config) -> optax.GradientTransformationExtraArgs:
+    """`optim.build_plateau` of a config."""
+    return optim.build_plateau(
+        patience=config.patience,
+        factor=config.factor,
+        rtol=config.rtol,
+        cooldown=config.cooldown,
+        min_scale=config.min_scale,
+    )
+
+
+def build_train_step(config: Config, model: ResNet, optimizer: optax.GradientTransformation):
     """`step.train_step` of a state and a batch alone."""
     return functools.partial(
         step.train_step,
@@ -97,23 +121,9 @@ def build_program(config: Config, num_train: int) -> Program:
     warmup_steps = config.warmup_epochs * steps_per_epoch
     schedule = optim.warmup_schedule(config.learning_rate, warmup_steps)
     muon_schedule = optim.warmup_schedule(config.muon_learning_rate, warmup_steps)
-    optimizer = optim.build_optimizer(
-        schedule,
-        momentum=config.momentum,
-        nesterov=config.nesterov,
-        weight_decay=config.weight_decay,
-        clip_norm=config.clip_norm,
-        muon_learning_rate=muon_schedule if config.muon_learning_rate else None,
-        muon_weight_decay=config.muon_weight_decay,
-    )
-    plateau = optim.build_plateau(
-        patience=config.patience,
-        factor=config.factor,
-        rtol=config.rtol,
-        cooldown=config.cooldown,
-        min_scale=config.min_scale,
-    )
-    train_step = _configured_train_step(config, model, optimizer)
+    optimizer = build_optimizer(config, schedule, muon_schedule)
+    plateau = build_plateau(config)
+    train_step = build_train_step(config, model, optimizer)
 
     def take(split: Split, indices: jax.Array):
         """A batch, spread over the devices; an index of -1 is padding."""
