@@ -132,13 +132,17 @@ def our_epoch(program: Program, train: Split, test: Split | None = None) -> Call
     return run
 
 
+def _chosen(arguments: argparse.Namespace, **changes: Any) -> config.Config:
+    """The preset with these changes, and with the batch size of the command line if that is given."""
+    chosen = dataclasses.replace(config.PRESETS[arguments.preset], **changes)
+    return config.validate(dataclasses.replace(chosen, batch_size=arguments.batch_size or chosen.batch_size))
+
+
 def time_training(arguments: argparse.Namespace, *, whole: bool) -> tuple[dict[str, list[float]], dict[str, Any]]:
     import peers
 
     # The same optimizer for all: PyTorch's SGD is its fastest, and ours costs as much as Muon here.
-    chosen = dataclasses.replace(config.PRESETS[arguments.preset], muon_learning_rate=0.0)
-    if arguments.batch_size:
-        chosen = config.validate(dataclasses.replace(chosen, batch_size=arguments.batch_size))
+    chosen = _chosen(arguments, muon_learning_rate=0.0)
     images = data.load_cifar10(arguments.data_dir)
     count = len(images.train_images) if whole else arguments.steps * chosen.batch_size
     pixels, labels = images.train_images[:count], images.train_labels[:count]
@@ -246,9 +250,9 @@ def time_maps(arguments: argparse.Namespace) -> tuple[dict[str, list[float]], di
 
 def time_seeds(arguments: argparse.Namespace) -> tuple[dict[str, list[float]], dict[str, Any]]:
     """A training step of several seeds at once, beside as many single ones: on one device."""
-    chosen = config.PRESETS[arguments.preset]
-    if arguments.batch_size:
-        chosen = config.validate(dataclasses.replace(chosen, batch_size=arguments.batch_size))
+    if arguments.seeds < 1:
+        raise UserError(f"--seeds {arguments.seeds}: expected 1 or more")
+    chosen = _chosen(arguments)
     network = build_model(chosen, devices.activation_dtype(chosen.precision))
     rates = [optax.constant_schedule(rate) for rate in (chosen.learning_rate, chosen.muon_learning_rate)]
     optimizer, plateau = build_optimizer(chosen, *rates), build_plateau(chosen)

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
 
-def _plain(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    return jax.lax.conv_general_dilated(x, kernel, (stride, stride), ((1, 1), (1, 1)), dimension_numbers=_DIMENSIONS)
+def _plain(x: jax.Array, kernel: jax.Array, strides: tuple[int, int]) -> jax.Array:
+    return jax.lax.conv_general_dilated(x, kernel, strides, ((1, 1), (1, 1)), dimension_numbers=_DIMENSIONS)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -37,12 +37,10 @@ def conv3x3(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
     channels, features = kernel.shape[2:]
     group = (64 if channels <= 4 else 32) // features
     if stride != 1 or group <= 1 or x.shape[2] % group:
-        return _plain(x, kernel, stride)
+        return _plain(x, kernel, (stride, stride))
     # The kernel of a group's i-th pixel is the kernel moved by i columns.
     moved = [jnp.pad(kernel, ((0, 0), (i, group - 1 - i), (0, 0), (0, 0))) for i in range(group)]
-    y = jax.lax.conv_general_dilated(
-        x, jnp.concatenate(moved, axis=-1), (1, group), ((1, 1), (1, 1)), dimension_numbers=_DIMENSIONS
-    )
+    y = _plain(x, jnp.concatenate(moved, axis=-1), (1, group))
     return y.reshape(*x.shape[:3], features)
 
 
@@ -55,7 +53,7 @@ def _backward(stride: int, saved: tuple[jax.Array, jax.Array], gradient: jax.Arr
     if stride == 1:
         by_x = conv3x3(gradient, jnp.flip(kernel, (0, 1)).swapaxes(2, 3))
     else:
-        (by_x,) = jax.linear_transpose(lambda x: _plain(x, kernel, stride), x)(gradient)
+        (by_x,) = jax.linear_transpose(lambda x: _plain(x, kernel, (stride, stride)), x)(gradient)
     return by_x, _gradient_by_kernel(x, gradient, stride)
 
 
