@@ -1,18 +1,20 @@
 """Compares recipes by short trials, on a validation split of the training set.
 
     python benchmarks/recipe.py ablation --preset compact --epochs 8 --out runs/ablation
-    python benchmarks/recipe.py search --preset resnet18 --epochs 8 --out runs/search
+    python benchmarks/recipe.py search --preset resnet18 --epochs 10 --out runs/search \\
+        --trial "--learning-rate 0.4" --trial "--muon-learning-rate 0.05 --no-zero-init-residual"
     python benchmarks/recipe.py final --preset resnet18 --seeds 0,1,2,3,4 --out runs/final
 
-`ablation` takes one idea at a time out of the preset's recipe; `search` puts other ideas in; `final`
-is the recipe itself on all 50,000 images, and the only one that is given the test set. Each trial
-is a run directory under --out; interrupted, the same command goes on where it stood, to the bit.
+`ablation` takes one idea at a time out of the preset's recipe; `search` compares what its --trial
+options say; `final` is the recipe itself on all 50,000 images, and the only one that is given the
+test set. Each trial is a run directory under --out; interrupted, the same command goes on where it stood, to the bit.
 What it prints is also in summary.json, with the config and every epoch's figures of each trial.
 """
 
 import argparse
 import dataclasses
 import json
+import re
 import statistics
 import sys
 from pathlib import Path
@@ -41,48 +43,39 @@ ABLATION: dict[str, dict[str, Any]] = {
     "without momentum's look-ahead": {"nesterov": False},
     "without weight decay": {"weight_decay": 0.0, "muon_weight_decay": 0.0},
 }
-SEARCH: dict[str, dict[str, Any]] = {
-    "recipe": {},
-    "sgd 0.1": {"muon_learning_rate": 0.0, "learning_rate": 0.1},
-    "sgd 0.2": {"muon_learning_rate": 0.0, "learning_rate": 0.2},
-    "sgd 0.4": {"muon_learning_rate": 0.0, "learning_rate": 0.4},
-    "sgd 0.5, batch 768": {"muon_learning_rate": 0.0, "learning_rate": 0.5, "batch_size": 768},
-    "muon 0.02": {"muon_learning_rate": 0.02},
-    "muon 0.04": {"muon_learning_rate": 0.04},
-    "muon 0.08": {"muon_learning_rate": 0.08},
-    "muon 0.04, decay 0.05": {"muon_learning_rate": 0.04, "muon_weight_decay": 0.05},
-    "muon 0.04, smoothing 0": {"muon_learning_rate": 0.04, "label_smoothing": 0.0},
-    "sgd 0.2, no zero-init": {"muon_learning_rate": 0.0, "learning_rate": 0.2, "zero_init_residual": False},
-    "muon 0.04, no zero-init": {"muon_learning_rate": 0.04, "zero_init_residual": False},
-    "muon 0.08, no zero-init": {"muon_learning_rate": 0.08, "zero_init_residual": False},
-    "muon 0.04, batch 512": {"muon_learning_rate": 0.04, "batch_size": 512},
-}
-SWEEPS: dict[str, dict[str, dict[str, Any]]] = {"ablation": ABLATION, "search": SEARCH, "final": {"recipe": {}}}
 
 
 def trials(arguments: argparse.Namespace) -> dict[tuple[str, int], Config]:
-    """The config of each trial and seed; trials whose change changes nothing are left out."""
+    """The config of each trial and seed; trials of an ablation whose change changes nothing are left out."""
     base: dict[str, Any] = {"preset": arguments.preset}
     if arguments.epochs:
         base["epochs"] = arguments.epochs
     if arguments.sweep != "final":
-        base |= {"val_size": arguments.val_size, **SHORT}
+        base["val_size"] = arguments.val_size
+    if arguments.sweep == "ablation":
+        base |= SHORT
     recipe = config.from_flags(base)
-    chosen = {
-        name: dataclasses.replace(recipe, **changes)
-        for name, changes in SWEEPS[arguments.sweep].items()
-        if name == "recipe" or dataclasses.replace(recipe, **changes) != recipe
-    }
+    changed = {name: dataclasses.replace(recipe, **changes) for name, changes in ABLATION.items()}
+    chosen = {"recipe": recipe}
+    if arguments.sweep == "ablation":
+        chosen |= {name: trial for name, trial in changed.items() if trial != recipe}
+    if arguments.sweep == "search":
+        chosen = {text: config.from_flags(base | _flags(text)) for text in arguments.trial}
     if unknown := set(arguments.only or chosen) - set(chosen):
-        raise UserError(
-            f"--only {unknown.pop()!r} is no trial of {arguments.sweep}: expected some of {', '.join(chosen)}"
-        )
+        raise UserError(f"--only {unknown.pop()!r} is no trial here: expected some of {', '.join(chosen)}")
     return {
         (name, seed): config.validate(dataclasses.replace(trial, seed=seed))
         for seed in arguments.seeds
         for name, trial in chosen.items()
         if not arguments.only or name in arguments.only
     }
+
+
+def _flags(text: str) -> dict[str, Any]:
+    """Flags of train.py as fields of a config."""
+    parser = cli.Parser("--trial", "")
+    config.add_flags(parser)
+    return vars(parser.parse_args(text.split()))
 
 
 def run(trial: Config, folder: Path, images: data.Cifar10) -> list[dict[str, Any]]:
@@ -111,15 +104,18 @@ def _seeds(text: str) -> list[int]:
 def _command(argv: list[str] | None) -> None:
     parser = cli.Parser("recipe.py", __doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("sweep", choices=SWEEPS)
+    parser.add_argument("sweep", choices=("ablation", "search", "final"))
     parser.add_argument("--preset", choices=config.PRESETS, required=True)
     parser.add_argument("--out", type=Path, required=True, help="where the trials' run directories are kept")
     parser.add_argument("--epochs", type=int, help="epochs a trial (the preset's)")
     parser.add_argument("--val-size", type=int, default=5000, help="images held out to decide by (5000)")
+    parser.add_argument("--trial", action="append", default=[], metavar="FLAGS", help="train.py's, for a trial")
     parser.add_argument("--seeds", type=_seeds, default=[0], help="0,1,2,...")
     parser.add_argument("--only", nargs="+", metavar="TRIAL", help="some of the trials, by name (all)")
     parser.add_argument("--data-dir", type=Path)
     arguments = parser.parse_args(argv)
+    if (arguments.sweep == "search") != bool(arguments.trial):
+        raise UserError("--trial belongs to search, which needs one at least: give the flags of train.py to try")
     planned = trials(arguments)
     images = data.load_cifar10(arguments.data_dir)
     devices.set_up()
@@ -129,7 +125,7 @@ def _command(argv: list[str] | None) -> None:
     results: dict[str, dict[int, list[dict[str, Any]]]] = {}
     for (name, seed), trial in planned.items():
         print(f"--- {name}, seed {seed}", flush=True)
-        folder = arguments.out / f"{name.replace(' ', '-').replace(',', '')}-{seed}"
+        folder = arguments.out / f"{re.sub(r'[^a-z0-9.]+', '-', name).strip('-')}-{seed}"
         results.setdefault(name, {})[seed] = run(trial, folder, images)
         summary = {
             "command": sys.argv,

@@ -81,7 +81,7 @@ def measure_limits(dtype: Any) -> dict[str, float]:
     """Of all devices: FLOP/s of a large matrix product, and bytes a second of a large copy."""
     on_cpu = jax.default_backend() == "cpu"
     size = 2048 if on_cpu else 8192
-    matrix = jnp.ones((size, size), dtype)
+    matrix = jax.random.normal(jax.random.key(0), (size, size), dtype)  # ones can be faster
     multiply, copy = jax.jit(lambda x: x @ x), jax.jit(lambda x: x + 1)
     array = jnp.ones(2**26 if on_cpu else 2**28, jnp.float32)
     times = take_turns(

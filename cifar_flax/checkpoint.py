@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -161,8 +162,9 @@ class Writer:
           UserError: the one before could not be written.
         """
         self.wait()
-        copied = progress._replace(state=_to_host(progress.state), sums=jax.device_get(progress.sums))
-        self._pending = self._thread.submit(self._write, copied)
+        state = dataclasses.replace(progress.state, key=jax.random.key_data(progress.state.key))
+        state, sums = _copy((state, progress.sums))
+        self._pending = self._thread.submit(self._write, progress._replace(state=state, sums=sums))
 
     def wait(self) -> None:
         """Waits until what was saved is on the disk.
@@ -184,6 +186,7 @@ class Writer:
             self._thread.shutdown()
 
     def _write(self, progress: Progress) -> None:
+        progress = progress._replace(state=jax.device_get(progress.state), sums=jax.device_get(progress.sums))
         part, path = self._folder / f".{progress.name}.part", self._folder / progress.name
         try:
             shutil.rmtree(part, ignore_errors=True)
@@ -227,10 +230,10 @@ def _tree(progress: Progress) -> dict[str, Any]:
     return {"state": progress.state, "sums": progress.sums, "steps": np.int32(progress.steps)}
 
 
-def _to_host(state: TrainState) -> TrainState:
-    """A copy: on CPU the arrays would share the memory of buffers that the next step is given."""
-    state = dataclasses.replace(state, key=jax.random.key_data(state.key))
-    return jax.tree.map(lambda x: np.array(x, copy=True), jax.device_get(state))
+@jax.jit
+def _copy(tree: Any) -> Any:
+    """A copy on the devices, which takes no time there: what it is a copy of is donated to the next step."""
+    return jax.tree.map(jnp.copy, tree)
 
 
 # ---- restoring -----------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Training from a config to a run directory: epochs and logging, and only here."""
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import sys
@@ -102,6 +103,7 @@ def _fit(
     writer = stack.enter_context(checkpoint.Writer(folder / rundir.CHECKPOINTS, config))
     bar = stack.enter_context(_progress_bar(config, num_train, progress))
     stopped = stack.enter_context(interrupts.as_flag())
+    drawer, drawn = stack.enter_context(concurrent.futures.ThreadPoolExecutor(1)), None
     saved_at = time.monotonic()
 
     def on_pause(progress: Progress) -> None:
@@ -127,12 +129,17 @@ def _fit(
         rundir.append_row(folder, row)
         writer.save(progress)
         saved_at = time.monotonic()
-        plots.plot_curves(progress.rows, folder / rundir.CURVES, f"{config.preset}, {_DATA_NAMES[config.data]}")
+        if drawn is not None:
+            drawn.result()  # raises what went wrong
+        title = f"{config.preset}, {_DATA_NAMES[config.data]}"
+        drawn = drawer.submit(plots.plot_curves, progress.rows, folder / rundir.CURVES, title)
         if events is not None:
             for name, value in row.items():
                 events.add_scalar(name, value, row["epoch"])
         if (number := stopped()) and len(progress.rows) < config.epochs:
             raise Interrupted(number)
+    if drawn is not None:
+        drawn.result()
     for line in _farewell(config, progress.rows):
         say(line)
     return progress.rows

@@ -51,13 +51,14 @@ def _norm(dtype: Any, scale_init: nn.initializers.Initializer = nn.initializers.
 
 
 def _relu(x: jax.Array) -> jax.Array:
-    """ReLU, computed once.
+    """ReLU, on a CPU computed once.
 
     The gradient of a convolution's kernel reads the convolution's input transposed. Without the
     barrier XLA:CPU fuses that transposition with the norms, residuals and ReLUs that led to the
     input, and computes them all again, in an order that misses the cache.
     """
-    return jax.lax.optimization_barrier(nn.relu(x))
+    x = nn.relu(x)
+    return jax.lax.optimization_barrier(x) if jax.default_backend() == "cpu" else x
 
 
 class BasicBlock(nn.Module):
