@@ -128,7 +128,7 @@ def _command(argv: list[str] | None) -> None:
         folder = arguments.out / f"{re.sub(r'[^a-z0-9.]+', '-', name).strip('-')}-{seed}"
         results.setdefault(name, {})[seed] = run(trial, folder, images)
         summary = {
-            "command": sys.argv,
+            "command": cli.command_line(),
             "device": jax.devices()[0].device_kind,
             "versions": {"jax": jax.__version__, "flax": flax.__version__},
             "trials": [

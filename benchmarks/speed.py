@@ -394,7 +394,7 @@ def _command(argv: list[str] | None) -> None:
     print(table(times, facts))
     if arguments.out:
         medians = {name: statistics.median(seconds) for name, seconds in times.items()}
-        found = {"what": arguments.what, "command": sys.argv, **describe_machine(), **facts}
+        found = {"what": arguments.what, "command": cli.command_line(), **describe_machine(), **facts}
         arguments.out.write_text(json.dumps(found | {"median_seconds": medians, "seconds": times}, indent=1) + "\n")
 
 

@@ -19,6 +19,11 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; see --help")
 
 
+def command_line() -> list[str]:
+    """The command, for a record of what was run; of a file given by its full path, the name alone."""
+    return [os.path.basename(part) if os.path.isabs(part) else part for part in sys.argv]
+
+
 def run(command: Callable[[], None]) -> int:
     """Runs a command and returns its exit code.
 

@@ -106,24 +106,28 @@ def read_events(folder: Path) -> Iterator[tuple[str, float]]:
 
 
 def own_durations(events: Iterable[tuple[float, float, str]]) -> list[tuple[str, float]]:
-    """Name and duration of each event, less the events within it.
+    """Name of each event, and how long it was the one that had begun last.
 
-    XLA:CPU begins an instruction inside the one whose end it waited for, and both end together.
+    XLA:CPU begins an instruction inside the one whose end it waited for, and both end together; on a GPU
+    a kernel may begin before the one ahead of it in its stream has ended.
 
     Args:
-      events: start, duration and name of the events of one thread.
+      events: start, duration and name of the events of one thread or stream.
     """
-    found: list[tuple[str, float]] = []
-    open_events: list[tuple[float, int]] = []  # end, and place in `found`
-    for start, duration, name in sorted(events, key=lambda event: (event[0], -event[1])):
-        while open_events and open_events[-1][0] <= start:
+    ordered = sorted(events, key=lambda event: (event[0], -event[1]))
+    own, now = [0.0] * len(ordered), 0.0
+    open_events: list[tuple[float, int]] = []  # end, and place in `ordered`
+    for place, (start, duration, _) in enumerate([*ordered, (float("inf"), 0.0, "")]):
+        while open_events:
+            end, last = open_events[-1]
+            own[last] += max(0.0, min(end, start) - now)
+            now = max(now, min(end, start))
+            if end > start:
+                break
             open_events.pop()
-        if open_events:
-            around = open_events[-1][1]
-            found[around] = (found[around][0], found[around][1] - duration)
-        open_events.append((start + duration, len(found)))
-        found.append((name, duration))
-    return found
+        now = start
+        open_events.append((start + duration, place))
+    return [(name, duration) for (_, _, name), duration in zip(ordered, own, strict=True)]
 
 
 def summarize(events: Iterable[tuple[str, float]], text: str) -> list[Row]:

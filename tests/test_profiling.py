@@ -72,6 +72,12 @@ def test_an_event_within_another_is_not_counted_twice():
     assert sum(duration for _, duration in own) == 14.0
 
 
+def test_events_that_overlap_in_part_are_not_counted_twice():
+    events = [(0.0, 20.0, "a"), (5.0, 5.0, "b"), (8.0, 4.0, "c"), (18.0, 4.0, "d"), (30.0, 1.0, "e")]
+    own = profiling.own_durations(events)
+    assert own == [("a", 11.0), ("b", 3.0), ("c", 4.0), ("d", 4.0), ("e", 1.0)]
+
+
 @pytest.mark.slow
 def test_trace_of_real_steps(tiny, few, tmp_path):
     found = profiling.profile(tiny, few, tmp_path / "trace")
