@@ -11,14 +11,17 @@
 `step` trains on a few batches, `epoch` on 50,000 images with an evaluation of 10,000 after them, by SGD: PyTorch eager
 and compiled beside ours. `forward` computes logits; `augment` shows what share of a step it is; `maps` are Grad-CAM of
 all ten classes beside pytorch-grad-cam and torchcam; `seeds` is a step of several seeds by `jax.vmap` beside as many
-single steps, on one device: what a sweep over seeds could gain; `start` is from the shell's prompt to an answer. The
-candidates take turns, so that whatever else the machine does disturbs them alike; figures are medians over the turns.
-With --out they are also written as JSON. Needs the extra `bench` (`seeds` and `start` do not); runs on whatever device
-there is.
+single steps, on one device: what a sweep over seeds could gain; `start` is from the shell's prompt to an answer.
+
+The candidates take turns, each in a process of its own, so that whatever else the machine does disturbs them alike;
+figures are medians over the turns. With --out they are also written as JSON. Needs the extra `bench` (`seeds` and
+`start` do not); runs on whatever device there is.
 """
 
 import argparse
+import contextlib
 import dataclasses
+import functools
 import importlib.metadata
 import json
 import math
@@ -29,9 +32,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -53,7 +56,8 @@ from cifar_flax.program import (
     build_train_step,
 )
 
-Candidates = dict[str, Callable[[], Any]]
+# A candidate is built in a process of its own: a function that does the work once, and one for the facts about it.
+Build = Callable[[], tuple[Callable[[], Any], Callable[[], dict[str, Any]]]]
 OURS = "cifar_flax"
 ROOT = Path(__file__).parent.parent
 WARM_UP = 2
@@ -61,17 +65,70 @@ WARM_UP = 2
 WARM_UP_STEPS = 60
 
 
-def take_turns(candidates: Candidates, turns: int, repeats: int = 1, warm_up: int = WARM_UP) -> dict[str, list[float]]:
-    """Seconds a call of each candidate, one figure a turn; the first turns only warm up."""
-    times: dict[str, list[float]] = {name: [] for name in candidates}
-    for turn in range(turns + warm_up):
-        for name, run in candidates.items():
-            start = time.perf_counter()
-            for _ in range(repeats):
+class Benchmark(NamedTuple):
+    """What is timed, by name; turns that only warm up, and how often the work is done in one turn."""
+
+    candidates: dict[str, Build]
+    warm_up: int = WARM_UP
+    repeats: int = 1
+
+
+def take_turns(benchmark: Benchmark, turns: int) -> tuple[dict[str, list[float]], dict[str, Any]]:
+    """Seconds that each candidate takes for its work, one figure a turn, and the facts about all of them.
+
+    Each is in a process of its own: in one process the threads of each library go on spinning in the other's turn.
+    """
+    with contextlib.ExitStack() as stack:
+        servers = {name: stack.enter_context(_served(name)) for name in benchmark.candidates}
+        times: dict[str, list[float]] = {name: [] for name in servers}
+        for turn in range(benchmark.warm_up + turns):
+            for name, ask in servers.items():
+                seconds = ask("turn") / benchmark.repeats
+                if turn >= benchmark.warm_up:
+                    times[name].append(seconds)
+        facts: dict[str, Any] = {}
+        for ask in servers.values():
+            facts |= ask("facts")
+        return times, facts
+
+
+@contextlib.contextmanager
+def _served(name: str) -> Iterator[Callable[[str], Any]]:
+    """A process that has built a candidate, as a function that sends it a line and returns its answer."""
+    # Several of them share a GPU's memory.
+    environment = {**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    command = [sys.executable, *sys.argv, "--serve", name]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environment, text=True) as process:
+        assert process.stdin is not None and process.stdout is not None
+
+        def ask(line: str) -> Any:
+            print(line, file=process.stdin, flush=True)
+            answer = process.stdout.readline()
+            if not answer:
+                raise UserError(f"{name} ended before it was timed: its own message is above")
+            return json.loads(answer)
+
+        try:
+            ask("ready")
+            yield ask
+        finally:
+            process.stdin.close()
+
+
+def serve(benchmark: Benchmark, name: str) -> None:
+    """Builds a candidate and answers the lines of standard input on standard output, until there are no more."""
+    answers, sys.stdout = sys.stdout, sys.stderr  # what libraries print is no answer
+    if not name.startswith(OURS):
+        jax.config.update("jax_platforms", "cpu")  # the accelerator is PyTorch's
+    run, facts = benchmark.candidates[name]()
+    for line in sys.stdin:
+        start = time.perf_counter()
+        if line.strip() == "turn":
+            for _ in range(benchmark.repeats):
                 run()
-            if turn >= warm_up:
-                times[name].append((time.perf_counter() - start) / repeats)
-    return times
+        answer = facts() if line.strip() == "facts" else time.perf_counter() - start
+        print(json.dumps(answer), file=answers, flush=True)
 
 
 # ---- the machine's limits, and the work ------------------------------------------------------------
@@ -84,14 +141,19 @@ def measure_limits(dtype: Any) -> dict[str, float]:
     matrix = jax.random.normal(jax.random.key(0), (size, size), dtype)  # ones can be faster
     multiply, copy = jax.jit(lambda x: x @ x), jax.jit(lambda x: x + 1)
     array = jnp.ones(2**26 if on_cpu else 2**28, jnp.float32)
-    times = take_turns(
-        {"product": lambda: multiply(matrix).block_until_ready(), "copy": lambda: copy(array).block_until_ready()}, 7
-    )
-    best = {name: min(seconds) for name, seconds in times.items()}
+
+    def best(work: Callable[[], Any]) -> float:
+        seconds = []
+        for _ in range(9):
+            start = time.perf_counter()
+            work()
+            seconds.append(time.perf_counter() - start)
+        return min(seconds)
+
     count = 1 if on_cpu else jax.device_count()  # on a CPU one device uses the cores of all for this
     return {
-        "flop_per_second": count * 2 * size**3 / best["product"],
-        "bytes_per_second": count * 2 * array.nbytes / best["copy"],
+        "flop_per_second": count * 2 * size**3 / best(lambda: multiply(matrix).block_until_ready()),
+        "bytes_per_second": count * 2 * array.nbytes / best(lambda: copy(array).block_until_ready()),
     }
 
 
@@ -138,156 +200,182 @@ def _chosen(arguments: argparse.Namespace, **changes: Any) -> config.Config:
     return config.validate(dataclasses.replace(chosen, batch_size=arguments.batch_size or chosen.batch_size))
 
 
-def time_training(arguments: argparse.Namespace, *, whole: bool) -> tuple[dict[str, list[float]], dict[str, Any]]:
-    import peers
-
+def training(arguments: argparse.Namespace, *, whole: bool) -> Benchmark:
     # The same optimizer for all: PyTorch's SGD is its fastest, and ours costs as much as Muon here.
     chosen = _chosen(arguments, muon_learning_rate=0.0)
     images = data.load_cifar10(arguments.data_dir)
     count = len(images.train_images) if whole else arguments.steps * chosen.batch_size
     pixels, labels = images.train_images[:count], images.train_labels[:count]
-    program = build_program(chosen, count)
-    train = program.place(Split(pixels, labels))
-    test = program.place(Split(images.test_images, images.test_labels)) if whole else None
-    candidates: Candidates = {OURS: our_epoch(program, train, test)}
-    for name, compiled in (("PyTorch eager", False), ("PyTorch compiled", True)):
-        run = peers.train_steps(chosen, pixels, labels, compiled=compiled)
-        candidates[name] = run
-        if whole:
-            params = jax.device_get(program.create_state().params)
-            evaluate = peers.forward(chosen, params, images.test_images, compiled=compiled)
-            candidates[name] = lambda run=run, evaluate=evaluate: (run(), evaluate())
+
+    def ours():
+        program = build_program(chosen, count)
+        train = program.place(Split(pixels, labels))
+        test = program.place(Split(images.test_images, images.test_labels)) if whole else None
+
+        def facts() -> dict[str, Any]:
+            executable = program.lower(program.create_state(), program.place(Metrics.empty()), train).compile()
+            counted = executable.cost_analysis() or {}
+            # On a CPU a step on each device is what is compiled, on an accelerator all of them.
+            scale = -(-count // chosen.batch_size) * program.mesh.size if jax.default_backend() == "cpu" else 1
+            evaluated = forward_flops(program.model) * len(images.test_images) if whole else 0
+            memory = [device.memory_stats() for device in jax.local_devices()]
+            return {
+                "config": dataclasses.asdict(chosen),
+                "images": count,
+                "flop": train_flops(program.model) * count + evaluated,
+                "bytes_xla_counts": counted.get("bytes accessed", float("nan")) * scale,
+                "devices": program.mesh.size,
+                "peak_bytes_on_device": [stats.get("peak_bytes_in_use") for stats in memory if stats],
+                "limits": measure_limits(program.model.dtype),
+            }
+
+        return our_epoch(program, train, test), facts
+
+    def theirs(compiled: bool):
+        import peers
+
+        train = peers.train_steps(chosen, pixels, labels, compiled=compiled)
+        if not whole:
+            return train, dict
+        evaluate = peers.forward(chosen, _initial(chosen), images.test_images, compiled=compiled)
+        return lambda: (train(), evaluate()), dict
+
     warm_up = WARM_UP if whole else max(WARM_UP, WARM_UP_STEPS // arguments.steps)
-    times = take_turns(candidates, arguments.turns, warm_up=warm_up)
-    executable = program.lower(program.create_state(), program.place(Metrics.empty()), train).compile()
-    steps = -(-count // chosen.batch_size)
-    counted = executable.cost_analysis() or {}
-    # On a CPU a step on each device is what is compiled, on an accelerator all of them.
-    scale = steps * program.mesh.size if jax.default_backend() == "cpu" else 1
-    flops = train_flops(program.model) * count + (forward_flops(program.model) * 10_000 if whole else 0)
-    memory = [device.memory_stats() for device in jax.local_devices()]
-    return times, {
-        "config": dataclasses.asdict(chosen),
-        "images": count,
-        "flop": flops,
-        "bytes_xla_counts": counted.get("bytes accessed", float("nan")) * scale,
-        "devices": program.mesh.size,
-        "peak_bytes_on_device": [stats.get("peak_bytes_in_use") for stats in memory if stats],
-        "limits": measure_limits(program.model.dtype),
-    }
+    return Benchmark({OURS: ours, **_eager_and_compiled(theirs)}, warm_up)
 
 
-def time_forward(arguments: argparse.Namespace) -> tuple[dict[str, list[float]], dict[str, Any]]:
-    import peers
+def _eager_and_compiled(build: Callable[[bool], Any]) -> dict[str, Build]:
+    return {"PyTorch eager": lambda: build(False), "PyTorch compiled": lambda: build(True)}
 
-    chosen = config.PRESETS[arguments.preset]
-    on_each = 250 if arguments.preset == "compact" or jax.default_backend() != "cpu" else 16
-    count = on_each * devices.make_mesh(chosen.batch_size).size
-    batch_size = min(chosen.eval_batch_size, count)
-    program = build_program(dataclasses.replace(chosen, eval_batch_size=batch_size), chosen.batch_size)
-    params = program.create_state().params
+
+def _initial(chosen: config.Config) -> Any:
+    """The parameters of a config before training, on the host."""
+    return jax.device_get(model.init_params(build_model(chosen), jax.random.key(chosen.seed)))
+
+
+def forward(arguments: argparse.Namespace) -> Benchmark:
+    chosen = _chosen(arguments)
     images = data.load_cifar10(arguments.data_dir)
-    pixels = images.test_images[:count]
-    split = program.place(Split(pixels, images.test_labels[:count]))
-    candidates: Candidates = {OURS: lambda: float(program.evaluate(params, split).loss_sum)}
-    host = jax.device_get(params)
-    for name, compiled in (("PyTorch eager", False), ("PyTorch compiled", True)):
-        candidates[name] = peers.forward(chosen, host, pixels, compiled=compiled)
-    times = take_turns(candidates, arguments.turns, 3)
-    return times, {"images": count, "flop": forward_flops(program.model) * count, "devices": program.mesh.size}
+
+    def pixels_of(count: int):
+        return images.test_images[:count], images.test_labels[:count]
+
+    count = 500 if arguments.preset == "compact" else arguments.images
+
+    def ours():
+        program = build_program(
+            dataclasses.replace(chosen, eval_batch_size=min(chosen.eval_batch_size, count)), chosen.batch_size
+        )
+        params, split = program.create_state().params, program.place(Split(*pixels_of(count)))
+        facts = {"images": count, "flop": forward_flops(program.model) * count, "devices": program.mesh.size}
+        return lambda: float(program.evaluate(params, split).loss_sum), lambda: facts
+
+    def theirs(compiled: bool):
+        import peers
+
+        return peers.forward(chosen, _initial(chosen), pixels_of(count)[0], compiled=compiled), dict
+
+    return Benchmark({OURS: ours, **_eager_and_compiled(theirs)}, repeats=3)
 
 
-def time_augmentation(arguments: argparse.Namespace) -> tuple[dict[str, list[float]], dict[str, Any]]:
-    import peers
-
-    chosen = config.PRESETS[arguments.preset]
+def augmentation(arguments: argparse.Namespace) -> Benchmark:
+    chosen = _chosen(arguments)
     sample = data.load_cifar10(source="sample")
-    pixels = sample.train_images[: chosen.batch_size]
-    program = build_program(chosen, chosen.batch_size)
-    split = program.place(Split(pixels, sample.train_labels[: chosen.batch_size]))
-    configured = build_augment(chosen)
-    ours = jax.jit(lambda key, images: configured(key, augment.normalize(images)))
-    key = jax.random.key(0)
-    placed = jax.device_put(pixels, jax.devices()[0])
-    candidates: Candidates = {
-        OURS: lambda: ours(key, placed).block_until_ready(),
-        "PyTorch eager": peers.augmentation(chosen, pixels),
-        "cifar_flax, a whole step": our_epoch(program, split),
-    }
-    return take_turns(candidates, arguments.turns, 3), {"images": len(pixels)}
+    pixels, labels = sample.train_images[: chosen.batch_size], sample.train_labels[: chosen.batch_size]
+
+    def ours():
+        configured = build_augment(chosen)
+        run = jax.jit(lambda key, images: configured(key, augment.normalize(images)))
+        key, placed = jax.random.key(0), jax.device_put(pixels, jax.devices()[0])
+        return lambda: run(key, placed).block_until_ready(), lambda: {"images": len(pixels)}
+
+    def theirs():
+        import peers
+
+        return peers.augmentation(chosen, pixels), dict
+
+    def whole_step():
+        program = build_program(chosen, len(pixels))
+        return our_epoch(program, program.place(Split(pixels, labels))), dict
+
+    return Benchmark({OURS: ours, "PyTorch eager": theirs, f"{OURS}, a whole step": whole_step}, repeats=3)
 
 
-def time_maps(arguments: argparse.Namespace) -> tuple[dict[str, list[float]], dict[str, Any]]:
-    import peers
-
+def maps(arguments: argparse.Namespace) -> Benchmark:
     network = explanation.load_network(None)
     if arguments.preset != "compact":
         chosen = config.PRESETS[arguments.preset]
-        program = build_program(chosen, chosen.batch_size)
-        params = jax.device_get(program.create_state().params)
-        network = Network(arguments.preset, program.model, params, chosen, [], "")
+        network = Network(arguments.preset, build_model(chosen), _initial(chosen), chosen, [], "")
     stage = arguments.layer or network.model.stage_names[-1]
     if stage not in network.model.stage_names[1:]:
         raise UserError(f"--layer {stage}: expected one of {', '.join(network.model.stage_names[1:])}")
     sample = data.load_cifar10(source="sample")
-    pixels = sample.test_images[:64]
-    placed, labels = explanation.spread([pixels, sample.test_labels[:64]])
-    maps = explanation.build_maps(network, stage, "grad-cam")
-    logits = jax.jit(lambda images: model.forward(network.model, network.params, augment.normalize(images)))
-    peer = (network.config, network.params, pixels, stage, model.NUM_CLASSES)
-    candidates: Candidates = {
-        OURS: lambda: maps(placed, labels, labels).block_until_ready(),
-        "pytorch-grad-cam": peers.grad_cam(*peer),
-        "torchcam": peers.torch_cam(*peer),
-        "cifar_flax, the forward pass alone": lambda: logits(placed).block_until_ready(),
-    }
-    return take_turns(candidates, arguments.turns), {
-        "images": len(pixels),
-        "stage": stage,
-        "maps_an_image": model.NUM_CLASSES,
-    }
+    pixels, labels = sample.test_images[:64], sample.test_labels[:64]
+
+    def ours():
+        placed, classes = explanation.spread([pixels, labels])
+        run = explanation.build_maps(network, stage, "grad-cam")
+        facts = {"images": len(pixels), "stage": stage, "maps_an_image": model.NUM_CLASSES}
+        return lambda: run(placed, classes, classes).block_until_ready(), lambda: facts
+
+    def forward_pass():
+        placed, _ = explanation.spread([pixels, labels])
+        run = jax.jit(lambda images: model.forward(network.model, network.params, augment.normalize(images)))
+        return lambda: run(placed).block_until_ready(), dict
+
+    def theirs(name: str):
+        import peers
+
+        return getattr(peers, name)(network.config, network.params, pixels, stage, model.NUM_CLASSES), dict
+
+    return Benchmark(
+        {
+            OURS: ours,
+            "pytorch-grad-cam": lambda: theirs("grad_cam"),
+            "torchcam": lambda: theirs("torch_cam"),
+            f"{OURS}, the forward pass alone": forward_pass,
+        }
+    )
 
 
-def time_seeds(arguments: argparse.Namespace) -> tuple[dict[str, list[float]], dict[str, Any]]:
+def seeds(arguments: argparse.Namespace) -> Benchmark:
     """A training step of several seeds at once, beside as many single ones: on one device."""
     if arguments.seeds < 1:
         raise UserError(f"--seeds {arguments.seeds}: expected 1 or more")
-    chosen = _chosen(arguments)
-    network = build_model(chosen, devices.activation_dtype(chosen.precision))
-    rates = [optax.constant_schedule(rate) for rate in (chosen.learning_rate, chosen.muon_learning_rate)]
-    optimizer, plateau = build_optimizer(chosen, *rates), build_plateau(chosen)
-    train_step = build_train_step(chosen, network, optimizer)
-    rng = np.random.default_rng(0)
-    pixels = jnp.asarray(rng.integers(0, 256, (chosen.batch_size, *model.IMAGE_SHAPE), np.uint8))
-    labels = jnp.asarray(rng.integers(0, model.NUM_CLASSES, chosen.batch_size))
-    mask = jnp.ones(chosen.batch_size, bool)
+    chosen, count = _chosen(arguments), arguments.seeds
 
-    def stepping(create: Callable, take: Callable, times: int) -> Callable[[], Any]:
-        state = jax.jit(create)()
-        run = jax.jit(take, donate_argnums=0, compiler_options=devices.compiler_options())
+    def stepping(together: bool):
+        network = build_model(chosen, devices.activation_dtype(chosen.precision))
+        rates = [optax.constant_schedule(rate) for rate in (chosen.learning_rate, chosen.muon_learning_rate)]
+        optimizer, plateau = build_optimizer(chosen, *rates), build_plateau(chosen)
+        train_step = build_train_step(chosen, network, optimizer)
+        rng = np.random.default_rng(0)
+        pixels = jnp.asarray(rng.integers(0, 256, (chosen.batch_size, *model.IMAGE_SHAPE), np.uint8))
+        labels = jnp.asarray(rng.integers(0, model.NUM_CLASSES, chosen.batch_size))
+        mask = jnp.ones(chosen.batch_size, bool)
 
-        def steps() -> None:
+        def create(seed: Any) -> step.TrainState:
+            return step.create_state(jax.random.key(seed), network, optimizer, plateau)
+
+        def take(state: step.TrainState) -> step.TrainState:
+            return train_step(state, pixels, labels, mask)[0]
+
+        state = jax.jit(jax.vmap(create))(jnp.arange(count)) if together else jax.jit(create)(0)
+        take_jit = jax.jit(
+            jax.vmap(take) if together else take, donate_argnums=0, compiler_options=devices.compiler_options()
+        )
+
+        def run() -> None:
             nonlocal state
-            for _ in range(times):
-                state = jax.block_until_ready(run(state))
+            for _ in range(1 if together else count):
+                state = jax.block_until_ready(take_jit(state))
 
-        return steps
+        return run, lambda: {"images": count * chosen.batch_size, "seeds": count}
 
-    def create(seed: Any) -> step.TrainState:
-        return step.create_state(jax.random.key(seed), network, optimizer, plateau)
-
-    def take(state: step.TrainState) -> step.TrainState:
-        return train_step(state, pixels, labels, mask)[0]
-
-    count = arguments.seeds
-    candidates: Candidates = {
-        OURS: stepping(lambda: create(0), take, count),
-        f"{count} seeds at once": stepping(lambda: jax.vmap(create)(jnp.arange(count)), jax.vmap(take), 1),
-    }
-    return take_turns(candidates, arguments.turns), {"images": count * chosen.batch_size, "seeds": count}
+    return Benchmark({OURS: lambda: stepping(False), f"{OURS}, {count} seeds at once": lambda: stepping(True)})
 
 
-def time_start(arguments: argparse.Namespace) -> tuple[dict[str, list[float]], dict[str, Any]]:
+def time_start(arguments: argparse.Namespace) -> dict[str, list[float]]:
     """Commands from the prompt to their end; the training is of eight steps, an evaluation and a checkpoint."""
     times: dict[str, list[float]] = {}
     for _ in range(arguments.turns):
@@ -304,7 +392,7 @@ def time_start(arguments: argparse.Namespace) -> tuple[dict[str, list[float]], d
                 start = time.perf_counter()
                 subprocess.run([sys.executable, *command], cwd=ROOT, env=environment, check=True, capture_output=True)
                 times.setdefault(name, []).append(time.perf_counter() - start)
-    return times, {}
+    return times
 
 
 # ---- the report ----------------------------------------------------------------------------------
@@ -360,37 +448,44 @@ def describe_machine() -> dict[str, Any]:
     }
 
 
-BENCHMARKS: dict[str, Callable[[argparse.Namespace], tuple[dict[str, list[float]], dict[str, Any]]]] = {
-    "step": lambda arguments: time_training(arguments, whole=False),
-    "epoch": lambda arguments: time_training(arguments, whole=True),
-    "forward": time_forward,
-    "augment": time_augmentation,
-    "maps": time_maps,
-    "seeds": time_seeds,
-    "start": time_start,
+BENCHMARKS: dict[str, Callable[[argparse.Namespace], Benchmark]] = {
+    "step": functools.partial(training, whole=False),
+    "epoch": functools.partial(training, whole=True),
+    "forward": forward,
+    "augment": augmentation,
+    "maps": maps,
+    "seeds": seeds,
 }
 
 
 def _command(argv: list[str] | None) -> None:
     parser = cli.Parser("speed.py", __doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("what", choices=BENCHMARKS)
+    parser.add_argument("what", choices=[*BENCHMARKS, "start"])
     parser.add_argument("--preset", choices=config.PRESETS, default="compact", help="(compact)")
     parser.add_argument("--batch-size", type=int, help="images a training step (the preset's)")
     parser.add_argument("--steps", type=int, default=4, help="training steps a turn (4)")
+    parser.add_argument("--images", type=int, default=32, help="images of a forward pass of other presets (32)")
     parser.add_argument("--seeds", type=int, default=2, help="seeds that take a step at once (2)")
     parser.add_argument("--layer", help="stage whose maps are made (the last)")
     parser.add_argument("--turns", type=int, default=15, help="times that each candidate is timed (15)")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("--serve", help=argparse.SUPPRESS)  # a candidate, in a process of its own
     arguments = parser.parse_args(argv)
-    if arguments.out and arguments.out.exists():
+    if arguments.out and arguments.out.exists() and not arguments.serve:
         raise UserError(f"--out {arguments.out} exists: choose another")
     devices.set_up()
-    try:
-        times, facts = BENCHMARKS[arguments.what](arguments)
-    except ModuleNotFoundError as error:
-        raise UserError(f"{error.name} is not installed: pip install -e '.[bench]' -c constraints.txt") from error
+    if arguments.serve:
+        try:
+            serve(BENCHMARKS[arguments.what](arguments), arguments.serve)
+        except ModuleNotFoundError as error:
+            raise UserError(f"{error.name} is not installed: pip install -e '.[bench]' -c constraints.txt") from error
+        return
+    if arguments.what == "start":
+        times, facts = time_start(arguments), {}
+    else:
+        times, facts = take_turns(BENCHMARKS[arguments.what](arguments), arguments.turns)
     print(table(times, facts))
     if arguments.out:
         medians = {name: statistics.median(seconds) for name, seconds in times.items()}

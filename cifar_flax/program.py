@@ -178,7 +178,7 @@ def build_program(config: Config, num_train: int) -> Program:
 
     eval_batch_size = -(-config.eval_batch_size // mesh.size) * mesh.size
 
-    @functools.partial(jax.jit, donate_argnums=0)
+    @functools.partial(jax.jit, donate_argnums=0, compiler_options=devices.compiler_options())
     def jit_evaluate(sums: Metrics, params: Any, split: Split, indices: jax.Array):
         return sums + step.eval_step(params, *take(split, indices), model=model)
 

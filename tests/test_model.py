@@ -87,7 +87,7 @@ def test_features_are_after_the_relu(params, images):
 def test_norm_standardises_each_image_over_height_width_and_channels(rng):
     x = rng.normal(3, 5, (4, 8, 8, 6)).astype(np.float32)
     scale, bias = rng.normal(size=(2, 6)).astype(np.float32)
-    ours = model_lib._norm(jnp.float32).apply({"params": {"scale": scale, "bias": bias}}, x)
+    ours = model_lib.LayerNorm().apply({"params": {"scale": scale, "bias": bias}}, x)
     mean, var = x.mean(axis=(1, 2, 3), keepdims=True), x.var(axis=(1, 2, 3), keepdims=True)
     np.testing.assert_allclose(ours, (x - mean) / np.sqrt(var + 1e-5) * scale + bias, rtol=1e-4, atol=1e-4)
 

@@ -1,6 +1,10 @@
 """What the benchmarks compare with does the same work: `benchmarks/peers.py`."""
 
+import contextlib
 import dataclasses
+import json
+import subprocess
+import sys
 
 import jax.numpy as jnp
 import numpy as np
@@ -57,8 +61,27 @@ def test_arithmetic_is_counted_as_by_hand():
     assert speed.train_flops(network) == pytest.approx(5.745e9, rel=1e-3)
 
 
-def test_candidates_take_turns():
+def test_candidates_take_turns(monkeypatch):
     calls = []
-    times = speed.take_turns({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, turns=2, repeats=2)
-    assert calls == list("aabb") * (2 + speed.WARM_UP)
-    assert [len(seconds) for seconds in times.values()] == [2, 2]
+
+    @contextlib.contextmanager
+    def served(name):
+        def ask(line):
+            calls.append((name, line))
+            return {name: True} if line == "facts" else 6.0
+
+        yield ask
+
+    monkeypatch.setattr(speed, "_served", served)
+    times, facts = speed.take_turns(speed.Benchmark({"a": None, "b": None}, warm_up=1, repeats=3), turns=2)
+    assert calls == [("a", "turn"), ("b", "turn")] * 3 + [("a", "facts"), ("b", "facts")]
+    assert times == {"a": [2.0, 2.0], "b": [2.0, 2.0]} and facts == {"a": True, "b": True}
+
+
+@pytest.mark.parametrize("what", ["augment", "maps"])
+def test_benchmark_runs(what, tmp_path):
+    command = [sys.executable, speed.__file__, what, "--turns", "1", "--out", str(tmp_path / "found.json")]
+    text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert {len(seconds) for seconds in found["seconds"].values()} == {1}
+    assert all(name in text for name in found["seconds"])
