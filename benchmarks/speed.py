@@ -73,23 +73,25 @@ class Benchmark(NamedTuple):
     repeats: int = 1
 
 
-def take_turns(benchmark: Benchmark, turns: int) -> tuple[dict[str, list[float]], dict[str, Any]]:
+def take_turns(benchmark: Benchmark, turns: int, processes: int) -> tuple[dict[str, list[float]], dict[str, Any]]:
     """Seconds that each candidate takes for its work, one figure a turn, and the facts about all of them.
 
     Each is in a process of its own: in one process the threads of each library go on spinning in the other's turn.
+    After some turns all begin again in new processes: how memory happens to be laid out is worth some percent.
     """
-    with contextlib.ExitStack() as stack:
-        servers = {name: stack.enter_context(_served(name)) for name in benchmark.candidates}
-        times: dict[str, list[float]] = {name: [] for name in servers}
-        for turn in range(benchmark.warm_up + turns):
-            for name, ask in servers.items():
-                seconds = ask("turn") / benchmark.repeats
-                if turn >= benchmark.warm_up:
-                    times[name].append(seconds)
-        facts: dict[str, Any] = {}
-        for ask in servers.values():
-            facts |= ask("facts")
-        return times, facts
+    times: dict[str, list[float]] = {name: [] for name in benchmark.candidates}
+    facts: dict[str, Any] = {}
+    for _ in range(processes):
+        with contextlib.ExitStack() as stack:
+            servers = {name: stack.enter_context(_served(name)) for name in benchmark.candidates}
+            for turn in range(benchmark.warm_up + turns):
+                for name, ask in servers.items():
+                    seconds = ask("turn") / benchmark.repeats
+                    if turn >= benchmark.warm_up:
+                        times[name].append(seconds)
+            for ask in servers.values():
+                facts |= ask("facts")
+    return times, facts
 
 
 @contextlib.contextmanager
@@ -468,7 +470,8 @@ def _command(argv: list[str] | None) -> None:
     parser.add_argument("--images", type=int, default=32, help="images of a forward pass of other presets (32)")
     parser.add_argument("--seeds", type=int, default=2, help="seeds that take a step at once (2)")
     parser.add_argument("--layer", help="stage whose maps are made (the last)")
-    parser.add_argument("--turns", type=int, default=15, help="times that each candidate is timed (15)")
+    parser.add_argument("--turns", type=int, default=15, help="times that each process is timed (15)")
+    parser.add_argument("--processes", type=int, default=1, help="times that all begin anew in new processes (1)")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--serve", help=argparse.SUPPRESS)  # a candidate, in a process of its own
@@ -485,7 +488,7 @@ def _command(argv: list[str] | None) -> None:
     if arguments.what == "start":
         times, facts = time_start(arguments), {}
     else:
-        times, facts = take_turns(BENCHMARKS[arguments.what](arguments), arguments.turns)
+        times, facts = take_turns(BENCHMARKS[arguments.what](arguments), arguments.turns, arguments.processes)
     print(table(times, facts))
     if arguments.out:
         medians = {name: statistics.median(seconds) for name, seconds in times.items()}

@@ -139,6 +139,20 @@ def _gradient_by_kernel(x: jax.Array, gradient: jax.Array, stride: int) -> jax.A
     return by_kernel.reshape(3, 3, channels, features)
 
 
+def conv1x1(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
+    """The 1x1 convolution: a product of matrices, of the pixels that the stride leaves.
+
+    Args:
+      x: float `[B, H, W, C]`.
+      kernel: of the same dtype, `[1, 1, C, features]`.
+      stride: of both axes.
+
+    Returns:
+      Of the same dtype, `[B, ceil(H / stride), ceil(W / stride), features]`.
+    """
+    return x[:, ::stride, ::stride] @ kernel[0, 0]
+
+
 def for_flax(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], *_: Any, **__: Any) -> jax.Array:
-    """`conv3x3`, called as `flax.linen.Conv` calls its `conv_general_dilated`."""
-    return conv3x3(x, kernel, strides[0])
+    """`conv3x3` or `conv1x1`, called as `flax.linen.Conv` calls its `conv_general_dilated`."""
+    return (conv3x3 if kernel.shape[0] == 3 else conv1x1)(x, kernel, strides[0])

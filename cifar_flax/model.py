@@ -36,7 +36,7 @@ def _conv(features: int, size: int, stride: int, dtype: Any) -> nn.Conv:
         use_bias=False,  # the norm that follows subtracts any constant
         kernel_init=_he_fan_out,
         dtype=dtype,
-        conv_general_dilated=convolution.for_flax if size == 3 and jax.default_backend() == "cpu" else None,
+        conv_general_dilated=convolution.for_flax if jax.default_backend() == "cpu" else None,
     )
 
 
@@ -74,7 +74,8 @@ class LayerNorm(nn.Module):
 
 def _relu(*maps: jax.Array) -> jax.Array:
     """ReLU of a sum of feature maps."""
-    return _kept(nn.relu(sum(map(_rows, maps)))).reshape(maps[0].shape)
+    rows = sum(map(_rows, maps[1:]), _rows(maps[0]))
+    return _kept(nn.relu(rows)).reshape(maps[0].shape)
 
 
 class BasicBlock(nn.Module):
@@ -147,7 +148,8 @@ class ResNet(nn.Module):
         self.linear = nn.Dense(self.num_classes, dtype=jnp.promote_types(self.dtype, jnp.float32))
 
     def features(self, x, stage: str):
-        x = _relu(self.norm(self.conv(x.astype(self.dtype))))
+        x = _kept(_rows(x.astype(self.dtype))).reshape(x.shape)
+        x = _relu(self.norm(self.conv(x)))
         num_blocks = self.stage_names.index(stage) * self.blocks_per_stage
         return self._run(x, self._blocks()[:num_blocks])
 

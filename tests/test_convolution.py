@@ -3,12 +3,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cifar_flax.convolution import conv3x3
+from cifar_flax.convolution import conv1x1, conv3x3
 
 
 def plain(x, kernel, stride):
+    around = (kernel.shape[0] // 2,) * 2
     return jax.lax.conv_general_dilated(
-        x, kernel, (stride, stride), ((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC")
+        x, kernel, (stride, stride), (around, around), dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
 
 
@@ -20,12 +21,14 @@ def plain(x, kernel, stride):
     [(32, 32, 3, 16), (8, 8, 16, 16), (6, 8, 5, 8), (4, 8, 32, 32), (5, 7, 16, 16), (7, 6, 4, 64), (3, 3, 16, 40)]
     + [(6, 8, 64, 64), (8, 4, 64, 72), (4, 6, 128, 136), (2, 2, 136, 128), (5, 8, 64, 64), (8, 5, 128, 128)],
 )
-def test_it_is_the_plain_convolution_and_so_are_its_gradients(height, width, channels, features, stride, rng):
+@pytest.mark.parametrize("size", [1, 3])
+def test_it_is_the_plain_convolution_and_so_are_its_gradients(height, width, channels, features, stride, size, rng):
     with jax.enable_x64(True):
         x = jnp.asarray(rng.normal(size=(3, height, width, channels)))
-        kernel = jnp.asarray(rng.normal(size=(3, 3, channels, features)))
+        kernel = jnp.asarray(rng.normal(size=(size, size, channels, features)))
+        convolve = conv3x3 if size == 3 else conv1x1
         expected, plain_vjp = jax.vjp(lambda x, kernel: plain(x, kernel, stride), x, kernel)
-        found, vjp = jax.vjp(lambda x, kernel: conv3x3(x, kernel, stride), x, kernel)
+        found, vjp = jax.vjp(lambda x, kernel: convolve(x, kernel, stride), x, kernel)
         gradient = jnp.asarray(rng.normal(size=expected.shape))
         assert found.shape == expected.shape == (3, -(-height // stride), -(-width // stride), features)
         pairs = zip((found, *vjp(gradient)), (expected, *plain_vjp(gradient)), strict=True)

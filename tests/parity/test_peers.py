@@ -73,9 +73,10 @@ def test_candidates_take_turns(monkeypatch):
         yield ask
 
     monkeypatch.setattr(speed, "_served", served)
-    times, facts = speed.take_turns(speed.Benchmark({"a": None, "b": None}, warm_up=1, repeats=3), turns=2)
-    assert calls == [("a", "turn"), ("b", "turn")] * 3 + [("a", "facts"), ("b", "facts")]
-    assert times == {"a": [2.0, 2.0], "b": [2.0, 2.0]} and facts == {"a": True, "b": True}
+    benchmark = speed.Benchmark({"a": None, "b": None}, warm_up=1, repeats=3)
+    times, facts = speed.take_turns(benchmark, turns=2, processes=2)
+    assert calls == ([("a", "turn"), ("b", "turn")] * 3 + [("a", "facts"), ("b", "facts")]) * 2
+    assert times == {"a": [2.0] * 4, "b": [2.0] * 4} and facts == {"a": True, "b": True}
 
 
 @pytest.mark.parametrize("what", ["augment", "maps"])
