@@ -69,7 +69,8 @@ class LayerNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
         rows = _rows(x)
         scale, bias = (_kept(jnp.tile(a, rows.shape[-1] // x.shape[-1])) for a in (scale, bias))
-        return layer_norm(_kept(rows), scale, bias, rows.ndim - x.ndim + 3).reshape(x.shape)
+        normalised = layer_norm(_kept(rows), scale, bias, rows.ndim - x.ndim + 3)
+        return normalised.reshape(x.shape)  # type: ignore[attr-defined]
 
 
 def _relu(*maps: jax.Array) -> jax.Array:
