@@ -55,9 +55,9 @@ def trials(arguments: argparse.Namespace) -> dict[tuple[str, int], Config]:
     if arguments.sweep == "ablation":
         base |= SHORT
     recipe = config.from_flags(base)
-    changed = {name: dataclasses.replace(recipe, **changes) for name, changes in ABLATION.items()}
     chosen = {"recipe": recipe}
     if arguments.sweep == "ablation":
+        changed = {name: dataclasses.replace(recipe, **changes) for name, changes in ABLATION.items()}
         chosen |= {name: trial for name, trial in changed.items() if trial != recipe}
     if arguments.sweep == "search":
         chosen = {text: config.from_flags(base | _flags(text)) for text in arguments.trial}

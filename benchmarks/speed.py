@@ -258,24 +258,21 @@ def _initial(chosen: config.Config) -> Any:
 def forward(arguments: argparse.Namespace) -> Benchmark:
     chosen = _chosen(arguments)
     images = data.load_cifar10(arguments.data_dir)
-
-    def pixels_of(count: int):
-        return images.test_images[:count], images.test_labels[:count]
-
     count = 500 if arguments.preset == "compact" else arguments.images
+    pixels, labels = images.test_images[:count], images.test_labels[:count]
 
     def ours():
         program = build_program(
             dataclasses.replace(chosen, eval_batch_size=min(chosen.eval_batch_size, count)), chosen.batch_size
         )
-        params, split = program.create_state().params, program.place(Split(*pixels_of(count)))
+        params, split = program.create_state().params, program.place(Split(pixels, labels))
         facts = {"images": count, "flop": forward_flops(program.model) * count, "devices": program.mesh.size}
         return lambda: float(program.evaluate(params, split).loss_sum), lambda: facts
 
     def theirs(compiled: bool):
         import peers
 
-        return peers.forward(chosen, _initial(chosen), pixels_of(count)[0], compiled=compiled), dict
+        return peers.forward(chosen, _initial(chosen), pixels, compiled=compiled), dict
 
     return Benchmark({OURS: ours, **_eager_and_compiled(theirs)}, repeats=3)
 
