@@ -9,6 +9,9 @@ decisions are made where `patience` here is PyTorch's plus one: PyTorch lowers t
 number of bad epochs exceeds its patience, Optax when it reaches it.
 """
 
+import collections
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -30,16 +33,41 @@ def _is_convolution(params):
 
 
 def _muon(learning_rate: optax.Schedule, weight_decay: float) -> optax.GradientTransformation:
-    """Muon for kernels `[h, w, in, out]`, each seen as a matrix from its `h * w * in` inputs to its outputs."""
+    """Muon for kernels `[h, w, in, out]`, each seen as a matrix from its `h * w * in` inputs to its outputs.
 
-    def as_matrix(params):
-        return jax.tree.map(lambda _: MuonDimensionNumbers(reduction_axis=(0, 1, 2), output_axis=3), params)
+    Kernels of one shape take their step as one array: an accelerator then starts one operation for all of
+    them, where each alone would not keep it busy.
+    """
+
+    def as_matrices(stacks):
+        return jax.tree.map(lambda _: MuonDimensionNumbers(reduction_axis=(1, 2, 3), output_axis=4), stacks)
+
+    muon = optax.contrib.scale_by_muon(weight_dimension_numbers=as_matrices)
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        del params
+        stacks, state = muon.update(_stack(updates), state._replace(mu=_stack(state.mu)))
+        return _unstack(stacks, updates), state._replace(mu=_unstack(state.mu, updates))
 
     return optax.chain(
-        optax.contrib.scale_by_muon(weight_dimension_numbers=as_matrix),
+        optax.GradientTransformation(muon.init, update),
         optax.add_decayed_weights(weight_decay),
         optax.scale_by_learning_rate(learning_rate),
     )
+
+
+def _stack(tree: Any) -> dict[tuple[int, ...], jax.Array]:
+    """The arrays of each shape as one array `[n, *shape]`."""
+    stacks = collections.defaultdict(list)
+    for x in jax.tree.leaves(tree):
+        stacks[x.shape].append(x)
+    return {shape: jnp.stack(arrays) for shape, arrays in stacks.items()}
+
+
+def _unstack(stacks: Any, like: Any) -> Any:
+    """The inverse of `_stack`, for a tree `like` the one that was stacked."""
+    arrays = {shape: iter(stack) for shape, stack in stacks.items()}
+    return jax.tree.map(lambda x: next(arrays[x.shape]), like)
 
 
 def build_optimizer(

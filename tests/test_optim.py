@@ -14,6 +14,9 @@ RECORDED = json.loads((Path(__file__).parent / "data" / "torch_plateau.json").re
 SGD = dict(learning_rate=optim.warmup_schedule(0.1, 0), momentum=0.9, nesterov=True, weight_decay=0.0, clip_norm=0.0)
 
 
+MUON = SGD | {"muon_learning_rate": optim.warmup_schedule(0.05, 0)}
+
+
 def run(optimizer, params, grads, steps):
     state = optimizer.init(params)
     for _ in range(steps):
@@ -77,3 +80,38 @@ def test_clipping_bounds_the_norm_and_keeps_the_direction(params):
     step = jax.tree.map(lambda a, b: a - b, params, run(optimizer, params, grads, 1))
     np.testing.assert_allclose(optax.tree.norm(step), 0.1, rtol=1e-5)
     chex.assert_trees_all_close(step, optax.tree.scale(0.1 / optax.tree.norm(grads), grads), rtol=1e-5)
+
+
+@pytest.fixture
+def kernels(rng):
+    """Convolutions of two shapes, two of one of them, beside a norm and a last layer."""
+    shapes = {"a": (3, 3, 4, 8), "b": (3, 3, 4, 8), "c": (1, 1, 4, 8), "norm": (8,), "last": (8, 10)}
+    return {name: jnp.asarray(rng.normal(size=shape), jnp.float32) for name, shape in shapes.items()}
+
+
+def test_muon_moves_each_convolution_as_optax_moves_it_alone(kernels, rng):
+    found = run(optim.build_optimizer(**MUON), kernels, kernels, 3)
+    for name in "abc":
+        matrix = kernels[name].reshape(-1, 8)
+        alone = run(optax.chain(optax.contrib.scale_by_muon(), optax.scale(-0.05)), matrix, matrix, 3)
+        chex.assert_trees_all_close(found[name].reshape(-1, 8), alone, rtol=1e-4, atol=1e-6)
+
+
+def test_muon_moves_every_direction_of_a_convolution_alike(kernels):
+    moved = run(optim.build_optimizer(**MUON), kernels, kernels, 1)
+    for name in "ab":
+        lengths = np.linalg.svd((moved[name] - kernels[name]).reshape(-1, 8), compute_uv=False) / 0.05
+        assert lengths.min() > 0.6 and lengths.max() < 1.3
+
+
+def test_beside_muon_the_rest_is_left_to_sgd(kernels):
+    by_both, by_sgd = (run(optim.build_optimizer(**options), kernels, kernels, 3) for options in (MUON, SGD))
+    for name in ("norm", "last"):
+        chex.assert_trees_all_close(by_both[name], by_sgd[name])
+
+
+def test_muon_decays_convolutions_by_its_own_share(kernels):
+    optimizer = optim.build_optimizer(**MUON, muon_weight_decay=0.1)
+    decayed = run(optimizer, kernels, jax.tree.map(jnp.zeros_like, kernels), 1)
+    expected = {name: x * (0.995 if x.ndim == 4 else 1.0) for name, x in kernels.items()}
+    chex.assert_trees_all_close(decayed, expected, rtol=1e-6)
