@@ -319,7 +319,11 @@ def maps(arguments: argparse.Namespace) -> Benchmark:
 
     def forward_pass():
         placed, _ = explanation.spread([pixels, labels])
-        run = jax.jit(lambda images: model.forward(network.model, network.params, augment.normalize(images)))
+
+        @functools.partial(jax.jit, compiler_options=devices.compiler_options())
+        def run(images):
+            return model.forward(network.model, network.params, augment.normalize(images))
+
         return lambda: run(placed).block_until_ready(), dict
 
     def theirs(name: str):

@@ -20,6 +20,9 @@ import numpy as np
 def target_gradients(head: Callable[[jax.Array], jax.Array], activations: jax.Array, targets: jax.Array) -> jax.Array:
     """Gradients of weighted sums of logits with respect to each image's own activation.
 
+    What `jax.grad` gives for one image and one target; here one forward pass serves all targets, and each
+    has a backward pass of its own: all at once they would no longer fit a CPU's cache.
+
     Args:
       head: activations `[B, H, W, K]` to logits `[B, C]`, image by image.
       activations: float `[B, H, W, K]`.
@@ -29,12 +32,9 @@ def target_gradients(head: Callable[[jax.Array], jax.Array], activations: jax.Ar
       `[B, T, H, W, K]`.
     """
     chex.assert_rank([activations, targets], [4, 3])
-
-    def score(activation, weights):
-        return jnp.dot(head(activation[None])[0], weights)
-
-    each_target = jax.vmap(jax.grad(score), in_axes=(None, 0))
-    return jax.vmap(each_target)(activations, targets)
+    logits, pull_back = jax.vjp(head, activations)
+    weights = targets.astype(logits.dtype)
+    return jnp.stack([pull_back(weights[:, i])[0] for i in range(targets.shape[1])], axis=1)
 
 
 def grad_cam(activation: jax.Array, gradient: jax.Array) -> jax.Array:

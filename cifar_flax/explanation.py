@@ -160,7 +160,7 @@ def predict(network: Network, images: np.ndarray, on_batch: Callable[[int], None
       float32 `[N, 10]`.
     """
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=devices.compiler_options())
     def logits(images):
         return model.forward(network.model, network.params, normalize(images))
 
@@ -222,7 +222,7 @@ def build_maps(network: Network, stage: str, method: str) -> Callable[..., jax.A
     head = functools.partial(model.head, network.model, network.params, stage=stage)
     to_map = jax.vmap(jax.vmap(cam.METHODS[method], in_axes=(None, 0)))
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=devices.compiler_options())
     def maps(images, labels, predicted):
         activations = model.features(network.model, network.params, normalize(images), stage=stage)
         classes = jnp.broadcast_to(jnp.eye(NUM_CLASSES), (len(images), NUM_CLASSES, NUM_CLASSES))

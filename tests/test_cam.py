@@ -64,6 +64,20 @@ def test_a_map_of_a_difference_is_the_difference_of_the_maps(last_stage, params)
 
 
 @pytest.mark.parametrize("stage", MODEL.stage_names)
+def test_gradients_are_those_of_jax_grad_an_image_and_a_target_at_a_time(stage, params, images):
+    activations = features(MODEL, params, images[:3], stage=stage)
+    targets = jax.random.normal(jax.random.key(2), (3, 2, 10))
+    together = cam.target_gradients(lambda a: head(MODEL, params, a, stage=stage), activations, targets)
+
+    def score(activation, weights):
+        return head(MODEL, params, activation[None], stage=stage)[0] @ weights
+
+    for i, t in np.ndindex(3, 2):
+        alone = jax.grad(score)(activations[i], targets[i, t])
+        chex.assert_trees_all_close(together[i, t], alone, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("stage", MODEL.stage_names)
 def test_gradients_agree_with_finite_differences(stage, params, images):
     with jax.enable_x64(True):
         params64 = jax.tree.map(lambda x: x.astype(jnp.float64), params)
