@@ -425,7 +425,7 @@ def table(times: dict[str, list[float]], facts: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _commit() -> str:
+def commit() -> str:
     """What is timed, as git names it; "" where there is no git."""
     try:
         command = ["git", "describe", "--always", "--dirty"]
@@ -441,7 +441,7 @@ def describe_machine() -> dict[str, Any]:
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     processor = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "")
     return {
-        "commit": _commit(),
+        "commit": commit(),
         "device": jax.devices()[0].device_kind,
         "devices": jax.device_count(),
         "processor": processor or platform.processor(),

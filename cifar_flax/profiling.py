@@ -137,7 +137,7 @@ def summarize(events: Iterable[tuple[str, float]], text: str) -> list[Row]:
       events: instruction names and their durations. On a CPU a duration includes waiting for a core.
       text: the compiled program that the instructions are of.
     """
-    parts = _parts_of_instructions(text)
+    parts = parts_of_instructions(text)
     sums: dict[tuple[str, str], float] = collections.defaultdict(float)
     for instruction, duration in events:
         sums[parts.get(instruction, ("other", ""))] += duration
@@ -145,7 +145,7 @@ def summarize(events: Iterable[tuple[str, float]], text: str) -> list[Row]:
     return sorted((Row(*part, duration / total) for part, duration in sums.items()), key=lambda row: -row.share)
 
 
-def _parts_of_instructions(text: str) -> dict[str, tuple[str, str]]:
+def parts_of_instructions(text: str) -> dict[str, tuple[str, str]]:
     """Part and direction of each instruction of a compiled program."""
     opcodes: dict[str, set[str]] = collections.defaultdict(set)  # by computation
     computation, parts = "", {}

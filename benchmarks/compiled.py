@@ -1,0 +1,168 @@
+"""What XLA makes of a training step for a GPU, read without one.
+
+    python benchmarks/compiled.py --preset resnet18 --batch-size 512
+    python benchmarks/compiled.py --muon-learning-rate 0.04 --out compiled.json
+
+Compiles an epoch for an NVIDIA H100 ahead of time, and counts for each part of a step the kernels that
+are started, and the bytes of what they read and write. Takes train.py's flags. Needs jax with CUDA, the
+extra `cuda`, and no GPU; nothing is timed. Without a GPU XLA cannot try out algorithms, so that matrix
+products may be other kernels than on one. A kernel that reads part of an array counts as reading it all.
+"""
+
+import argparse
+import collections
+import dataclasses
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest import mock
+
+import jax
+import numpy as np
+from jax.experimental import topologies
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from cifar_flax import cli, config, devices, profiling
+from cifar_flax.config import Config
+from cifar_flax.errors import UserError
+from cifar_flax.metrics import Metrics
+from cifar_flax.program import Split, build_program
+
+# As XLA describes a GPU; figures of NVIDIA's data sheet and of what the driver says.
+H100 = """
+gpu_device_info {
+  name: "NVIDIA H100 80GB HBM3" device_vendor: "NVIDIA Corporation"
+  cuda_compute_capability { major: 9 }
+  core_count: 132 fpus_per_core: 128 clock_rate_ghz: 1.98
+  threads_per_warp: 32 threads_per_block_limit: 1024 threads_per_core_limit: 2048
+  thread_dim_limit_x: 1024 thread_dim_limit_y: 1024 thread_dim_limit_z: 64
+  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
+  registers_per_core_limit: 65536 registers_per_block_limit: 65536
+  shared_memory_per_block: 49152 shared_memory_per_core: 233472 shared_memory_per_block_optin: 232448
+  device_memory_size: 84942979072 memory_bandwidth: 3352320000000 l2_cache_size: 52428800
+  device_address_bits: 64 platform_version: "Compute Capability 9.0a"
+  driver_version: "13.0.0" runtime_version: "13.0.0" compile_time_toolkit_version: "13.0.0" dnn_version: "9.10.0"
+}
+platform_name: "CUDA"
+dnn_version_info { major: 9 minor: 10 patch: 0 }
+device_description_str: "NVIDIA H100 80GB HBM3"
+"""
+STEPS = 8  # of the epoch that is compiled: the kernels of one step are counted
+
+# What an instruction can be without a kernel of its own.
+_NO_KERNEL = {"bitcast", "constant", "get-tuple-element", "parameter", "tuple", "while"}
+_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "f32": 4, "s32": 4, "u32": 4, "s64": 8, "u64": 8}
+_COMPUTATION = re.compile(r"^(?:ENTRY )?%?(?P<name>[\w.\-]+) \(.*\{$")
+_INSTRUCTION = re.compile(
+    r"^\s+(?:ROOT )?%?(?P<name>[\w.\-]+) = (?P<shape>.*?)\s(?P<opcode>[a-z][\w\-]*)\((?P<operands>.*?)\)(?:,|$)"
+)
+
+
+class Row(NamedTuple):
+    """A part of a step, its direction (`forward`, `backward` or neither), kernels, and bytes."""
+
+    part: str
+    direction: str
+    kernels: int
+    bytes: int
+
+
+def compile_epoch(chosen: Config) -> str:
+    """The text of what XLA compiles of an epoch of `STEPS` steps for an H100."""
+    try:
+        topology = topologies.get_topology_desc(platform="cuda", topology="1x1x1", target_config=H100)
+    except Exception as error:  # JAX has no one type for it
+        raise UserError(f"JAX cannot compile for CUDA here ({error}): pip install -e '.[cuda]'") from error
+    mesh = Mesh(np.array(topology.devices[:1]), ("data",))
+    count = STEPS * chosen.batch_size
+
+    def placed(tree: Any) -> Any:
+        sharding = NamedSharding(mesh, PartitionSpec())
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
+
+    split = Split(np.empty((count, 32, 32, 3), np.uint8), np.empty(count, np.int32))
+    # The program asks JAX what there is: it is told of the H100, which arrays cannot be put on.
+    with (
+        mock.patch.object(jax, "default_backend", lambda: "gpu"),
+        mock.patch.object(jax, "device_put", lambda x, *_: x),
+        mock.patch.object(devices, "make_mesh", lambda _: mesh),
+    ):
+        program = build_program(chosen, count)
+        state, sums = jax.eval_shape(program.create_state), jax.eval_shape(Metrics.empty)
+        lowered = program.lower(placed(state), placed(sums), placed(split))
+    return lowered.compile(compiler_options={"xla_gpu_autotune_level": "0"}).as_text() or ""
+
+
+def count_kernels(text: str) -> list[Row]:
+    """Kernels and bytes of one step by part, the most bytes first.
+
+    Args:
+      text: a compiled program, whose largest loop is over the steps.
+    """
+    computations: dict[str, list[re.Match]] = collections.defaultdict(list)
+    name = ""
+    for line in text.splitlines():
+        if start := _COMPUTATION.match(line):
+            name = start["name"]
+        elif instruction := _INSTRUCTION.match(line):
+            computations[name].append(instruction)
+    bodies = re.findall(r" while\(.*body=%?([\w.\-]+)", text)
+    if not bodies:
+        raise ValueError("expected a compiled program with a loop")
+    instructions = max((computations[body] for body in bodies), key=len)
+    shapes = {instruction["name"]: instruction["shape"] for instruction in instructions}
+    parts = profiling.parts_of_instructions(text)
+    kernels, moved = collections.Counter[tuple[str, str]](), collections.Counter[tuple[str, str]]()
+    for instruction in instructions:
+        if instruction["opcode"] not in _NO_KERNEL:
+            operands = set(re.findall(r"%([\w.\-]+)", instruction["operands"]))
+            part = parts[instruction["name"]]
+            kernels[part] += 1
+            moved[part] += _num_bytes(instruction["shape"]) + sum(_num_bytes(shapes.get(x, "")) for x in operands)
+    return [Row(*part, kernels[part], bytes) for part, bytes in moved.most_common()]
+
+
+def _num_bytes(shape: str) -> int:
+    """Of `f32[2,3]{1,0}`, or of a tuple of such."""
+    arrays = re.findall(rf"\b({'|'.join(_BYTES)})\[([\d,]*)\]", shape)
+    return sum(_BYTES[dtype] * int(np.prod([int(n) for n in sizes.split(",") if n])) for dtype, sizes in arrays)
+
+
+def table(rows: list[Row]) -> str:
+    total = Row("a step", "", sum(row.kernels for row in rows), sum(row.bytes for row in rows))
+    lines = [f"{'part':<26}{'direction':<11}{'kernels':>8}{'MB':>8}"]
+    lines += [f"{row.part:<26}{row.direction:<11}{row.kernels:>8}{row.bytes / 1e6:>8.0f}" for row in [*rows, total]]
+    return "\n".join(lines)
+
+
+def _command(argv: list[str] | None) -> None:
+    from speed import commit
+
+    parser = cli.Parser("compiled.py", __doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--out", type=Path, default=argparse.SUPPRESS, help="JSON file to write")
+    config.add_flags(parser)
+    flags = vars(parser.parse_args(argv))
+    out = flags.pop("out", None)
+    if out and out.exists():
+        raise UserError(f"--out {out} exists: choose another")
+    chosen = config.from_flags({"precision": "bfloat16"} | flags)
+    jax.config.update("jax_platforms", "cpu")  # or JAX looks for the GPU and gives up
+    rows = count_kernels(compile_epoch(chosen))
+    print(table(rows))
+    if out:
+        found = {
+            "what": "kernels and bytes of a training step, compiled for an H100 without one",
+            "command": cli.command_line(),
+            "commit": commit(),
+            "versions": {"jax": jax.__version__},
+            "config": dataclasses.asdict(chosen),
+            "rows": [row._asdict() for row in rows],
+        }
+        out.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(lambda: _command(None)))
