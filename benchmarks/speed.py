@@ -312,19 +312,19 @@ def maps(arguments: argparse.Namespace) -> Benchmark:
     pixels, labels = sample.test_images[:64], sample.test_labels[:64]
 
     def ours():
-        placed, classes = explanation.spread([pixels, labels])
-        run = explanation.build_maps(network, stage, "grad-cam")
+        params, (placed, classes) = explanation.spread(network.params, [pixels, labels])
+        run = explanation.build_maps(network.model, stage, "grad-cam")
         facts = {"images": len(pixels), "stage": stage, "maps_an_image": model.NUM_CLASSES}
-        return lambda: run(placed, classes, classes).block_until_ready(), lambda: facts
+        return lambda: run(params, placed, classes, classes).block_until_ready(), lambda: facts
 
     def forward_pass():
-        placed, _ = explanation.spread([pixels, labels])
+        params, (placed,) = explanation.spread(network.params, [pixels])
 
         @functools.partial(jax.jit, compiler_options=devices.compiler_options())
-        def run(images):
-            return model.forward(network.model, network.params, augment.normalize(images))
+        def run(params, images):
+            return model.forward(network.model, params, augment.normalize(images))
 
-        return lambda: run(placed).block_until_ready(), dict
+        return lambda: run(params, placed).block_until_ready(), dict
 
     def theirs(name: str):
         import peers

@@ -126,16 +126,20 @@ def export(network: Network, path: Path, *, half: bool = False) -> None:
 # ---- predictions ---------------------------------------------------------------------------------
 
 
-def spread(batch: Sequence[np.ndarray]) -> Sequence[jax.Array]:
-    """Arrays of equal length, on the devices, each of which has a part of the batch."""
+def spread(params: Any, batch: Sequence[Any]) -> tuple[Any, Sequence[jax.Array]]:
+    """Parameters whole on each of the devices, and arrays of equal length, of which each device has a part."""
     mesh = devices.make_mesh(len(batch[0]))
-    return jax.device_put(batch, NamedSharding(mesh, PartitionSpec("data")))
+    replicated, by_batch = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ("data",)))
+    return jax.device_put(params, replicated), jax.device_put(batch, by_batch)
 
 
 def _in_batches(
-    function: Callable[..., jax.Array], arrays: tuple[np.ndarray, ...], on_batch: Callable[[int], None]
+    function: Callable[..., jax.Array],
+    params: Any,
+    arrays: tuple[np.ndarray, ...],
+    on_batch: Callable[[int], None],
 ) -> np.ndarray:
-    """Applies a jitted function to slices of arrays, the last one padded, and joins the results."""
+    """Applies a jitted function of parameters and slices of arrays, the last one padded, and joins the results."""
     count = len(arrays[0])
     size = min(_BATCH_SIZE, count)
     results = []
@@ -143,7 +147,8 @@ def _in_batches(
         parts = [array[start : start + size] for array in arrays]
         length = len(parts[0])
         padded = [np.pad(part, [(0, size - length)] + [(0, 0)] * (part.ndim - 1)) for part in parts]
-        results.append(np.asarray(function(*spread(padded)))[:length])
+        params, batch = spread(params, padded)  # parameters that are there already stay
+        results.append(np.asarray(function(params, *batch))[:length])
         on_batch(length)
     return np.concatenate(results)
 
@@ -161,10 +166,10 @@ def predict(network: Network, images: np.ndarray, on_batch: Callable[[int], None
     """
 
     @functools.partial(jax.jit, compiler_options=devices.compiler_options())
-    def logits(images):
-        return model.forward(network.model, network.params, normalize(images))
+    def logits(params, images):
+        return model.forward(network.model, params, normalize(images))
 
-    return _in_batches(logits, (images,), on_batch)
+    return _in_batches(logits, network.params, (images,), on_batch)
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:
@@ -217,14 +222,14 @@ def select(
 DIFFERENCE = NUM_CLASSES
 
 
-def build_maps(network: Network, stage: str, method: str) -> Callable[..., jax.Array]:
-    """A compiled function of images `[B, 32, 32, 3]`, labels `[B]` and predictions `[B]`: a batch of `explain`."""
-    head = functools.partial(model.head, network.model, network.params, stage=stage)
+def build_maps(network: ResNet, stage: str, method: str) -> Callable[..., jax.Array]:
+    """A compiled function of parameters, images `[B, 32, 32, 3]`, labels and predictions: a batch of `explain`."""
     to_map = jax.vmap(jax.vmap(cam.METHODS[method], in_axes=(None, 0)))
 
     @functools.partial(jax.jit, compiler_options=devices.compiler_options())
-    def maps(images, labels, predicted):
-        activations = model.features(network.model, network.params, normalize(images), stage=stage)
+    def maps(params, images, labels, predicted):
+        head = functools.partial(model.head, network, params, stage=stage)
+        activations = model.features(network, params, normalize(images), stage=stage)
         classes = jnp.broadcast_to(jnp.eye(NUM_CLASSES), (len(images), NUM_CLASSES, NUM_CLASSES))
         difference = jax.nn.one_hot(predicted, NUM_CLASSES) - jax.nn.one_hot(labels, NUM_CLASSES)
         targets = jnp.concatenate([classes, difference[:, None]], axis=1)
@@ -259,6 +264,7 @@ def explain(
     """
     if not len(images):
         return np.zeros((0, NUM_CLASSES + 1, 1, 1), np.float32)
-    raw = _in_batches(build_maps(network, stage, method), (images, labels, predicted), on_batch)
+    maps = build_maps(network.model, stage, method)
+    raw = _in_batches(maps, network.params, (images, labels, predicted), on_batch)
     chex.assert_tree_all_finite(raw)
     return raw
