@@ -104,6 +104,21 @@ def test_maps_do_not_depend_on_the_other_images(network, sample, logits):
     np.testing.assert_allclose(alone[0], together[0], rtol=1e-3, atol=1e-5)
 
 
+def test_another_network_of_the_same_shape_needs_no_other_program(network, sample, logits):
+    """Parameters that were constants of the program would have it compiled, and kept, for each network anew."""
+    explain(network, sample, logits, 4)
+    missed = []
+
+    def listen(event, **_):
+        missed.extend([event] if event == "/jax/compilation_cache/cache_misses" else [])
+
+    jax.monitoring.register_event_listener(listen)
+    other = network._replace(params=jax.tree.map(lambda x: x + 1, network.params))
+    explain(other, sample, explanation.predict(other, sample.test_images), 4)
+    jax.monitoring.unregister_event_listener(listen)
+    assert not missed
+
+
 def test_nothing_to_explain_is_no_error(network, sample, logits):
     assert len(explain(network, sample, logits, 0)) == 0
 
