@@ -88,7 +88,7 @@ PRESETS: dict[str, Config] = {
     # images where SGD is at 35% (docs/results/README.md). Decaying its kernels cost accuracy, and so
     # did zero-init. The rate falls in small steps, about every second or third epoch, from the first that
     # gains less than 1.5%, here the 19th: under 3% it was the 13th, and the last 15 gained nothing.
-    # 250 images are evaluated at once: more no longer fit a CPU's cache.
+    # 100 images are evaluated at once: more no longer fit a CPU's cache.
     "compact": Config(
         preset="compact",
         widths=(16, 32, 64),
@@ -100,7 +100,7 @@ PRESETS: dict[str, Config] = {
         label_smoothing=0.0,
         factor=0.7,
         rtol=0.015,
-        eval_batch_size=250,
+        eval_batch_size=100,
     ),
     # The compact network on the embedded sample: a look at the whole program in a minute or two.
     "smoke": Config(
