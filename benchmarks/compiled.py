@@ -23,6 +23,7 @@ import jax
 import numpy as np
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from machine import commit
 
 from cifar_flax import cli, config, devices, profiling
 from cifar_flax.config import Config
@@ -138,8 +139,6 @@ def table(rows: list[Row]) -> str:
 
 
 def _command(argv: list[str] | None) -> None:
-    from speed import commit
-
     parser = cli.Parser("compiled.py", __doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--out", type=Path, default=argparse.SUPPRESS, help="JSON file to write")

@@ -19,27 +19,26 @@ figures are medians over the turns. With --out they are also written as JSON. Ne
 """
 
 import argparse
-import contextlib
 import dataclasses
 import functools
-import importlib.metadata
 import json
 import math
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from machine import ROOT, describe_machine, measure_limits
+from turns import OURS, WARM_UP, Benchmark, Build, serve, table, take_turns
 
 from cifar_flax import augment, cli, config, data, devices, explanation, model, step
 from cifar_flax.errors import UserError
@@ -56,107 +55,10 @@ from cifar_flax.program import (
     build_train_step,
 )
 
-# A candidate is built in a process of its own: a function that does the work once, and one for the facts about it.
-Build = Callable[[], tuple[Callable[[], Any], Callable[[], dict[str, Any]]]]
-OURS = "cifar_flax"
-ROOT = Path(__file__).parent.parent
-WARM_UP = 2
-# Of training steps: so long XLA:CPU's memory goes on growing, and every new page costs a fault.
+# Training steps before those that are timed: so long XLA:CPU's memory goes on growing, a fault for every new page.
 WARM_UP_STEPS = 60
 
-
-class Benchmark(NamedTuple):
-    """What is timed, by name; turns that only warm up, and how often the work is done in one turn."""
-
-    candidates: dict[str, Build]
-    warm_up: int = WARM_UP
-    repeats: int = 1
-
-
-def take_turns(benchmark: Benchmark, turns: int, processes: int) -> tuple[dict[str, list[float]], dict[str, Any]]:
-    """Seconds that each candidate takes for its work, one figure a turn, and the facts about all of them.
-
-    Each is in a process of its own: in one process the threads of each library go on spinning in the other's turn.
-    After some turns all begin again in new processes: how memory happens to be laid out is worth some percent.
-    """
-    times: dict[str, list[float]] = {name: [] for name in benchmark.candidates}
-    facts: dict[str, Any] = {}
-    for _ in range(processes):
-        with contextlib.ExitStack() as stack:
-            servers = {name: stack.enter_context(_served(name)) for name in benchmark.candidates}
-            for turn in range(benchmark.warm_up + turns):
-                for name, ask in servers.items():
-                    seconds = ask("turn") / benchmark.repeats
-                    if turn >= benchmark.warm_up:
-                        times[name].append(seconds)
-            for ask in servers.values():
-                facts |= ask("facts")
-    return times, facts
-
-
-@contextlib.contextmanager
-def _served(name: str) -> Iterator[Callable[[str], Any]]:
-    """A process that has built a candidate, as a function that sends it a line and returns its answer."""
-    # Several of them share a GPU's memory.
-    environment = {**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-    command = [sys.executable, *sys.argv, "--serve", name]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environment, text=True) as process:
-        assert process.stdin is not None and process.stdout is not None
-
-        def ask(line: str) -> Any:
-            print(line, file=process.stdin, flush=True)
-            answer = process.stdout.readline()
-            if not answer:
-                raise UserError(f"{name} ended before it was timed: its own message is above")
-            return json.loads(answer)
-
-        try:
-            ask("ready")
-            yield ask
-        finally:
-            process.stdin.close()
-
-
-def serve(benchmark: Benchmark, name: str) -> None:
-    """Builds a candidate and answers the lines of standard input on standard output, until there are no more."""
-    answers, sys.stdout = sys.stdout, sys.stderr  # what libraries print is no answer
-    if not name.startswith(OURS):
-        jax.config.update("jax_platforms", "cpu")  # the accelerator is PyTorch's
-    run, facts = benchmark.candidates[name]()
-    for line in sys.stdin:
-        start = time.perf_counter()
-        if line.strip() == "turn":
-            for _ in range(benchmark.repeats):
-                run()
-        answer = facts() if line.strip() == "facts" else time.perf_counter() - start
-        print(json.dumps(answer), file=answers, flush=True)
-
-
-# ---- the machine's limits, and the work ------------------------------------------------------------
-
-
-def measure_limits(dtype: Any) -> dict[str, float]:
-    """Of all devices: FLOP/s of a large matrix product, and bytes a second of a large copy."""
-    on_cpu = jax.default_backend() == "cpu"
-    size = 2048 if on_cpu else 8192
-    matrix = jax.random.normal(jax.random.key(0), (size, size), dtype)  # ones can be faster
-    multiply, copy = jax.jit(lambda x: x @ x), jax.jit(lambda x: x + 1)
-    array = jnp.ones(2**26 if on_cpu else 2**28, jnp.float32)
-
-    def best(work: Callable[[], Any]) -> float:
-        seconds = []
-        for _ in range(9):
-            start = time.perf_counter()
-            work()
-            seconds.append(time.perf_counter() - start)
-        return min(seconds)
-
-    count = 1 if on_cpu else jax.device_count()  # on a CPU one device uses the cores of all for this
-    return {
-        "flop_per_second": count * 2 * size**3 / best(lambda: multiply(matrix).block_until_ready()),
-        "bytes_per_second": count * 2 * array.nbytes / best(lambda: copy(array).block_until_ready()),
-    }
+# ---- the work ------------------------------------------------------------------------------------
 
 
 def forward_flops(network: model.ResNet) -> float:
@@ -398,58 +300,7 @@ def time_start(arguments: argparse.Namespace) -> dict[str, list[float]]:
     return times
 
 
-# ---- the report ----------------------------------------------------------------------------------
-
-
-def table(times: dict[str, list[float]], facts: dict[str, Any]) -> str:
-    """Medians and quartiles, and how many times as long as ours each takes."""
-    ours = statistics.median(times[OURS]) if OURS in times else None
-    lines = [f"{'':<36}{'median':>11}{'quartiles':>22}{'images/s':>10}{'of ours':>9}{'TFLOP/s':>9}"]
-    for name, seconds in times.items():
-        low, median, high = np.percentile(seconds, [25, 50, 75]) * 1000
-        line = f"{name:<36}{median:>8.1f} ms{f'{low:.1f} to {high:.1f} ms':>22}"
-        line += f"{1000 * facts['images'] / median:>10.0f}" if "images" in facts else f"{'':>10}"
-        line += f"{median / 1000 / ours:>9.2f}" if ours else f"{'':>9}"
-        line += f"{facts['flop'] / median / 1e9:>9.3f}" if "flop" in facts else ""
-        lines.append(line)
-    if ours and "limits" in facts:
-        limits = facts["limits"]
-        compute = facts["flop"] / limits["flop_per_second"]
-        memory = facts["bytes_xla_counts"] / limits["bytes_per_second"]
-        lines.append(
-            f"Limits, measured: {limits['flop_per_second'] / 1e12:.3g} TFLOP/s, "
-            f"{limits['bytes_per_second'] / 1e9:.3g} GB/s. At these {OURS}'s arithmetic takes {1000 * compute:.1f} ms "
-            f"({100 * compute / ours:.0f}% of its time), and what XLA counts as its "
-            f"{facts['bytes_xla_counts'] / 1e9:.3g} GB {1000 * memory:.1f} ms ({100 * memory / ours:.0f}%)"
-        )
-    return "\n".join(lines)
-
-
-def commit() -> str:
-    """What is timed, as git names it; "" where there is no git."""
-    try:
-        command = ["git", "describe", "--always", "--dirty"]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    except OSError:
-        return ""
-
-
-def describe_machine() -> dict[str, Any]:
-    names = ("jax", "jaxlib", "flax", "optax", "torch", "grad-cam", "torchcam", "numpy")
-    installed = {d.metadata["Name"].lower(): d.version for d in importlib.metadata.distributions()}
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    processor = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "")
-    return {
-        "commit": commit(),
-        "device": jax.devices()[0].device_kind,
-        "devices": jax.device_count(),
-        "processor": processor or platform.processor(),
-        "cores": devices.num_cores(),
-        "python": platform.python_version(),
-        "versions": {name: installed[name] for name in names if name in installed},
-    }
-
+# ---- the command line ----------------------------------------------------------------------------
 
 BENCHMARKS: dict[str, Callable[[argparse.Namespace], Benchmark]] = {
     "step": functools.partial(training, whole=False),
