@@ -29,6 +29,7 @@ from cifar_flax import cli, config, devices, profiling
 from cifar_flax.config import Config
 from cifar_flax.errors import UserError
 from cifar_flax.metrics import Metrics
+from cifar_flax.profiling import Instruction
 from cifar_flax.program import Split, build_program
 
 # As XLA describes a GPU; figures of NVIDIA's data sheet and of what the driver says.
@@ -55,10 +56,6 @@ STEPS = 8  # of the epoch that is compiled: the kernels of one step are counted
 # What an instruction can be without a kernel of its own.
 _NO_KERNEL = {"bitcast", "constant", "get-tuple-element", "parameter", "tuple", "while"}
 _BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "f32": 4, "s32": 4, "u32": 4, "s64": 8, "u64": 8}
-_COMPUTATION = re.compile(r"^(?:ENTRY )?%?(?P<name>[\w.\-]+) \(.*\{$")
-_INSTRUCTION = re.compile(
-    r"^\s+(?:ROOT )?%?(?P<name>[\w.\-]+) = (?P<shape>.*?)\s(?P<opcode>[a-z][\w\-]*)\((?P<operands>.*?)\)(?:,|$)"
-)
 
 
 class Row(NamedTuple):
@@ -102,26 +99,23 @@ def count_kernels(text: str) -> list[Row]:
     Args:
       text: a compiled program, whose largest loop is over the steps.
     """
-    computations: dict[str, list[re.Match]] = collections.defaultdict(list)
-    name = ""
-    for line in text.splitlines():
-        if start := _COMPUTATION.match(line):
-            name = start["name"]
-        elif instruction := _INSTRUCTION.match(line):
-            computations[name].append(instruction)
+    computations: dict[str, list[Instruction]] = collections.defaultdict(list)
+    for instruction in profiling.read_instructions(text):
+        computations[instruction.computation].append(instruction)
     bodies = re.findall(r" while\(.*body=%?([\w.\-]+)", text)
     if not bodies:
         raise ValueError("expected a compiled program with a loop")
     instructions = max((computations[body] for body in bodies), key=len)
-    shapes = {instruction["name"]: instruction["shape"] for instruction in instructions}
+    shapes = {instruction.name: instruction.shape for instruction in instructions}
     parts = profiling.parts_of_instructions(text)
     kernels, moved = collections.Counter[tuple[str, str]](), collections.Counter[tuple[str, str]]()
     for instruction in instructions:
-        if instruction["opcode"] not in _NO_KERNEL:
-            operands = set(re.findall(r"%([\w.\-]+)", instruction["operands"]))
-            part = parts[instruction["name"]]
+        if instruction.opcode not in _NO_KERNEL:
+            operands, *_ = re.split(r"\)(?:,|$)", instruction.rest)
+            read = [shapes.get(name, "") for name in set(re.findall(r"%([\w.\-]+)", operands))]
+            part = parts[instruction.name]
             kernels[part] += 1
-            moved[part] += _num_bytes(instruction["shape"]) + sum(_num_bytes(shapes.get(x, "")) for x in operands)
+            moved[part] += sum(_num_bytes(shape) for shape in [instruction.shape, *read])
     return [Row(*part, kernels[part], bytes) for part, bytes in moved.most_common()]
 
 

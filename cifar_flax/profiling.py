@@ -28,7 +28,9 @@ _PARTS = (
     ("loss", r"jvp"),
 )
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%?(?P<name>[\w.\-]+) \(.*\{$")
-_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?(?P<name>[\w.\-]+) = .*?\s(?P<opcode>[a-z][\w\-]*)\(")
+_INSTRUCTION = re.compile(
+    r"^\s+(?:ROOT )?%?(?P<name>[\w.\-]+) = (?P<shape>.*?)\s(?P<opcode>[a-z][\w\-]*)\((?P<rest>.*)$"
+)
 
 
 class Row(NamedTuple):
@@ -145,19 +147,44 @@ def summarize(events: Iterable[tuple[str, float]], text: str) -> list[Row]:
     return sorted((Row(*part, duration / total) for part, duration in sums.items()), key=lambda row: -row.share)
 
 
-def parts_of_instructions(text: str) -> dict[str, tuple[str, str]]:
-    """Part and direction of each instruction of a compiled program."""
-    opcodes: dict[str, set[str]] = collections.defaultdict(set)  # by computation
-    computation, parts = "", {}
+class Instruction(NamedTuple):
+    """A line of a compiled program.
+
+    Attributes:
+      computation: the name of the one that it is in.
+      name: its own.
+      shape: of its result, as text.
+      opcode: what it does.
+      rest: the text after the opcode: operands and attributes.
+    """
+
+    computation: str
+    name: str
+    shape: str
+    opcode: str
+    rest: str
+
+
+def read_instructions(text: str) -> Iterator[Instruction]:
+    """The instructions of a compiled program, those of a computation before what calls it."""
+    computation = ""
     for line in text.splitlines():
         if start := _COMPUTATION.match(line):
             computation = start["name"]
-        if instruction := _INSTRUCTION.match(line):
-            opcodes[computation].add(instruction["opcode"])
-            called = re.search(r"calls=%?([\w.\-]+)", line)
-            inside = opcodes[called[1]] if called else {instruction["opcode"]}
-            source = re.search(r'op_name="([^"]*)"', line)
-            parts[instruction["name"]] = _classify(inside, source[1] if source else "")
+        elif found := _INSTRUCTION.match(line):
+            yield Instruction(computation, *found.groups())
+
+
+def parts_of_instructions(text: str) -> dict[str, tuple[str, str]]:
+    """Part and direction of each instruction of a compiled program, by name."""
+    opcodes: dict[str, set[str]] = collections.defaultdict(set)  # by computation
+    parts = {}
+    for instruction in read_instructions(text):
+        opcodes[instruction.computation].add(instruction.opcode)
+        called = re.search(r"calls=%?([\w.\-]+)", instruction.rest)
+        inside = opcodes[called[1]] if called else {instruction.opcode}
+        source = re.search(r'op_name="([^"]*)"', instruction.rest)
+        parts[instruction.name] = _classify(inside, source[1] if source else "")
     return parts
 
 
