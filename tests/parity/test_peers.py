@@ -14,6 +14,7 @@ torch = pytest.importorskip("torch", reason="needs PyTorch: pip install -e '.[be
 
 import peers
 import speed
+import turns
 
 from cifar_flax import augment, model
 from cifar_flax.config import PRESETS
@@ -72,9 +73,9 @@ def test_candidates_take_turns(monkeypatch):
 
         yield ask
 
-    monkeypatch.setattr(speed, "_served", served)
-    benchmark = speed.Benchmark({"a": None, "b": None}, warm_up=1, repeats=3)
-    times, facts = speed.take_turns(benchmark, turns=2, processes=2)
+    monkeypatch.setattr(turns, "_served", served)
+    benchmark = turns.Benchmark({"a": None, "b": None}, warm_up=1, repeats=3)
+    times, facts = turns.take_turns(benchmark, turns=2, processes=2)
     assert calls == ([("a", "turn"), ("b", "turn")] * 3 + [("a", "facts"), ("b", "facts")]) * 2
     assert times == {"a": [2.0] * 4, "b": [2.0] * 4} and facts == {"a": True, "b": True}
 
