@@ -221,11 +221,7 @@ def maps(arguments: argparse.Namespace) -> Benchmark:
 
     def forward_pass():
         params, (placed,) = explanation.spread(network.params, [pixels])
-
-        @functools.partial(jax.jit, compiler_options=devices.compiler_options())
-        def run(params, images):
-            return model.forward(network.model, params, augment.normalize(images))
-
+        run = explanation.build_logits(network.model)
         return lambda: run(params, placed).block_until_ready(), dict
 
     def theirs(name: str):

@@ -153,6 +153,16 @@ def _in_batches(
     return np.concatenate(results)
 
 
+def build_logits(network: ResNet) -> Callable[..., jax.Array]:
+    """A compiled function of parameters and images `[B, 32, 32, 3]`: a batch of `predict`."""
+
+    @functools.partial(jax.jit, compiler_options=devices.compiler_options())
+    def logits(params, images):
+        return model.forward(network, params, normalize(images))
+
+    return logits
+
+
 def predict(network: Network, images: np.ndarray, on_batch: Callable[[int], None] = lambda n: None) -> np.ndarray:
     """Logits of images.
 
@@ -164,12 +174,7 @@ def predict(network: Network, images: np.ndarray, on_batch: Callable[[int], None
     Returns:
       float32 `[N, 10]`.
     """
-
-    @functools.partial(jax.jit, compiler_options=devices.compiler_options())
-    def logits(params, images):
-        return model.forward(network.model, params, normalize(images))
-
-    return _in_batches(logits, network.params, (images,), on_batch)
+    return _in_batches(build_logits(network.model), network.params, (images,), on_batch)
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:
