@@ -60,7 +60,9 @@ def _progress() -> Callable[[str, int], Callable[[int], None]]:
 def _explain(flags: argparse.Namespace) -> None:
     import numpy as np  # heavy imports, not needed before here
 
-    from cifar_flax import cam, data, devices, explanation, outputs
+    from cifar_flax import data, devices
+    from cifar_flax.explaining import cam, explanation, outputs
+    from cifar_flax.training import trained
 
     _one_of("--method", flags.method, cam.METHODS)
     _one_of("--sort", flags.sort, explanation.SORTS)
@@ -76,11 +78,11 @@ def _explain(flags: argparse.Namespace) -> None:
         raise UserError(f"--indices {flags.indices}: expected numbers separated by commas, such as 3,57") from error
 
     devices.set_up()
-    network = explanation.load_network(flags.ckpt)
+    network = trained.load_network(flags.ckpt)
     if flags.half and flags.export is None:
         raise UserError("--half is about --export FILE, which is not given")
     if flags.export is not None:
-        explanation.export(network, flags.export, half=flags.half)
+        trained.export(network, flags.export, half=flags.half)
         print(f"Wrote {flags.export}: {network.name}, SHA-256 {network.digest[:12]}")
         return
     stage = _one_of("--layer", flags.layer or network.model.stage_names[-1], network.model.stage_names)

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from cifar_flax import cli, rundir
+from cifar_flax import cli
 from cifar_flax import config as config_lib
 from cifar_flax.cli import Parser
 from cifar_flax.config import Config
@@ -55,11 +55,14 @@ def _config(flags: dict, out: Path | None, resume: bool) -> Config:
         return config_lib.from_flags(flags)
     if out is None:
         raise UserError("--resume needs --out: the directory of the run to go on with")
+    from cifar_flax.training import rundir  # with JAX behind it, which --help does without
+
     return config_lib.resumed(rundir.read_config(out), flags)
 
 
 def _train(config: Config, out: Path, *, resume: bool, data_dir: Path | None, source: str, **options: Any) -> None:
-    from cifar_flax import data, devices, loop  # heavy imports, not needed before here
+    from cifar_flax import data, devices  # heavy imports, not needed before here
+    from cifar_flax.training import loop, rundir
 
     rundir.claim(out, resume=resume)  # before anything slow
     dataset = data.load_named(config.data, data_dir, source, lambda line: print(line, flush=True))
@@ -72,7 +75,8 @@ def _train(config: Config, out: Path, *, resume: bool, data_dir: Path | None, so
 
 
 def _profile(config: Config, folder: Path, data_dir: Path | None, source: str) -> None:
-    from cifar_flax import data, devices, profiling
+    from cifar_flax import data, devices
+    from cifar_flax.training import profiling
 
     profiling.claim(folder)  # before anything slow
     dataset = data.load_named(config.data, data_dir, source, lambda line: print(line, flush=True))
@@ -90,7 +94,8 @@ def _command(argv: list[str] | None) -> None:
     options = {name: flags.pop(name) for name in ("data_dir", "source", "tensorboard", "checkpoint_every_minutes")}
     config = _config(flags, out, resume)
     if summary:
-        from cifar_flax import model, program
+        from cifar_flax.network import model
+        from cifar_flax.training import program
 
         print(model.format_layer_table(program.build_model(config)))
     elif trace is not None:

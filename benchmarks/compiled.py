@@ -25,12 +25,13 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from machine import commit
 
-from cifar_flax import cli, config, devices, profiling
+from cifar_flax import cli, config, devices
 from cifar_flax.config import Config
 from cifar_flax.errors import UserError
-from cifar_flax.metrics import Metrics
-from cifar_flax.profiling import Instruction
-from cifar_flax.program import Split, build_program
+from cifar_flax.training import profiling
+from cifar_flax.training.metrics import Metrics
+from cifar_flax.training.profiling import Instruction
+from cifar_flax.training.program import Split, build_program
 
 # As XLA describes a GPU; figures of NVIDIA's data sheet and of what the driver says.
 H100 = """

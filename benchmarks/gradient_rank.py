@@ -14,10 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cifar_flax import augment, data, devices, metrics, model
+from cifar_flax import data, devices
 from cifar_flax.config import PRESETS
-from cifar_flax.metrics import Metrics
-from cifar_flax.program import Split, build_program
+from cifar_flax.network import model
+from cifar_flax.training import metrics
+from cifar_flax.training.metrics import Metrics
+from cifar_flax.training.program import Split, build_program
 
 
 def describe(gradient) -> str:
@@ -31,7 +33,7 @@ def describe(gradient) -> str:
 
 def main() -> None:
     sample = data.load_cifar10(source="sample")
-    images, labels = augment.normalize(jnp.asarray(sample.train_images)), jnp.asarray(sample.train_labels)
+    images, labels = data.normalize(jnp.asarray(sample.train_images)), jnp.asarray(sample.train_labels)
     for name, rate in (("SGD", 0.0), ("Muon", PRESETS["compact"].muon_learning_rate)):
         config = dataclasses.replace(PRESETS["compact"], muon_learning_rate=rate, warmup_epochs=0)
         program = build_program(config, len(images))

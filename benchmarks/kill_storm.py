@@ -22,8 +22,9 @@ from pathlib import Path
 import chex
 import jax
 
-from cifar_flax import checkpoint, devices, rundir
-from cifar_flax.program import build_program
+from cifar_flax import devices
+from cifar_flax.training import checkpoint, rundir
+from cifar_flax.training.program import build_program
 
 ROOT = Path(__file__).parents[1]
 RUN = ["--preset", "smoke", "--widths", "8", "--strides", "2"]

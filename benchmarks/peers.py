@@ -12,9 +12,9 @@ import torch
 from torch.nn import functional
 
 from cifar_flax import interop
-from cifar_flax.augment import MEAN, STD
 from cifar_flax.config import Config
-from cifar_flax.pytorch.resnet import ResNet
+from cifar_flax.data import MEAN, STD
+from cifar_flax.interop.pytorch.resnet import ResNet
 
 # A CPU build of PyTorch beside torchvision's wheel lacks two operators that its import asks for.
 _library = torch.library.Library("torchvision", "FRAGMENT")

@@ -23,9 +23,10 @@ from typing import Any
 import flax
 import jax
 
-from cifar_flax import cli, config, data, devices, loop, rundir
+from cifar_flax import cli, config, data, devices
 from cifar_flax.config import Config
 from cifar_flax.errors import UserError
+from cifar_flax.training import loop, rundir
 
 # Short runs want a plateau that comes early: the rate then falls in most of a trial's later epochs.
 SHORT = {"rtol": 0.1, "cooldown": 0, "factor": 0.5}

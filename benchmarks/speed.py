@@ -40,11 +40,13 @@ import optax
 from machine import ROOT, describe_machine, measure_limits
 from turns import OURS, WARM_UP, Benchmark, Build, serve, table, take_turns
 
-from cifar_flax import augment, cli, config, data, devices, explanation, model, step
+from cifar_flax import cli, config, data, devices
 from cifar_flax.errors import UserError
-from cifar_flax.explanation import Network
-from cifar_flax.metrics import Metrics
-from cifar_flax.program import (
+from cifar_flax.explaining import explanation
+from cifar_flax.network import model
+from cifar_flax.training import step, trained
+from cifar_flax.training.metrics import Metrics
+from cifar_flax.training.program import (
     Program,
     Split,
     build_augment,
@@ -54,6 +56,7 @@ from cifar_flax.program import (
     build_program,
     build_train_step,
 )
+from cifar_flax.training.trained import Network
 
 # Training steps before those that are timed: so long XLA:CPU's memory goes on growing, a fault for every new page.
 WARM_UP_STEPS = 60
@@ -186,7 +189,7 @@ def augmentation(arguments: argparse.Namespace) -> Benchmark:
 
     def ours():
         configured = build_augment(chosen)
-        run = jax.jit(lambda key, images: configured(key, augment.normalize(images)))
+        run = jax.jit(lambda key, images: configured(key, data.normalize(images)))
         key, placed = jax.random.key(0), jax.device_put(pixels, jax.devices()[0])
         return lambda: run(key, placed).block_until_ready(), lambda: {"images": len(pixels)}
 
@@ -203,7 +206,7 @@ def augmentation(arguments: argparse.Namespace) -> Benchmark:
 
 
 def maps(arguments: argparse.Namespace) -> Benchmark:
-    network = explanation.load_network(None)
+    network = trained.load_network(None)
     if arguments.preset != "compact":
         chosen = config.PRESETS[arguments.preset]
         network = Network(arguments.preset, build_model(chosen), _initial(chosen), chosen, [], "")

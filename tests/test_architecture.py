@@ -1,71 +1,121 @@
-"""The layout is the architecture: docs/architecture.md gives the order, this enforces it."""
+"""The folders are the architecture: what each room may know of the others, and of itself."""
 
 import ast
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parent.parent / "cifar_flax"
-# A module may import those of earlier rows. Leaves know nothing of each other.
-ROWS = [
-    {"errors", "convolution", "norm"},
-    {"cli", "config", "files", "interrupts"},
-    {"augment", "cam", "data", "devices", "metrics", "model", "optim", "plots"},
-    {"step"},
-    {"checkpoint", "program", "rundir", "weights"},
-    {"loop", "profiling"},
-    {"explanation"},
-    {"interop", "report"},
-    {"outputs"},
-]
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "cifar_flax"
+GROUND = {"errors", "config", "cli", "files", "devices", "plots"}
+# A room may import the ground floor and the rooms before it.
+ROOMS = ["data", "network", "training", "explaining", "interop"]
+# The mathematics: pure functions of plain arguments, which know of no config and no machine.
+PURE = {
+    "data": {"augment", "normalization"},
+    "network": {"model", "norm", "convolution"},
+    "training": {"metrics", "optim", "step"},
+    "explaining": {"cam"},
+}
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts): path
+    for path in PACKAGE.rglob("*.py")
+    if path.parent.name != "pytorch"
+}
 
 
-def own_imports(path: Path) -> set[str]:
-    """Modules of this package that a file imports when it is itself imported."""
-    names = set()
-    for node in ast.parse(path.read_text()).body:
-        if isinstance(node, ast.ImportFrom) and node.module == "cifar_flax":
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("cifar_flax."):
-            names.add(node.module.split(".")[1])
+def imports(path: Path, *, lazy: bool = True) -> Iterator[str]:
+    """What a file imports of this package, as dotted names; without those inside its functions unless `lazy`."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree) if lazy else tree.body:
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("cifar_flax"):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.Import):
-            names |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("cifar_flax.")}
-    return names
+            yield from (alias.name for alias in node.names if alias.name.startswith("cifar_flax."))
 
 
-def test_every_module_has_its_place():
-    assert {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"} == set.union(*ROWS)
+def test_the_folders_are_the_rooms():
+    assert {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()} == set(ROOMS)
+    assert {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"} == GROUND
 
 
-@pytest.mark.parametrize("row", range(len(ROWS)))
-def test_imports_point_downward(row):
-    allowed = set.union(set(), *ROWS[:row])
-    for name in ROWS[row]:
-        permitted = allowed - {"config"} if row == 2 else allowed  # leaves take plain arguments
-        assert own_imports(PACKAGE / f"{name}.py") <= permitted, name
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_says_what_it_is_for(room):
+    docstring = ast.get_docstring(ast.parse((PACKAGE / room / "__init__.py").read_text())) or ""
+    assert "In: " in docstring and "Out: " in docstring
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_imports_point_one_way_between_rooms(room):
+    allowed = GROUND | set(ROOMS[: ROOMS.index(room) + 1])
+    for path in (PACKAGE / room).glob("*.py"):
+        assert {name.split(".")[1] for name in imports(path)} <= allowed, path.name
+
+
+def test_the_ground_floor_stands_alone():
+    for name in GROUND:
+        known = {imported.split(".")[1] for imported in imports(PACKAGE / f"{name}.py", lazy=False)}
+        assert known <= {"errors", "files"}, name
+
+
+def test_modules_do_not_import_each_other():
+    graph = {
+        name: {target for target in MODULES if any(f"{found}.".startswith(f"{target}.") for found in imports(path))}
+        - {name}
+        for name, path in MODULES.items()
+        if path.stem != "__init__"
+    }
+    while leaves := {name for name, targets in graph.items() if not targets & graph.keys()}:
+        graph = {name: targets for name, targets in graph.items() if name not in leaves}
+    assert not graph, f"a circle among {sorted(graph)}"
+
+
+@pytest.mark.parametrize("room", PURE)
+def test_mathematics_knows_no_config(room):
+    for name in PURE[room]:
+        known = {imported.split(".")[1] for imported in imports(PACKAGE / room / f"{name}.py", lazy=False)}
+        assert not known & {"config", "devices", "files"}, name
+
+
+def test_private_names_stay_in_their_file():
+    for path in MODULES.values():
+        private = [name for name in imports(path) if name.rsplit(".", 1)[1].startswith("_")]
+        tree = ast.parse(path.read_text())
+        modules = {
+            alias.asname or alias.name
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom)
+            for alias in node.names
+            if f"{node.module}.{alias.name}" in MODULES
+        }
+        private += [
+            f"{node.value.id}.{node.attr}"
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+            if node.value.id in modules and node.attr.startswith("_")
+        ]
+        assert not private, path.name
 
 
 def test_only_plots_imports_matplotlib():
-    users = [
-        path.stem
-        for path in PACKAGE.glob("*.py")
-        if "import matplotlib" in path.read_text() or "from matplotlib" in path.read_text()
-    ]
-    assert users == ["plots"]
+    users = [name for name, path in MODULES.items() if "import matplotlib" in path.read_text()]
+    users += [name for name, path in MODULES.items() if "from matplotlib" in path.read_text()]
+    assert set(users) == {"cifar_flax.plots"}
 
 
 def test_help_answers_quickly_and_without_jax():
     code = "import sys, train\ntry: train.main(['--help'])\nexcept SystemExit: pass\nassert 'jax' not in sys.modules"
     start = time.perf_counter()
-    subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent, check=True, capture_output=True)
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)
     assert time.perf_counter() - start < 1.5
 
 
 @pytest.mark.slow
 def test_nothing_imports_tensorflow_or_torch():
-    modules = ", ".join(f"cifar_flax.{name}" for row in ROWS for name in row)
-    code = f"import sys, {modules}\nassert not {{'tensorflow', 'torch', 'tensorflow_datasets'}} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent, check=True)
+    names = ", ".join(name for name, path in MODULES.items() if path.stem not in ("__init__", "__main__"))
+    code = f"import sys, {names}\nassert not {{'tensorflow', 'torch', 'tensorflow_datasets'}} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

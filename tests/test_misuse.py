@@ -9,7 +9,13 @@ import safetensors.numpy
 
 import explain
 import train
-from cifar_flax import augment, config, data, explanation, interop, weights
+from cifar_flax import config
+from cifar_flax.data import __main__ as data
+from cifar_flax.data import augment
+from cifar_flax.interop import __main__ as interop
+from cifar_flax.interop import to_state_dict
+from cifar_flax.network import weights
+from cifar_flax.training import trained
 
 COMMANDS = {"train": train, "explain": explain, "data": data, "augment": augment, "interop": interop}
 
@@ -167,11 +173,11 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "run" / "config.json").write_text(smoke)
     (tmp_path / "edited" / "config.json").write_text(smoke.replace('"batch_size": 64', '"batch_size": -5'))
     (tmp_path / "scribbled" / "config.json").write_bytes(b"\xff{")
-    embedded = explanation.EMBEDDED.read_bytes()
+    embedded = trained.EMBEDDED.read_bytes()
     (tmp_path / "ours.safetensors").write_bytes(embedded)
     (tmp_path / "cut.safetensors").write_bytes(embedded[:5000])
     (tmp_path / "flipped.safetensors").write_bytes(embedded[:-9] + bytes([embedded[-9] ^ 1]) + embedded[-8:])
-    state_dict = interop.to_state_dict(weights.load_weights(explanation.EMBEDDED).params)
+    state_dict = to_state_dict(weights.load_weights(trained.EMBEDDED).params)
     safetensors.numpy.save_file(state_dict, tmp_path / "torch.safetensors")
     return tmp_path
 

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cifar_flax import data, explanation
+from cifar_flax import data
+from cifar_flax.explaining import explanation
+from cifar_flax.training import trained
 
 ROOT = Path(__file__).parents[2]
 
@@ -96,7 +98,7 @@ def test_the_twenty_images_are_the_same_everywhere(explained, manifest, reported
 
 def test_the_manifest_is_true(manifest, sample):
     """Against the network itself, asked once more."""
-    network = explanation.load_network(None)
+    network = trained.load_network(None)
     logits = explanation.predict(network, sample.test_images)
     p, guesses = explanation.probabilities(logits), logits.argmax(axis=1)
     assert manifest["checkpoint_sha256"] == network.digest

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from cifar_flax import checkpoint
+from cifar_flax.training import checkpoint
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]

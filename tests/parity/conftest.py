@@ -10,9 +10,12 @@ import jax
 import numpy as np
 import pytest
 
-from cifar_flax import augment, explanation, interop, model, weights
+from cifar_flax import interop
 from cifar_flax.config import PRESETS
-from cifar_flax.program import build_model
+from cifar_flax.data import normalization
+from cifar_flax.network import model, weights
+from cifar_flax.training import trained
+from cifar_flax.training.program import build_model
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 with contextlib.suppress(ImportError):
@@ -24,7 +27,7 @@ with contextlib.suppress(ImportError):
 @pytest.fixture(scope="session")
 def images(sample):
     """24 real test images, normalised: float32 `[24, 32, 32, 3]`."""
-    return np.asarray(augment.normalize(sample.test_images[::42]))
+    return np.asarray(normalization.normalize(sample.test_images[::42]))
 
 
 @pytest.fixture(scope="session")
@@ -40,7 +43,7 @@ class Pair:
         self.dtype = np.dtype(dtype)
         self.model = build_model(config, self.dtype)
         if preset == "compact":
-            params = weights.load_weights(explanation.EMBEDDED).params
+            params = weights.load_weights(trained.EMBEDDED).params
         else:
             params = jax.device_get(model.init_params(build_model(config), jax.random.key(0)))
             # A block whose last scale is 0 would hide its convolutions from the comparison.

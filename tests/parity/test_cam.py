@@ -13,7 +13,8 @@ peers = pytest.importorskip("pytorch_grad_cam", reason="needs grad-cam: pip inst
 from pytorch_grad_cam.utils.image import show_cam_on_image
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
-from cifar_flax import cam, model
+from cifar_flax.explaining import cam
+from cifar_flax.network import model
 
 PEERS = {
     "grad-cam": peers.GradCAM,

@@ -9,7 +9,10 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs PyTorch: pip install -e '.[bench]'")
 
-from cifar_flax import augment, interop, model, optim, step
+from cifar_flax import interop
+from cifar_flax.data import augment, normalization
+from cifar_flax.network import model
+from cifar_flax.training import optim, step
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-4), ("float64", 1e-9)])
@@ -59,7 +62,7 @@ def test_one_step_of_sgd(make_pair, sample, labels):
     for tolerance in (1e-5, 5e-5):
         state, _ = train(state, images, labels, np.ones(len(labels), bool))
         sgd.zero_grad()
-        logits = network(pair.to_torch(augment.normalize(images)))
+        logits = network(pair.to_torch(normalization.normalize(images)))
         torch.nn.functional.cross_entropy(logits, torch.tensor(labels).long(), label_smoothing=0.1).backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         sgd.step()

@@ -16,12 +16,13 @@ import peers
 import speed
 import turns
 
-from cifar_flax import augment, model
 from cifar_flax.config import PRESETS
+from cifar_flax.data import augment, normalize
+from cifar_flax.network import model
 
 
 def test_normalisation(sample):
-    ours = augment.normalize(sample.test_images[:4])
+    ours = normalize(sample.test_images[:4])
     theirs = peers.normalize(peers.to_device(sample.test_images[:4])).cpu().numpy()
     np.testing.assert_allclose(theirs.transpose(0, 2, 3, 1), ours, atol=1e-5)
 
@@ -44,7 +45,7 @@ def test_cutout_covers_as_much():
 
 def test_network(make_pair, sample):
     pair = make_pair("compact", "float32")
-    ours = model.forward(pair.model, pair.params, augment.normalize(sample.test_images[:8]))
+    ours = model.forward(pair.model, pair.params, normalize(sample.test_images[:8]))
     module = peers.network(PRESETS["compact"], pair.params)
     theirs = module(peers.normalize(peers.to_device(sample.test_images[:8]))).detach().cpu().numpy()
     np.testing.assert_allclose(theirs, ours, atol=1e-3)

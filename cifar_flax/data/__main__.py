@@ -1,0 +1,30 @@
+"""`python -m cifar_flax.data prepare|verify`: fetches CIFAR-10, or checks what is cached."""
+
+import sys
+from pathlib import Path
+
+from cifar_flax import cli
+from cifar_flax.data.sources import BIN_FOLDER, SOURCES, default_data_dir, load_cifar10
+
+
+def _command(argv: list[str] | None) -> None:
+    parser = cli.Parser("python -m cifar_flax.data", "Fetch or check CIFAR-10.")
+    parser.add_argument("action", choices=("prepare", "verify"))
+    parser.add_argument("--data-dir", type=Path, default=default_data_dir(), help=f"default: {default_data_dir()}")
+    parser.add_argument("--source", choices=SOURCES[:-1], default="auto", help="default: auto")
+    arguments = parser.parse_args(argv)
+    folder = arguments.data_dir
+    if arguments.action == "prepare":
+        load_cifar10(folder, arguments.source, lambda line: print(line, file=sys.stderr, flush=True))
+    data = load_cifar10(folder, "cache")
+    counts = f"{len(data.train_images)} training and {len(data.test_images)} test images"
+    print(f"{folder / BIN_FOLDER}: {counts}, byte-identical to the official CIFAR-10")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """`python -m cifar_flax.data prepare|verify`; returns the exit code."""
+    return cli.run(lambda: _command(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,273 @@
+"""Everything that `explain.py` writes: pictures, `manifest.json`, `cams.npz` and the report."""
+
+import json
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cifar_flax import plots
+from cifar_flax.errors import UserError
+from cifar_flax.explaining import cam, explanation, report
+from cifar_flax.explaining.explanation import DIFFERENCE, TestSet
+from cifar_flax.training.trained import Network
+
+NUM_CORRECT = 10
+_REPORT_CORRECT_PER_CLASS = 20
+_MANIFEST = "manifest.json"
+_ZOOM = 8  # a 32x32 image is shown at 256x256: its pixels as squares, maps interpolated
+
+
+class Choice(NamedTuple):
+    """What to explain, and how.
+
+    Attributes:
+      stage: the stage whose activation is explained.
+      method: one of `cam.METHODS`.
+      num_wrong: how many wrong predictions; of correct ones as many, but at most `NUM_CORRECT`.
+      sort: one of `explanation.SORTS`.
+      true: only this class, or None.
+      predicted: only images taken for this class, or None.
+      indices: places in the official test set to explain instead of the above, or None.
+    """
+
+    stage: str
+    method: str
+    num_wrong: int = 20
+    sort: str = "index"
+    true: int | None = None
+    predicted: int | None = None
+    indices: Sequence[int] | None = None
+
+
+def _positions(test: TestSet, logits: np.ndarray, choice: Choice) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of the wrong and of the correct predictions to explain."""
+    if choice.indices is not None:
+        place = {index: position for position, index in enumerate(test.indices.tolist())}
+        missing = [index for index in choice.indices if index not in place]
+        if missing:
+            raise UserError(f"--indices {missing[0]} is not among the {len(test.images)} images of the {test.name}")
+        positions = np.array([place[index] for index in choice.indices])
+        correct = logits.argmax(axis=1)[positions] == test.labels[positions]
+        return positions[~correct], positions[correct]
+    wrong = explanation.select(
+        test.labels, logits, correct=False, sort=choice.sort, true=choice.true, predicted=choice.predicted
+    )
+    # A class that is asked for is asked for in the correct predictions too; there true is predicted.
+    wanted = choice.true if choice.true is not None else choice.predicted
+    correct = explanation.select(test.labels, logits, correct=True, sort=choice.sort, true=wanted)
+    return wrong[: choice.num_wrong], correct[: min(choice.num_wrong, NUM_CORRECT)]
+
+
+def _for_report(test: TestSet, logits: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """Positions of what the report shows: all wrong predictions, some correct ones, and what was chosen."""
+    wrong = explanation.select(test.labels, logits, correct=False)
+    correct = [
+        explanation.select(test.labels, logits, correct=True, true=label)[:_REPORT_CORRECT_PER_CLASS]
+        for label in range(len(test.class_names))
+    ]
+    return np.unique(np.concatenate([wrong, *correct, chosen]))
+
+
+def check_folder(folder: Path, *, overwrite: bool) -> None:
+    """Refuses an output directory that exists, unless it is an earlier explanation and `overwrite` is set."""
+    if not folder.exists():
+        return
+    if not overwrite:
+        raise UserError(f"--out {folder} exists: replace it with --overwrite, or choose another")
+    if not folder.is_dir() or (any(folder.iterdir()) and not (folder / _MANIFEST).exists()):
+        raise UserError(f"--out {folder} is no explanation, and is not overwritten: choose another")
+
+
+def _replace(folder: Path, new: Path, old: Path) -> None:
+    if not folder.exists():
+        new.rename(folder)
+        return
+    folder.rename(old)
+    try:
+        new.rename(folder)
+    except OSError:
+        old.rename(folder)
+        raise
+
+
+def write(
+    folder: Path,
+    network: Network,
+    test: TestSet,
+    choice: Choice,
+    *,
+    overwrite: bool,
+    progress: Callable[[str, int], Callable[[int], None]],
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Explains a network on a test set and writes all of it, or nothing.
+
+    Args:
+      folder: the output directory; must not exist unless `overwrite`.
+      network: the network.
+      test: the images.
+      choice: what to explain.
+      overwrite: replace `folder`, once the new one is complete.
+      progress: (what, total) to a function that is told how many more are done.
+      say: called with lines for the person.
+
+    Returns:
+      The manifest.
+
+    Raises:
+      UserError: `folder` exists, cannot be written, or an image asked for is not in the test set.
+    """
+    check_folder(folder, overwrite=overwrite)
+    logits = explanation.predict(network, test.images, progress("predicting", len(test.images)))
+    wrong, correct = _positions(test, logits, choice)
+    if not len(wrong):
+        say("No wrong prediction fits this choice; the pictures of wrong predictions are empty.")
+    shown = _for_report(test, logits, np.concatenate([wrong, correct]).astype(int))
+    guesses = logits.argmax(axis=1)
+    raw = explanation.explain(
+        network,
+        test.images[shown],
+        test.labels[shown],
+        guesses[shown],
+        stage=choice.stage,
+        method=choice.method,
+        on_batch=progress("explaining", len(shown)),
+    )
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
+            new = Path(temporary) / "new"
+            new.mkdir()
+            manifest = _write_files(new, network, test, choice, logits, wrong, correct, shown, raw)
+            _replace(folder, new, Path(temporary) / "old")
+    except OSError as error:
+        raise UserError(f"--out {folder} cannot be written: {error.strerror}; choose another") from error
+    return manifest
+
+
+def _write_files(
+    folder: Path,
+    network: Network,
+    test: TestSet,
+    choice: Choice,
+    logits: np.ndarray,
+    wrong: np.ndarray,
+    correct: np.ndarray,
+    shown: np.ndarray,
+    raw: np.ndarray,
+) -> dict[str, Any]:
+    p, guesses = explanation.probabilities(logits), logits.argmax(axis=1)
+    maps = dict(zip(shown.tolist(), raw, strict=True))
+    accuracy = 100 * float((guesses == test.labels).mean())
+    subtitle = f"{choice.method} at {choice.stage}, {test.name}"
+    (folder / "gradcam_images").mkdir()
+
+    entries: dict[str, list[dict[str, Any]]] = {}
+    for kind, positions in (("wrong", wrong), ("correct", correct)):
+        entries[kind] = [
+            _entry(test, p, guesses, maps, position, f"gradcam_images/{kind}_{number}.png")
+            for number, position in enumerate(positions.tolist(), start=1)
+        ]
+        _draw(folder, kind, test, entries[kind], positions, maps, subtitle)
+    if network.rows:
+        plots.plot_curves(network.rows, folder / "loss_accuracy.png", f"training of {network.config.preset}")
+    confusion = np.zeros((10, 10), int)
+    np.add.at(confusion, (test.labels, guesses), 1)
+    title = f"{accuracy:.2f}% of {len(test.labels):,} images correct, {test.name}"
+    plots.plot_confusion(confusion, test.class_names, folder / "confusion_matrix.png", title)
+
+    manifest = {
+        "checkpoint": network.name,
+        "checkpoint_sha256": network.digest,
+        "model": network.config.preset,
+        "num_parameters": sum(leaf.size for leaf in jax.tree.leaves(network.params)),
+        "layer": choice.stage,
+        "method": choice.method,
+        "data": test.name,
+        "test_accuracy": accuracy,
+        "test_count": len(test.labels),
+        "wrong": entries["wrong"],
+        "correct": entries["correct"],
+    }
+    (folder / _MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+    chosen = np.concatenate([wrong, correct]).astype(int)
+    np.savez(
+        folder / "cams.npz",
+        indices=test.indices[chosen],
+        raw=np.stack([maps[position] for position in chosen.tolist()]) if len(chosen) else raw[:0],
+    )
+    html = report.render(manifest, network.rows, confusion, test, shown, p, raw)
+    (folder / "report.html").write_text(html, encoding="utf-8")
+    return manifest
+
+
+def _entry(
+    test: TestSet, p: np.ndarray, guesses: np.ndarray, maps: dict[int, np.ndarray], position: int, file: str
+) -> dict[str, Any]:
+    true, predicted, raw = int(test.labels[position]), int(guesses[position]), maps[position]
+    return {
+        "index": int(test.indices[position]),
+        "true": test.class_names[true],
+        "predicted": test.class_names[predicted],
+        "probabilities": [round(float(x), 6) for x in p[position]],
+        "files": [file],
+        "raw_min": {"predicted": float(raw[predicted].min()), "true": float(raw[true].min())},
+        "raw_max": {"predicted": float(raw[predicted].max()), "true": float(raw[true].max())},
+        "zero_map": {"predicted": _is_zero(raw[predicted]), "true": _is_zero(raw[true])},
+    }
+
+
+def _is_zero(raw: np.ndarray) -> bool:
+    return bool(cam.is_zero(jnp.asarray(raw)))
+
+
+def _overlay(image: np.ndarray, raw: np.ndarray) -> np.ndarray | None:
+    """The overlay at the size it is shown, or None for a zero map."""
+    if _is_zero(raw):
+        return None
+    pixels = image.repeat(_ZOOM, axis=0).repeat(_ZOOM, axis=1) / np.float32(255)
+    return cam.overlay(pixels, np.asarray(cam.to_image(jnp.asarray(raw), (pixels.shape[0], pixels.shape[1]))))
+
+
+def _draw(
+    folder: Path,
+    kind: str,
+    test: TestSet,
+    entries: list[dict[str, Any]],
+    positions: np.ndarray,
+    maps: dict[int, np.ndarray],
+    subtitle: str,
+) -> None:
+    names = list(test.class_names)
+    description = "test images " + ", ".join(str(entry["index"]) for entry in entries)
+    images, titles, overlays, overlay_titles = test.images[positions], [], [], []
+    for position, entry in zip(positions.tolist(), entries, strict=True):
+        image, raw = test.images[position], maps[position]
+        true, predicted = names.index(entry["true"]), names.index(entry["predicted"])
+        confidence = f"{100 * entry['probabilities'][predicted]:.0f}%"
+        label = f"true: {entry['true']}\n" if true != predicted else ""
+        titles.append(f"#{entry['index']}\n{label}predicted: {entry['predicted']} {confidence}")
+        explained = [predicted] if true == predicted else [predicted, true]
+        overlays.append([_overlay(image, raw[label]) for label in explained])
+        overlay_titles.append([f"for {names[label]}" for label in explained])
+        verdict = "correctly predicted" if true == predicted else f"taken for {entry['predicted']}"
+        plots.plot_explanation(
+            image,
+            overlays[-1],
+            overlay_titles[-1],
+            raw[DIFFERENCE],
+            np.array(entry["probabilities"]),
+            names,
+            folder / entry["files"][0],
+            f"test image {entry['index']}: {entry['true']}, {verdict} ({confidence}); {subtitle}",
+            f"test images {entry['index']}",
+        )
+    word = {"wrong": "Wrong predictions", "correct": "Correct predictions"}[kind]
+    plots.plot_predictions(images, titles, folder / f"{kind}_prediction.png", f"{word}, {test.name}", description)
+    file, title = folder / f"gradcam_{kind}.png", f"{word}: {subtitle}"
+    plots.plot_overlays(images, overlays, titles, overlay_titles, file, title, description)

@@ -1,0 +1,96 @@
+"""The HTML report: one file for a person, with its pictures, maps and script inside.
+
+The page is `report.html` beside this module; here it is given its data, as JSON. The page itself
+writes every string as text, never as HTML.
+"""
+
+import base64
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from cifar_flax.explaining import cam
+from cifar_flax.explaining.explanation import TestSet
+
+_PAGE = Path(__file__).parent / "report.html"
+_SPRITE_COLUMNS = 40
+_LARGEST_MAP = 16
+
+
+def _base64(content: bytes) -> str:
+    return base64.b64encode(content).decode("ascii")
+
+
+def _sprite(images: np.ndarray) -> str:
+    """The images side by side in one lossless PNG."""
+    padding = -len(images) % _SPRITE_COLUMNS
+    cells = np.pad(images, ((0, padding), (0, 0), (0, 0), (0, 0)))
+    sheet = cells.reshape(-1, _SPRITE_COLUMNS, 32, 32, 3).swapaxes(1, 2).reshape(-1, _SPRITE_COLUMNS * 32, 3)
+    buffer = io.BytesIO()
+    Image.fromarray(sheet).save(buffer, "PNG", optimize=True)
+    return _base64(buffer.getvalue())
+
+
+def _pool(raw: np.ndarray) -> np.ndarray:
+    """Maps `[N, T, h, w]` averaged down to at most 16x16: finer ones would make the page too large."""
+    factor = max(1, raw.shape[-1] // _LARGEST_MAP)
+    n, t, h, w = raw.shape
+    return raw.reshape(n, t, h // factor, factor, w // factor, factor).mean(axis=(3, 5))
+
+
+def render(
+    manifest: dict[str, Any],
+    rows: list[dict[str, Any]],
+    confusion: np.ndarray,
+    test: TestSet,
+    shown: np.ndarray,
+    probabilities: np.ndarray,
+    raw: np.ndarray,
+) -> str:
+    """The page.
+
+    Args:
+      manifest: as in `manifest.json`.
+      rows: the training's metrics, one an epoch; may be empty.
+      confusion: int `[10, 10]`, true by predicted.
+      test: the test set.
+      shown: int `[n]`, positions of the images on the page.
+      probabilities: float `[N, 10]`, of the whole test set.
+      raw: float `[n, 11, h, w]`, maps of the images on the page.
+
+    Returns:
+      HTML.
+    """
+    pooled = _pool(raw)
+    scales = np.abs(pooled).max(axis=(-2, -1))
+    quantised = np.round(127 * pooled / np.maximum(scales, 1e-30)[..., None, None]).astype(np.int8)
+    images = [
+        {
+            "index": int(test.indices[position]),
+            "true": int(test.labels[position]),
+            "predicted": int(probabilities[position].argmax()),
+            "probabilities": [round(float(x), 4) for x in probabilities[position]],
+            "scales": [float(f"{x:.4g}") for x in scale],
+        }
+        for position, scale in zip(shown.tolist(), scales, strict=True)
+    ]
+    keys = ("checkpoint", "checkpoint_sha256", "model", "layer", "method", "data", "test_accuracy", "test_count")
+    content = {key: manifest[key] for key in keys} | {
+        "is_sample": "sample" in manifest["data"].lower(),
+        "class_names": list(test.class_names),
+        "confusion": confusion.tolist(),
+        "rows": rows,
+        "images": images,
+        "sprite": _sprite(test.images[shown]),
+        "sprite_columns": _SPRITE_COLUMNS,
+        "maps": _base64(quantised.tobytes()),
+        "map_shape": list(pooled.shape[-2:]),
+        "jet": _base64(cam.JET.tobytes()),
+    }
+    # Inside a script element only "</" could end it, and "<!--" change its meaning.
+    embedded = json.dumps(content).replace("<", "\\u003c")
+    return _PAGE.read_text(encoding="utf-8").replace("__DATA__", embedded)

@@ -1,0 +1,81 @@
+"""`python -m cifar_flax.interop import|export`: networks from and to PyTorch."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from cifar_flax import cli
+from cifar_flax.errors import UserError
+from cifar_flax.interop import convert
+from cifar_flax.network import weights
+from cifar_flax.training.trained import load_network
+
+
+def _import(source: Path, out: Path, strides: tuple[int, ...] | None, std: tuple[float, ...] | None) -> None:
+    if out.suffix != ".safetensors":
+        raise UserError(f"--out {out}: expected a name that ends in .safetensors")
+    convert.refuse_existing(out)
+    params, run_config = convert.from_state_dict(convert.read_state_dict(source), strides)
+    if std is not None:
+        params["conv"]["kernel"] = convert.rescale_input(params["conv"]["kernel"], std)
+    try:
+        weights.save_weights(out, params, run_config, {"imported_from": source.name})
+    except OSError as error:
+        raise UserError(f"--out {out} cannot be written: {error.strerror}; choose another") from error
+    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    shape = f"widths {convert.joined(run_config.widths)}, strides {convert.joined(run_config.strides)}"
+    print(f"Wrote {out}: {count:,} parameters, {shape}")
+
+
+def _numbers(kind: type, count: int | None = None) -> Any:
+    def parse(text: str) -> tuple:
+        numbers = tuple(kind(part) for part in text.split(","))
+        if not all(number > 0 for number in numbers) or (count and len(numbers) != count):
+            raise ValueError
+        return numbers
+
+    parse.__name__ = f"list of {count or 'positive'} numbers"
+    return parse
+
+
+def _command(argv: list[str] | None) -> None:
+    parser = cli.Parser("python -m cifar_flax.interop", "Networks from and to PyTorch.")
+    actions = parser.add_subparsers(dest="action", required=True, parser_class=cli.Parser)
+    importer = actions.add_parser("import", help="from a state dict of PyTorch")
+    importer.add_argument("model", type=Path, help="a .safetensors, .pth or .pt file")
+    importer.add_argument("--out", type=Path, required=True, help="the .safetensors file to write")
+    importer.add_argument(
+        "--strides", type=_numbers(int), help="stride of each stage (those of the preset of its widths)"
+    )
+    importer.add_argument(
+        "--std", type=_numbers(float, 3), help="deviations that its inputs were divided by, if not 0.247,0.243,0.262"
+    )
+    exporter = actions.add_parser("export", help="to a state dict of PyTorch")
+    exporter.add_argument("--ckpt", type=Path, help="what explain.py's --ckpt takes (the embedded network)")
+    exporter.add_argument("--out", type=Path, help="the .safetensors, .pth or .pt file to write")
+    exporter.add_argument(
+        "--show-module", action="store_true", help="print the PyTorch module that loads it, and exit"
+    )
+    arguments = parser.parse_args(argv)
+    if arguments.action == "import":
+        _import(arguments.model, arguments.out, arguments.strides, arguments.std)
+    elif arguments.show_module:
+        print(convert.MODULE.read_text(), end="")
+    elif arguments.out is None:
+        raise UserError("export needs --out: the .safetensors, .pth or .pt file to write")
+    else:
+        network = load_network(arguments.ckpt)
+        convert.write_state_dict(arguments.out, convert.to_state_dict(jax.device_get(network.params)))
+        widths, strides = network.config.widths, network.config.strides
+        print(f"Wrote {arguments.out}: load it into ResNet(widths={widths}, strides={strides}), see --show-module")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """`python -m cifar_flax.interop import|export`; returns the exit code."""
+    return cli.run(lambda: _command(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,142 @@
+"""A trained network in one file: parameters as safetensors, its config and figures in the header.
+
+Tensors are named by their path in the parameter tree, joined by dots, for instance
+`stage1_block1.conv1.kernel`, in this program's layouts: convolutions `[h, w, in, out]`, dense
+`[in, out]`.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from cifar_flax import config as config_lib
+from cifar_flax import files
+from cifar_flax.config import Config
+from cifar_flax.errors import UserError
+from cifar_flax.network.model import ResNet, init_params
+
+FORMAT = "cifar_flax/2"
+
+
+class Weights(NamedTuple):
+    """What a file of weights holds.
+
+    Attributes:
+      params: nested dict of float32 arrays.
+      config: the config that it was trained with.
+      about: figures and origin, as its maker noted them.
+    """
+
+    params: dict[str, Any]
+    config: Config
+    about: dict[str, Any]
+
+
+def flatten(params: Any) -> dict[str, Any]:
+    """A parameter tree as a dict from dotted paths to its leaves, sorted by path."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return dict(sorted((".".join(part.key for part in path), leaf) for path, leaf in leaves))
+
+
+def unflatten(tensors: dict[str, np.ndarray]) -> dict[str, Any]:
+    """The inverse of `flatten`."""
+    tree: dict[str, Any] = {}
+    for name, tensor in tensors.items():
+        *parents, leaf = name.split(".")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = tensor
+    return tree
+
+
+def digest(params: Any) -> str:
+    """SHA-256 of the parameters, in hex: the same for the same numbers, however they are stored."""
+    sha = hashlib.sha256()
+    for name, tensor in flatten(jax.device_get(params)).items():
+        sha.update(f"{name} {tensor.dtype} {tensor.shape}\n".encode())
+        sha.update(np.ascontiguousarray(tensor).tobytes())
+    return sha.hexdigest()
+
+
+def save_weights(path: Path, params: Any, config: Config, about: dict[str, Any], *, half: bool = False) -> None:
+    """Writes a file of weights, complete or not at all.
+
+    Args:
+      path: the `.safetensors` file.
+      params: the parameter tree.
+      config: the config of the run.
+      about: JSON values to keep with it, such as accuracy and origin.
+      half: in float16, at half the size; what is read back is rounded to 11 bits.
+    """
+    tensors = {name: np.asarray(x, np.float16 if half else np.float32) for name, x in flatten(params).items()}
+    header = {"format": FORMAT, "config": config_lib.to_json(config), "about": json.dumps(about)}
+    header["sha256"] = _checksum(tensors, header)
+    files.write_atomically(path, safetensors.numpy.save(tensors, header))
+
+
+def _checksum(tensors: dict[str, np.ndarray], header: dict[str, str]) -> str:
+    as_read = {name: tensor.astype(np.float32) for name, tensor in tensors.items()}
+    return hashlib.sha256((digest(as_read) + header["config"] + header["about"]).encode()).hexdigest()
+
+
+def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The tensors of a safetensors file, floating ones as float32, and its metadata.
+
+    Raises:
+      UserError: it is not there, or broken.
+    """
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            tensors = {name: file.get_tensor(name).astype(np.float32) for name in file.keys()}  # noqa: SIM118
+            return tensors, file.metadata() or {}
+    except (OSError, safetensors.SafetensorError) as error:
+        raise UserError(f"{path} cannot be read as safetensors: {error}") from error
+
+
+def differences(found: dict[str, Any], expected: dict[str, Any]) -> str:
+    """What separates two dicts of arrays, by name and shape; empty if nothing does."""
+    lines = []
+    for name in sorted(found.keys() | expected.keys()):
+        if name not in found:
+            lines.append(f"{name} is missing")
+        elif name not in expected:
+            lines.append(f"{name} is left over")
+        elif np.shape(found[name]) != np.shape(expected[name]):
+            lines.append(f"{name} is {np.shape(found[name])}, expected {np.shape(expected[name])}")
+    return "; ".join(lines[:8]) + (f"; and {len(lines) - 8} more" if len(lines) > 8 else "")
+
+
+def load_weights(path: Path) -> Weights:
+    """Reads a file that `save_weights` wrote.
+
+    Raises:
+      UserError: it is not there, broken, of another program, or not the network of its own config.
+    """
+    tensors, metadata = read_tensors(path)
+    if metadata.get("format") != FORMAT:
+        raise UserError(
+            f"{path} is of format {metadata.get('format')}: expected {FORMAT}, as explain.py --export writes; "
+            "a PyTorch state dict becomes one with python -m cifar_flax.interop import"
+        )
+    try:
+        if metadata["sha256"] != _checksum(tensors, metadata):
+            raise UserError(f"{path} is damaged: its SHA-256 sum is another than when it was written; get it again")
+        about = json.loads(metadata["about"])
+        config = config_lib.from_json(metadata["config"])
+    except UserError:
+        raise
+    except (KeyError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} has a broken header: {error}") from error
+    network = ResNet(config.widths, config.strides)
+    expected = flatten(jax.eval_shape(lambda key: init_params(network, key), jax.random.key(0)))
+    problems = differences(tensors, expected)
+    if problems:
+        raise UserError(f"{path} does not hold the network of its config: {problems}")
+    return Weights(unflatten(tensors), config, about)

@@ -1,0 +1,313 @@
+"""Checkpoints of a run: complete or absent, every byte accounted for.
+
+A checkpoint is a directory named after the epochs that it has finished, `12`, or `12+345` when it
+is 345 steps into the thirteenth. In it:
+
+state/           the training state and the epoch's metric sums, by Orbax
+progress.json    the rows of metrics.jsonl so far
+config.json      the run's config
+manifest.json    format, and size and SHA-256 sum of every other file
+"""
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import errno
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+
+from cifar_flax import config as config_lib
+from cifar_flax import files
+from cifar_flax.config import Config
+from cifar_flax.errors import UserError
+from cifar_flax.training.metrics import Metrics
+from cifar_flax.training.step import TrainState
+
+FORMAT = "cifar_flax-checkpoint/1"
+LATEST_TO_KEEP = 2
+_MANIFEST = "manifest.json"
+_MAX_MANIFEST_BYTES = 2**20
+
+
+class DamagedError(UserError):
+    """A checkpoint is not what was written; another one may be."""
+
+
+class Progress(NamedTuple):
+    """Where a run is.
+
+    Attributes:
+      state: the training state.
+      sums: metrics of the epoch in flight.
+      steps: steps taken in the epoch in flight.
+      rows: one dict for each finished epoch, as in metrics.jsonl.
+    """
+
+    state: TrainState
+    sums: Metrics
+    steps: int
+    rows: list[dict[str, Any]]
+
+    @property
+    def name(self) -> str:
+        return f"{len(self.rows)}+{self.steps}" if self.steps else str(len(self.rows))
+
+
+def _place(path: Path) -> tuple[int, int] | None:
+    """Epochs and steps that a checkpoint's name says, or None if it is no checkpoint."""
+    match = re.fullmatch(r"(\d{1,9})(?:\+(\d{1,9}))?", path.name)
+    return (int(match[1]), int(match[2] or 0)) if match and path.is_dir() else None
+
+
+def find(folder: Path) -> list[Path]:
+    """The checkpoints in a directory, the newest last."""
+    if not folder.is_dir():
+        return []
+    return sorted((path for path in folder.iterdir() if _place(path)), key=lambda path: _place(path) or (0, 0))
+
+
+# ---- the manifest --------------------------------------------------------------------------------
+
+
+def _files(path: Path) -> list[str]:
+    return sorted(str(file.relative_to(path)) for file in path.rglob("*") if not file.is_dir())
+
+
+def _to_text(manifest: Any) -> str:
+    return json.dumps(manifest, indent=1, sort_keys=True) + "\n"
+
+
+def _sum_of(path: Path, *, sync: bool = False) -> dict[str, Any]:
+    with open(path, "rb") as file:
+        if sync:
+            os.fsync(file.fileno())
+        return {"bytes": os.fstat(file.fileno()).st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def _write_manifest(path: Path) -> None:
+    sums = {name: _sum_of(path / name, sync=True) for name in _files(path)}
+    files.write_atomically(path / _MANIFEST, _to_text({"format": FORMAT, "files": sums}))
+
+
+def verify(path: Path) -> None:
+    """Makes sure that a checkpoint is what was written, byte by byte.
+
+    Raises:
+      DamagedError: it is not; the message names the file.
+      UserError: it is of another format.
+    """
+
+    def refuse(reason: str) -> DamagedError:
+        return DamagedError(f"checkpoint {path} is damaged: {reason}; use another one")
+
+    try:
+        with open(path / _MANIFEST, "rb") as file:
+            content = file.read(_MAX_MANIFEST_BYTES).decode()
+        manifest = json.loads(content)
+        if isinstance(manifest, dict) and manifest.get("format") != FORMAT:
+            raise UserError(f"checkpoint {path} is of format {manifest.get('format')!r}: this program reads {FORMAT}")
+        expected: dict[str, Any] = manifest["files"]
+        if content != _to_text(manifest) or not isinstance(expected, dict):
+            raise refuse(f"{_MANIFEST} was changed")
+        found = [name for name in _files(path) if name != _MANIFEST]
+        if differing := sorted(set(found) ^ set(expected)):
+            raise refuse(f"{differing[0]} is {'left over' if differing[0] in found else 'missing'}")
+        for name in found:  # only files that are there: a manifest cannot point elsewhere
+            if _sum_of(path / name) != expected[name]:
+                raise refuse(f"{name} has another SHA-256 sum than {_MANIFEST} says")
+    except OSError as error:
+        raise refuse(f"{error.filename}: {error.strerror}") from error
+    except UserError:
+        raise
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise refuse(f"{_MANIFEST} cannot be read") from error
+
+
+# ---- saving --------------------------------------------------------------------------------------
+
+
+class Writer:
+    """Writes a run's checkpoints, one at a time, while training goes on; a context manager.
+
+    Args:
+      folder: made if absent; what an interrupted writer left there is removed.
+      config: the run's config, whose `monitor` tells the best epoch.
+    """
+
+    def __init__(self, folder: Path, config: Config):
+        self._folder, self._config = folder, config
+        self._thread = concurrent.futures.ThreadPoolExecutor(1)
+        self._pending: concurrent.futures.Future[None] | None = None
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in folder.glob(".*"):
+            shutil.rmtree(path, ignore_errors=True)
+
+    def save(self, progress: Progress) -> None:
+        """Starts writing a checkpoint; the state may be donated as soon as this returns.
+
+        Raises:
+          UserError: the one before could not be written.
+        """
+        self.wait()
+        state = dataclasses.replace(progress.state, key=jax.random.key_data(progress.state.key))
+        state, sums = _copy((state, progress.sums))
+        self._pending = self._thread.submit(self._write, progress._replace(state=state, sums=sums))
+
+    def wait(self) -> None:
+        """Waits until what was saved is on the disk.
+
+        Raises:
+          UserError: it could not be written.
+        """
+        if self._pending is not None:
+            pending, self._pending = self._pending, None
+            pending.result()
+
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self.wait()
+        finally:
+            self._thread.shutdown()
+
+    def _write(self, progress: Progress) -> None:
+        progress = progress._replace(state=jax.device_get(progress.state), sums=jax.device_get(progress.sums))
+        part, path = self._folder / f".{progress.name}.part", self._folder / progress.name
+        try:
+            shutil.rmtree(part, ignore_errors=True)
+            part.mkdir()
+            _refuse_full_disk(part, progress)
+            with _hushed(), ocp.Checkpointer(ocp.StandardCheckpointHandler()) as orbax:
+                orbax.save(part.resolve() / "state", args=ocp.args.StandardSave(_tree(progress)))
+            files.write_atomically(part / "progress.json", json.dumps(progress.rows))
+            files.write_atomically(part / "config.json", config_lib.to_json(self._config))
+            _write_manifest(part)
+            self._remove(path)
+            part.rename(path)
+        except Exception as error:  # Orbax and TensorStore raise nearly anything
+            shutil.rmtree(part, ignore_errors=True)
+            raise UserError(
+                f"checkpoint {path} could not be written: {_reason(error)}; the one before is kept: "
+                "mend that, then go on with --resume"
+            ) from error
+        self._prune(progress)
+
+    def _prune(self, progress: Progress) -> None:
+        """Keeps what is newest, the latest finished epochs and the best one."""
+        now = (len(progress.rows), progress.steps)
+        finished = [path for path in find(self._folder) if "+" not in path.name and (_place(path) or now) <= now]
+        best = min(progress.rows, key=lambda row: row[self._config.monitor], default={"epoch": 0})["epoch"]
+        keep = {path.name for path in finished[-LATEST_TO_KEEP:]} | {str(best), progress.name}
+        for path in find(self._folder):
+            if path.name not in keep:
+                self._remove(path)
+
+    def _remove(self, path: Path) -> None:
+        """Removes a checkpoint by one rename, so that half of one is never there."""
+        if path.exists():
+            trash = self._folder / f".{path.name}.trash"
+            shutil.rmtree(trash, ignore_errors=True)  # of a removal that failed halfway
+            path.rename(trash)
+            shutil.rmtree(trash, ignore_errors=True)
+
+
+def _tree(progress: Progress) -> dict[str, Any]:
+    return {"state": progress.state, "sums": progress.sums, "steps": np.int32(progress.steps)}
+
+
+@jax.jit
+def _copy(tree: Any) -> Any:
+    """A copy on the devices, which takes no time there: what it is a copy of is donated to the next step."""
+    return jax.tree.map(jnp.copy, tree)
+
+
+# ---- restoring -----------------------------------------------------------------------------------
+
+
+def read_config(path: Path) -> Config:
+    """The config that a checkpoint was made with.
+
+    Raises:
+      UserError: it cannot be read.
+    """
+    try:
+        return config_lib.from_json((path / "config.json").read_bytes())
+    except (OSError, ValueError) as error:
+        raise UserError(f"checkpoint {path} cannot be restored: {error}") from error
+
+
+def restore(path: Path, like: TrainState) -> Progress:
+    """What a checkpoint holds, on the host.
+
+    Args:
+      path: one of `find`.
+      like: a state of the same structure, shapes and dtypes, or its `jax.eval_shape`.
+
+    Raises:
+      UserError: it is damaged, of another format or of another network.
+    """
+    verify(path)
+    abstract = jax.eval_shape(lambda state: dataclasses.replace(state, key=jax.random.key_data(state.key)), like)
+    empty = jax.eval_shape(Metrics.empty)
+    template = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), _tree(Progress(abstract, empty, 0, [])))
+    try:
+        with _hushed(), ocp.Checkpointer(ocp.StandardCheckpointHandler()) as orbax:
+            tree = orbax.restore(path.resolve() / "state", args=ocp.args.StandardRestore(template))
+        rows = json.loads((path / "progress.json").read_text())
+    except Exception as error:  # Orbax and TensorStore raise nearly anything
+        raise UserError(f"checkpoint {path} cannot be restored: {_reason(error)}") from error
+    shapes, expected = (jax.tree.map(lambda x: (np.shape(x), np.dtype(x.dtype)), t) for t in (tree, template))
+    if shapes != expected:  # Orbax would cut or pad the arrays to fit
+        raise UserError(f"checkpoint {path} cannot be restored: it is of another network")
+    state = dataclasses.replace(tree["state"], key=jax.random.wrap_key_data(tree["state"].key))
+    return Progress(state, tree["sums"], int(tree["steps"]), rows)
+
+
+# ---- Orbax's failures ----------------------------------------------------------------------------
+
+
+def _refuse_full_disk(folder: Path, progress: Progress) -> None:
+    """Raises what a full disk would, before Orbax runs into it halfway."""
+    needed = 2**20 + sum(x.nbytes for x in jax.tree.leaves(_tree(progress)))
+    if shutil.disk_usage(folder).free < needed:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@contextlib.contextmanager
+def _hushed() -> Iterator[None]:
+    """Keeps Orbax's threads from printing tracebacks when one of them fails: the error itself is told.
+
+    Some are printed only when Python lets go of the threads, so after a failure they stay hushed.
+    """
+    hook, loggers = sys.unraisablehook, [logging.getLogger(name) for name in ("absl", "asyncio")]
+    levels = [logger.level for logger in loggers]
+    sys.unraisablehook = lambda unraisable: None
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
+    yield
+    sys.unraisablehook = hook
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
+
+
+def _reason(error: Exception) -> str:
+    """A short line from an exception whose text may run over pages."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    if os.strerror(errno.ENOSPC) in text:
+        return os.strerror(errno.ENOSPC)
+    return text.splitlines()[0][:200] if text else type(error).__name__

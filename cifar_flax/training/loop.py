@@ -1,0 +1,307 @@
+"""Training from a config to a run directory: epochs and logging, and only here."""
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import jax
+from tqdm import tqdm
+
+from cifar_flax import config as config_lib
+from cifar_flax import devices, plots
+from cifar_flax.config import Config
+from cifar_flax.data import Cifar10
+from cifar_flax.errors import Interrupted, NonFiniteError, UserError
+from cifar_flax.network import weights
+from cifar_flax.network.model import layer_table
+from cifar_flax.training import checkpoint, interrupts, rundir
+from cifar_flax.training.checkpoint import DamagedError, Progress
+from cifar_flax.training.metrics import NO_STEP, Metrics
+from cifar_flax.training.program import Program, Split, build_program
+from cifar_flax.training.step import TrainState
+
+# ResNet-18 trains at 28 images/s on one core of a 2-core machine; only used to warn beforehand.
+_RESNET18_IMAGES_PER_SECOND_PER_CORE = 28
+
+
+def fit(
+    config: Config,
+    data: Cifar10,
+    folder: Path,
+    *,
+    resume: bool = False,
+    tensorboard: bool = False,
+    checkpoint_every_minutes: float = 10.0,
+) -> list[dict]:
+    """Trains, evaluates and writes checkpoints until `config.epochs` epochs are done.
+
+    Args:
+      config: what to do.
+      data: the data set that `config.data` names; without test images no row has a test figure.
+      folder: the run directory, made if absent; `rundir` says what is written there.
+      resume: go on from the newest intact checkpoint in `folder`, if there is one.
+      tensorboard: write TensorBoard events as well.
+      checkpoint_every_minutes: write checkpoints within an epoch too, where it takes longer than this.
+
+    Returns:
+      The rows of `metrics.jsonl`, one an epoch.
+
+    Raises:
+      UserError: the directory holds a run and `resume` is false, is in use or cannot be written; no
+        checkpoint is intact, or the newest is of another config; a loss or gradient is not finite.
+      Interrupted: SIGTERM or SIGINT came; a checkpoint was written.
+    """
+    rundir.claim(folder, resume=resume)
+    try:
+        with open(folder / rundir.LOG, "a") as log, contextlib.ExitStack() as stack:
+            rundir.lock(log, folder)
+            return _fit(config, data, folder, log, stack, tensorboard, checkpoint_every_minutes)
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise UserError(
+            f"--out {folder} cannot be written: {error.strerror or error}; mend that, then go on with --resume"
+        ) from error
+
+
+def _fit(
+    config: Config,
+    data: Cifar10,
+    folder: Path,
+    log: IO[str],
+    stack: contextlib.ExitStack,
+    tensorboard: bool,
+    checkpoint_every_minutes: float,
+) -> list[dict]:
+    def say(line: str) -> None:
+        tqdm.write(line, file=sys.stdout)
+        sys.stdout.flush()
+        print(line, file=log, flush=True)
+
+    if config.monitor == "test_loss" and not len(data.test_images):
+        raise UserError("--monitor test_loss needs test images, and there are none: choose train_loss or val_loss")
+    num_train = len(data.train_images) - config.val_size
+    program = build_program(config, num_train)
+    progress = _restore(config, program, folder / rundir.CHECKPOINTS, say)
+    progress = progress or Progress(_initial_state(config, program), program.place(Metrics.empty()), 0, [])
+    rundir.write_config(folder, config)
+    rundir.write_rows(folder, progress.rows)
+    events = stack.enter_context(_event_writer(folder)) if tensorboard else None
+    for line in _greeting(config, program, folder, num_train, progress):
+        say(line)
+
+    train = program.place(Split(data.train_images[:num_train], data.train_labels[:num_train]))
+    held_out = {
+        "val": Split(data.train_images[num_train:], data.train_labels[num_train:]),
+        "test": Split(data.test_images, data.test_labels),
+    }
+    held_out = {name: program.place(split) for name, split in held_out.items() if len(split.images)}
+
+    writer = stack.enter_context(checkpoint.Writer(folder / rundir.CHECKPOINTS, config))
+    bar = stack.enter_context(_progress_bar(config, num_train, progress))
+    stopped = stack.enter_context(interrupts.as_flag())
+    drawer, drawn = stack.enter_context(concurrent.futures.ThreadPoolExecutor(1)), None
+    saved_at = time.monotonic()
+
+    def on_pause(progress: Progress) -> None:
+        """Between two steps: saves where it is time to, and ends the run where a signal asks for it."""
+        nonlocal saved_at
+        number = stopped()  # once: a signal may come at any time
+        if number or time.monotonic() - saved_at > 60 * checkpoint_every_minutes:
+            writer.save(progress)
+            saved_at = time.monotonic()
+        if number:
+            raise Interrupted(number)
+
+    while len(progress.rows) < config.epochs:
+        say(f"Epoch: {len(progress.rows) + 1}")
+        progress = _run_epoch(config, program, progress, train, held_out, bar, on_pause)
+        row = progress.rows[-1]
+        for name in ("train", *held_out):
+            say(_result(row, name))
+        say(f"Learning Rate: {row['learning_rate']:.6g} | {row['images_per_second']:.0f} images/s")
+        if row["skipped_steps"]:
+            say(f"Skipped: {row['skipped_steps']} steps whose loss or gradient was not finite")
+        rundir.require_in_place(log, folder)
+        rundir.append_row(folder, row)
+        writer.save(progress)
+        saved_at = time.monotonic()
+        if drawn is not None:
+            drawn.result()  # raises what went wrong
+        title = f"{config.preset}, {_DATA_NAMES[config.data]}"
+        drawn = drawer.submit(plots.plot_curves, progress.rows, folder / rundir.CURVES, title)
+        if events is not None:
+            for name, value in row.items():
+                events.add_scalar(name, value, row["epoch"])
+        if (number := stopped()) and len(progress.rows) < config.epochs:
+            raise Interrupted(number)
+    if drawn is not None:
+        drawn.result()
+    for line in _farewell(config, progress.rows):
+        say(line)
+    return progress.rows
+
+
+def _restore(config: Config, program: Program, folder: Path, say: Callable[[str], None]) -> Progress | None:
+    """The newest intact checkpoint, placed on the devices; None where there is none at all.
+
+    Raises:
+      UserError: none of those that are there is intact, or it is of another config.
+    """
+    found = checkpoint.find(folder)
+    like = jax.eval_shape(program.create_state)
+    for path in reversed(found):
+        try:
+            checkpoint.verify(path)
+        except DamagedError as error:
+            say(f"Note: {error}")
+            continue
+        if differences := config_lib.differences(config, checkpoint.read_config(path)):
+            raise UserError(
+                f"config.json was changed since checkpoint {path} was made: {differences}; put it back, "
+                "or start a new run in another --out"
+            )
+        progress = checkpoint.restore(path, like)
+        return progress._replace(state=program.place(progress.state), sums=program.place(progress.sums))
+    if found:
+        raise UserError(f"no checkpoint in {folder} is intact: delete that directory to begin again")
+    return None
+
+
+def _initial_state(config: Config, program: Program) -> TrainState:
+    """The state before the first step, its parameters from `config.init` if that is given."""
+    state = program.create_state()
+    if not config.init:
+        return state
+    loaded = weights.load_weights(Path(config.init))
+    if (loaded.config.widths, loaded.config.strides) != (config.widths, config.strides):
+        raise UserError(
+            f"--init {config.init} holds a network of widths {loaded.config.widths} and strides "
+            f"{loaded.config.strides}, expected {config.widths} and {config.strides}: change --widths and --strides"
+        )
+    # Two copies: a donated buffer must not appear twice.
+    return dataclasses.replace(state, params=program.place(loaded.params), ema_params=program.place(loaded.params))
+
+
+def _run_epoch(
+    config: Config,
+    program: Program,
+    progress: Progress,
+    train: Split,
+    held_out: dict[str, Split],
+    bar: tqdm,
+    on_pause: Callable[[Progress], None],
+) -> Progress:
+    """The rest of an epoch of training, its evaluations and the plateau's decision."""
+    start = time.perf_counter()
+    epoch, num_train = len(progress.rows) + 1, len(train.images)
+    already = int(progress.sums.count)
+    for steps, state, sums in program.train_steps(progress.state, progress.sums, train, epoch, progress.steps):
+        progress = progress._replace(state=state, sums=sums, steps=steps)
+        if config.on_nan == "stop":
+            _check_finite(sums, epoch)  # waits for the step
+        count = int(sums.count)
+        bar.set_postfix_str(f"loss {float(sums.loss_sum) / max(count, 1):.3f}", refresh=False)
+        bar.update((epoch - 1) * num_train + count - bar.n)
+        on_pause(progress)
+    state, sums = progress.state, progress.sums
+    if int(sums.count) == 0:
+        raise NonFiniteError(f"no step of epoch {epoch} had a finite loss and gradient: start with a lower rate")
+    row = {"epoch": epoch, **_summarize(sums, "train"), "skipped_steps": int(sums.skipped)}
+    train_seconds = time.perf_counter() - start
+    for name, split in held_out.items():
+        row |= _summarize(program.evaluate(state.ema_params, split, lambda: on_pause(progress)), name)
+    row["learning_rate"] = program.learning_rate(state)
+    if epoch > config.warmup_epochs:
+        state = program.advance_plateau(state, row[config.monitor])
+    row["seconds"] = round(time.perf_counter() - start, 3)
+    row["images_per_second"] = round((row["train_total"] - already) / train_seconds, 1)
+    return Progress(state, program.place(Metrics.empty()), 0, [*progress.rows, row])
+
+
+def _summarize(sums: Metrics, name: str) -> dict[str, Any]:
+    loss, correct, count = float(sums.loss_sum), int(sums.correct), int(sums.count)
+    return {
+        f"{name}_loss": loss / count,
+        f"{name}_acc": 100 * correct / count,
+        f"{name}_correct": correct,
+        f"{name}_total": count,
+    }
+
+
+def _check_finite(sums: Metrics, epoch: int) -> None:
+    if int(sums.bad_step) != NO_STEP:
+        raise NonFiniteError(
+            f"loss or gradient is not finite at epoch {epoch}, step {int(sums.bad_step) + 1}: stopped, the last "
+            "good checkpoint is kept; start a new run with a lower rate, or go on with --resume --on-nan skip"
+        )
+
+
+# ---- what the person sees ------------------------------------------------------------------------
+
+_DATA_NAMES = {"full": "CIFAR-10", "sample": "embedded SAMPLE of CIFAR-10"}
+
+
+def _progress_bar(config: Config, num_train: int, progress: Progress) -> tqdm:
+    """A bar over the whole run on a terminal; nothing at all in a pipe or a file."""
+    return tqdm(
+        total=config.epochs * num_train,
+        initial=len(progress.rows) * num_train + int(progress.sums.count),
+        unit=" images",
+        unit_scale=True,
+        leave=False,
+        disable=None,
+    )
+
+
+def _greeting(config: Config, program: Program, folder: Path, num_train: int, progress: Progress) -> Iterator[str]:
+    done, steps = len(progress.rows), progress.steps
+    within = f" and {steps} steps" if steps else ""
+    yield f"Run: {folder}" + (f", resumed after epoch {done}{within}" if done or steps else "")
+    mesh = program.mesh.devices
+    yield f"Devices: {mesh.size} x {mesh.flat[0].device_kind}, activations in {program.model.dtype}"
+    size = sum(layer.num_params for layer in layer_table(program.model))
+    yield f"Model: {config.preset}, {size:,} parameters, LayerNorm only"
+    held_out = f", {config.val_size:,} held out for validation" if config.val_size else ""
+    yield f"Data: {_DATA_NAMES[config.data]}, {num_train:,} training images{held_out}"
+    if config.monitor == "test_loss":
+        yield "Note: --monitor test_loss lets the test set steer the learning rate"
+    if jax.default_backend() == "cpu" and size > 5_000_000:
+        images = (config.epochs - done) * num_train
+        hours = images / (_RESNET18_IMAGES_PER_SECOND_PER_CORE * devices.num_cores()) / 3600
+        yield (
+            f"Note: about {hours:.2g} hours on {devices.num_cores()} CPU cores; "
+            "`--preset compact` is a small network that takes a twentieth of that"
+        )
+
+
+def _result(row: dict[str, Any], name: str) -> str:
+    title = name.capitalize()
+    accuracy = f"{row[f'{name}_acc']:.3f}% ({row[f'{name}_correct']}/{row[f'{name}_total']})"
+    return f"{title} Loss: {row[f'{name}_loss']:.3f} | {title} Acc: {accuracy}"
+
+
+def _farewell(config: Config, rows: list[dict[str, Any]]) -> Iterator[str]:
+    last = rows[-1]
+    if "test_acc" not in last:
+        return
+    yield f"Best Acc is :  {max(row['test_acc'] for row in rows):.4g}"
+    yield (
+        f"Last epoch ({last['epoch']}): test accuracy {last['test_acc']:.2f}%, test loss {last['test_loss']:.3f}. "
+        "The best epoch is chosen on the test set; the last one is not."
+    )
+    if config.data == "sample":
+        yield "These are figures of the embedded sample, not of CIFAR-10."
+
+
+def _event_writer(folder: Path) -> Any:
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError as error:
+        raise UserError("--tensorboard needs tensorboardX: pip install -e '.[tensorboard]'") from error
+    return SummaryWriter(str(folder / "tensorboard"))

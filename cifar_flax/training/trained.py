@@ -1,0 +1,95 @@
+"""A trained network, from wherever it is kept: a run directory, one of its checkpoints, or a file of weights."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+import cifar_flax
+from cifar_flax.config import Config
+from cifar_flax.errors import UserError
+from cifar_flax.network import weights
+from cifar_flax.network.model import ResNet
+from cifar_flax.training import checkpoint, rundir
+from cifar_flax.training.program import build_model, build_program
+
+EMBEDDED = Path(cifar_flax.__file__).parent / "pretrained" / "compact.safetensors"
+
+
+class Network(NamedTuple):
+    """A trained network.
+
+    Attributes:
+      name: where it came from.
+      model: its architecture.
+      params: its averaged parameters, those that training evaluates.
+      config: its run's config.
+      rows: its run's metrics, one an epoch; empty if unknown.
+      digest: SHA-256 of the parameters.
+    """
+
+    name: str
+    model: ResNet
+    params: Any
+    config: Config
+    rows: list[dict[str, Any]]
+    digest: str
+
+
+def load_network(path: Path | None) -> Network:
+    """Loads a network from a run directory, one of its epochs, or a file of weights.
+
+    Args:
+      path: `runs/x`, `runs/x/checkpoints/12`, `x.safetensors`, or None for the embedded network.
+
+    Raises:
+      UserError: there is none, it is broken, or its parameters are not those of its own config.
+    """
+    if path is None:
+        return _from_weights(EMBEDDED, "embedded compact network")
+    if path.is_file():
+        return _from_weights(path, str(path))
+    if path.name.isdigit() and (path.parent.parent / rundir.CONFIG).exists():
+        return _from_run(path.parent.parent, int(path.name))
+    if (path / rundir.CONFIG).exists():
+        return _from_run(path, None)
+    raise UserError(
+        f"--ckpt {path} is no checkpoint: expected a run directory, one of its checkpoints/<epoch>, "
+        "or a .safetensors file"
+    )
+
+
+def _from_weights(path: Path, name: str) -> Network:
+    loaded = weights.load_weights(path)
+    rows = loaded.about.get("metrics", [])
+    return Network(name, build_model(loaded.config), loaded.params, loaded.config, rows, weights.digest(loaded.params))
+
+
+def _from_run(folder: Path, epoch: int | None) -> Network:
+    config = rundir.read_config(folder)
+    finished = {int(path.name): path for path in checkpoint.find(folder / rundir.CHECKPOINTS) if path.name.isdigit()}
+    if not finished:
+        raise UserError(f"{folder} has no finished checkpoint yet: let it train for an epoch")
+    if epoch is not None and epoch not in finished:
+        raise UserError(f"{folder} has no checkpoint of epoch {epoch}: it has {', '.join(map(str, finished))}")
+    epoch = max(finished) if epoch is None else epoch
+    like = jax.eval_shape(build_program(config, config.batch_size).create_state)
+    progress = checkpoint.restore(finished[epoch], like)
+    params, name = progress.state.ema_params, f"{folder}, epoch {epoch}"
+    return Network(name, build_model(config), params, config, progress.rows, weights.digest(params))
+
+
+def export(network: Network, path: Path, *, half: bool = False) -> None:
+    """Writes a network and its training's metrics as one `.safetensors` file, for `load_network`.
+
+    With `half` its numbers are float16, and the file is half as large.
+
+    Raises:
+      UserError: the file exists, or cannot be written.
+    """
+    if path.exists():
+        raise UserError(f"--export {path} exists: choose another, or delete it")
+    try:
+        weights.save_weights(path, network.params, network.config, {"metrics": network.rows}, half=half)
+    except OSError as error:
+        raise UserError(f"--export {path} cannot be written: {error.strerror}; choose another") from error

@@ -1,0 +1,180 @@
+import dataclasses
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cifar_flax.config import PRESETS
+from cifar_flax.data import normalize
+from cifar_flax.errors import UserError
+from cifar_flax.explaining import cam, explanation
+from cifar_flax.explaining.explanation import DIFFERENCE, Network
+from cifar_flax.network import model, weights
+from cifar_flax.training import loop, trained
+from cifar_flax.training.program import build_model
+
+CONFIG = dataclasses.replace(PRESETS["compact"], widths=(4, 6), strides=(2, 2))
+
+
+@pytest.fixture(scope="module")
+def network():
+    architecture = build_model(CONFIG)
+    params = jax.device_get(model.init_params(architecture, jax.random.key(0)))
+    # A fresh network's biases are 0: the sums below should not hold for that reason.
+    params["linear"]["bias"] = np.linspace(-1, 1, 10, dtype=np.float32)
+    return Network("test", architecture, params, CONFIG, [], weights.digest(params))
+
+
+@pytest.fixture(scope="module")
+def logits(network, sample):
+    return explanation.predict(network, sample.test_images)
+
+
+def test_predictions_are_those_of_the_network_at_any_batch_size(network, sample, logits):
+    direct = model.forward(network.model, network.params, normalize(jnp.asarray(sample.test_images[:7])))
+    chex.assert_shape(logits, (1000, 10))
+    np.testing.assert_allclose(explanation.predict(network, sample.test_images[:7]), direct, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(logits[:7], direct, rtol=1e-4, atol=1e-5)
+
+
+def test_progress_counts_every_image(network, sample):
+    seen = []
+    explanation.predict(network, sample.test_images[:601], seen.append)
+    assert sum(seen) == 601
+
+
+def test_probabilities_are_a_softmax():
+    p = explanation.probabilities(np.array([[0, np.log(3)], [1000, 0]], np.float32))
+    np.testing.assert_allclose(p, [[0.25, 0.75], [1, 0]], atol=1e-7)
+
+
+def test_selection_is_sorted_and_filtered():
+    labels = np.array([0, 0, 1, 1, 2, 0])
+    logits = np.full((6, 10), -9.0)
+    for position, (guess, height) in enumerate([(1, 3), (0, 9), (0, 7), (1, 9), (0, 5), (2, 4)]):
+        logits[position, guess] = height
+    choose = lambda **options: explanation.select(labels, logits, **options).tolist()  # noqa: E731
+    assert choose(correct=True) == [1, 3]
+    assert choose(correct=False) == [0, 2, 4, 5]
+    assert choose(correct=False, true=0) == [0, 5]
+    assert choose(correct=False, predicted=0) == [2, 4]
+    assert choose(correct=False, true=1, predicted=2) == []
+    assert choose(correct=False, sort="confidence") == [2, 4, 5, 0]
+    assert choose(correct=False, sort="loss") == [2, 4, 5, 0]
+    logits[0] = [-9, 9, 8, 8, 8, 8, 8, 8, 8, 8]  # unsure, and yet far from the truth
+    assert choose(correct=False, sort="confidence")[-1] == 0
+    assert choose(correct=False, sort="loss")[0] == 0
+
+
+def explain(network, sample, logits, count, **options):
+    return explanation.explain(
+        network,
+        sample.test_images[:count],
+        sample.test_labels[:count],
+        logits[:count].argmax(axis=1),
+        **{"stage": "stage2", "method": "grad-cam"} | options,
+    )
+
+
+def test_maps_sum_to_the_logits_of_every_image_and_class(network, sample, logits):
+    raw = explain(network, sample, logits, 300)
+    chex.assert_shape(raw, (300, 11, 8, 8))
+    sums = raw[:, :10].sum(axis=(2, 3)) + network.params["linear"]["bias"][None]
+    np.testing.assert_allclose(sums, logits[:300], rtol=1e-3, atol=1e-4)
+
+
+def test_difference_is_predicted_minus_true(network, sample, logits):
+    raw, images = explain(network, sample, logits, 50), np.arange(50)
+    expected = raw[images, logits[:50].argmax(axis=1)] - raw[images, sample.test_labels[:50]]
+    np.testing.assert_allclose(raw[:, DIFFERENCE], expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", cam.METHODS)
+@pytest.mark.parametrize("stage", ["stem", "stage1"])
+def test_every_method_explains_every_stage(stage, method, network, sample, logits):
+    raw = explain(network, sample, logits, 3, stage=stage, method=method)
+    size = {"stem": 32, "stage1": 16}[stage]
+    chex.assert_shape(raw, (3, 11, size, size))
+    chex.assert_tree_all_finite(raw)
+
+
+def test_maps_do_not_depend_on_the_other_images(network, sample, logits):
+    together, alone = explain(network, sample, logits, 260), explain(network, sample, logits, 1)
+    np.testing.assert_allclose(alone[0], together[0], rtol=1e-3, atol=1e-5)
+
+
+def test_another_network_of_the_same_shape_needs_no_other_program(network, sample, logits):
+    """Parameters that were constants of the program would have it compiled, and kept, for each network anew."""
+    explain(network, sample, logits, 4)
+    missed = []
+
+    def listen(event, **_):
+        missed.extend([event] if event == "/jax/compilation_cache/cache_misses" else [])
+
+    jax.monitoring.register_event_listener(listen)
+    other = network._replace(params=jax.tree.map(lambda x: x + 1, network.params))
+    explain(other, sample, explanation.predict(other, sample.test_images), 4)
+    jax.monitoring.unregister_event_listener(listen)
+    assert not missed
+
+
+def test_nothing_to_explain_is_no_error(network, sample, logits):
+    assert len(explain(network, sample, logits, 0)) == 0
+
+
+# ---- networks ----
+
+
+def save(path, network, params=None):
+    weights.save_weights(
+        path, network.params if params is None else params, network.config, {"metrics": [{"epoch": 1}]}
+    )
+
+
+def test_network_of_a_file_is_the_one_that_was_saved(network, tmp_path):
+    save(tmp_path / "a.safetensors", network)
+    loaded = trained.load_network(tmp_path / "a.safetensors")
+    assert (loaded.digest, loaded.config, loaded.rows) == (network.digest, network.config, [{"epoch": 1}])
+    chex.assert_trees_all_equal(loaded.params, network.params)
+
+
+def test_parameters_that_are_not_the_configs_are_named(network, tmp_path):
+    params = {name: value for name, value in network.params.items() if name != "linear"}
+    save(tmp_path / "a.safetensors", network, params)
+    with pytest.raises(UserError, match=r"linear\.bias is missing; linear\.kernel is missing"):
+        trained.load_network(tmp_path / "a.safetensors")
+    wide = network.params["norm"] | {"scale": np.ones(7, np.float32)}
+    save(tmp_path / "a.safetensors", network, network.params | {"norm": wide})
+    with pytest.raises(UserError, match=r"norm\.scale is \(7,\), expected \(4,\)"):
+        trained.load_network(tmp_path / "a.safetensors")
+
+
+def test_what_is_no_checkpoint_is_refused(tmp_path):
+    for path in (tmp_path, tmp_path / "nowhere", tmp_path / "checkpoints" / "3"):
+        with pytest.raises(UserError, match="is no checkpoint"):
+            trained.load_network(path)
+
+
+@pytest.mark.slow
+def test_network_of_a_run_is_its_averaged_parameters(tiny, few, tmp_path):
+    loop.fit(dataclasses.replace(tiny, epochs=2), few, tmp_path / "run")
+    newest = trained.load_network(tmp_path / "run")
+    assert newest.name.endswith("epoch 2") and len(newest.rows) == 2
+    first = trained.load_network(tmp_path / "run" / "checkpoints" / "1")
+    assert first.name.endswith("epoch 1") and len(first.rows) == 1
+    assert first.digest != newest.digest
+    correct = (explanation.predict(newest, few.test_images).argmax(axis=1) == few.test_labels).sum()
+    assert correct == newest.rows[-1]["test_correct"]
+    with pytest.raises(UserError, match="no checkpoint of epoch 7: it has 1, 2"):
+        trained.load_network(tmp_path / "run" / "checkpoints" / "7")
+
+
+def test_embedded_network_is_the_compact_one():
+    embedded = trained.load_network(None)
+    assert embedded.config.preset == "compact"
+    assert sum(leaf.size for leaf in jax.tree.leaves(embedded.params)) <= 176_426
+    assert len(embedded.rows) >= 20
+    chex.assert_tree_all_finite(embedded.params)

@@ -1,0 +1,135 @@
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.signal
+
+from cifar_flax.network import model as model_lib
+from cifar_flax.network.model import ResNet
+
+SMALL = ResNet(widths=(4, 6, 8), strides=(1, 2, 2))
+
+
+@pytest.fixture(scope="module")
+def params():
+    """Parameters with random norm scales and biases, so that no test rests on their being 1 and 0."""
+    params = model_lib.init_params(SMALL, jax.random.key(0))
+    leaves, treedef = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    return jax.tree.unflatten(
+        treedef, [x + 0.3 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
+    )
+
+
+@pytest.fixture(scope="module")
+def images():
+    return jax.random.normal(jax.random.key(2), (5, 32, 32, 3))
+
+
+def count(model: ResNet) -> int:
+    shapes = jax.eval_shape(lambda key: model_lib.init_params(model, key), jax.random.key(0))
+    return sum(x.size for x in jax.tree.leaves(shapes))
+
+
+def test_resnet18_has_the_parameters_and_layers_of_the_assignment():
+    table = model_lib.layer_table(ResNet())
+    assert count(ResNet()) == sum(row.num_params for row in table) == 11_173_962
+    assert len(table) == 49
+    kinds = [row.kind for row in table]
+    assert [kinds.count(kind) for kind in ("Conv2d", "LayerNorm", "BasicBlock", "Linear")] == [20, 20, 8, 1]
+    assert [row.shape for row in table if row.kind == "BasicBlock"] == [
+        *[(32, 32, 64)] * 2,
+        *[(16, 16, 128)] * 2,
+        *[(8, 8, 256)] * 2,
+        *[(8, 8, 512)] * 2,
+    ]
+    stage4 = [row.name for row in table if row.name.startswith("stage4_block1")]
+    assert stage4[-3:] == ["stage4_block1.shortcut_conv", "stage4_block1.shortcut_norm", "stage4_block1"]
+
+
+def test_compact_is_no_larger_than_the_reference():
+    assert count(ResNet((16, 32, 64), (1, 2, 2))) == 175_258 <= 176_426
+
+
+def test_printed_table_states_layers_and_total():
+    text = model_lib.format_layer_table(ResNet())
+    assert "49 layers, 11,173,962 parameters" in text
+    assert "(8, 8, 512)" in text
+
+
+@pytest.mark.parametrize("transform", [lambda f: f, jax.jit], ids=["eager", "jit"])
+@pytest.mark.parametrize("stage", SMALL.stage_names)
+def test_forward_splits_at_any_stage(transform, stage, params, images):
+    def split(params, images):
+        return model_lib.head(SMALL, params, model_lib.features(SMALL, params, images, stage=stage), stage=stage)
+
+    logits = model_lib.forward(SMALL, params, images)
+    chex.assert_shape(logits, (5, 10))
+    chex.assert_trees_all_close(transform(split)(params, images), logits, rtol=1e-5, atol=1e-5)
+
+
+def test_last_stage_is_8_by_8_by_512():
+    shapes = jax.eval_shape(
+        lambda key, x: model_lib.features(ResNet(), model_lib.init_params(ResNet(), key), x, stage="stage4"),
+        jax.random.key(0),
+        jnp.zeros((2, 32, 32, 3)),
+    )
+    chex.assert_shape(shapes, (2, 8, 8, 512))
+
+
+def test_features_are_after_the_relu(params, images):
+    for stage in SMALL.stage_names:
+        activation = model_lib.features(SMALL, params, images, stage=stage)
+        assert activation.min() == 0 and activation.max() > 0
+
+
+def test_norm_standardises_each_image_over_height_width_and_channels(rng):
+    x = rng.normal(3, 5, (4, 8, 8, 6)).astype(np.float32)
+    scale, bias = rng.normal(size=(2, 6)).astype(np.float32)
+    ours = model_lib.LayerNorm().apply({"params": {"scale": scale, "bias": bias}}, x)
+    mean, var = x.mean(axis=(1, 2, 3), keepdims=True), x.var(axis=(1, 2, 3), keepdims=True)
+    np.testing.assert_allclose(ours, (x - mean) / np.sqrt(var + 1e-5) * scale + bias, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_convolution_pads_as_pytorch_does(stride, rng):
+    x = rng.normal(size=(1, 8, 8, 1)).astype(np.float32)
+    kernel = rng.normal(size=(3, 3)).astype(np.float32)
+    conv = model_lib._conv(1, 3, stride, jnp.float32)
+    ours = conv.apply({"params": {"kernel": kernel[:, :, None, None]}}, x)
+    # padding=1: an output pixel is centred on the input pixel (stride * row, stride * column).
+    centred = scipy.signal.correlate2d(x[0, :, :, 0], kernel, mode="same")[::stride, ::stride]
+    np.testing.assert_allclose(ours[0, :, :, 0], centred, atol=1e-5)
+
+
+def test_logits_ignore_the_scale_of_a_kernel_that_a_norm_follows(params, images):
+    """LayerNorm divides it out again: only true if a norm follows each convolution, with no bias between."""
+    scaled = jax.tree.map(lambda x: 3 * x if x.ndim == 4 else x, params)
+    chex.assert_trees_all_close(
+        model_lib.forward(SMALL, scaled, images), model_lib.forward(SMALL, params, images), rtol=1e-2, atol=1e-3
+    )
+
+
+def test_an_image_does_not_depend_on_its_batch(params, images):
+    """True of LayerNorm, false of BatchNorm."""
+    alone = jnp.concatenate([model_lib.forward(SMALL, params, images[i : i + 1]) for i in range(len(images))])
+    chex.assert_trees_all_close(alone, model_lib.forward(SMALL, params, images), rtol=1e-5, atol=1e-5)
+
+
+def test_blocks_start_as_the_identity_with_zero_init_residual(images):
+    model = ResNet(widths=(4,), strides=(1,), zero_init_residual=True)
+    params = model_lib.init_params(model, jax.random.key(0))
+    stem = model_lib.features(model, params, images, stage="stem")
+    chex.assert_trees_all_close(model_lib.features(model, params, images, stage="stage1"), stem)
+
+
+def test_bfloat16_activations_keep_float32_parameters_and_logits(images):
+    model = ResNet(widths=(4, 6), strides=(1, 2), dtype=jnp.bfloat16)
+    params = model_lib.init_params(model, jax.random.key(0))
+    assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+    assert model_lib.features(model, params, images, stage="stage2").dtype == jnp.bfloat16
+    logits = model_lib.forward(model, params, images)
+    assert logits.dtype == jnp.float32
+    exact = model_lib.forward(ResNet(widths=(4, 6), strides=(1, 2)), params, images)
+    assert jnp.linalg.norm(logits - exact) < 0.05 * jnp.linalg.norm(exact)

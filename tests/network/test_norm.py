@@ -1,0 +1,64 @@
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import jax.test_util
+import numpy as np
+import pytest
+
+from cifar_flax.network.norm import layer_norm
+
+
+def flax_norm(x, scale, bias, num_axes):
+    """Flax's own, differentiated by JAX."""
+    norm = nn.LayerNorm(epsilon=1e-5, reduction_axes=tuple(range(-num_axes, 0)), feature_axes=-1, dtype=x.dtype)
+    return norm.apply({"params": {"scale": scale, "bias": bias}}, x)
+
+
+def draw(rng, shape, dtype):
+    channels = shape[-1:]
+    arrays = (rng.normal(2, 3, shape), rng.normal(size=channels), rng.normal(size=channels), rng.normal(size=shape))
+    return [jnp.asarray(a, dtype) for a in arrays]
+
+
+# Maps, rows of pixels, one image, and images for each of several classes.
+@pytest.mark.parametrize(
+    ("shape", "num_axes"), [((3, 4, 6, 5), 3), ((3, 4, 30), 2), ((4, 6, 5), 3), ((2, 3, 4, 30), 2)]
+)
+def test_values_and_gradients_are_those_of_flax(shape, num_axes, rng):
+    with jax.enable_x64(True):
+        x, scale, bias, gradient = draw(rng, shape, jnp.float64)
+        found, vjp = jax.vjp(lambda *a: layer_norm(*a, num_axes), x, scale, bias)
+        expected, flax_vjp = jax.vjp(lambda *a: flax_norm(*a, num_axes), x, scale, bias)
+        for ours, theirs in zip((found, *vjp(gradient)), (expected, *flax_vjp(gradient)), strict=True):
+            assert ours.dtype == jnp.float64 and ours.shape == theirs.shape
+            # Flax's statistics are float32.
+            np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_gradient_is_the_derivative(rng):
+    with jax.enable_x64(True):
+        x, scale, bias, _ = draw(rng, (2, 3, 4, 5), jnp.float64)
+        jax.test_util.check_grads(lambda *a: layer_norm(*a, 3), (x, scale, bias), order=1, modes=["rev"])
+
+
+def test_vmap_takes_one_image_at_a_time(rng):
+    x, scale, bias, gradient = draw(rng, (5, 4, 6, 3), jnp.float32)
+
+    def gradients(x, gradient):
+        return jax.vjp(lambda x: layer_norm(x, scale, bias, 3), x)[1](gradient)[0]
+
+    np.testing.assert_allclose(jax.vmap(gradients)(x, gradient), gradients(x, gradient), rtol=1e-4, atol=1e-5)
+
+
+def test_bfloat16_in_and_out_with_float32_between(rng):
+    x, scale, bias, gradient = draw(rng, (4, 8, 8, 16), jnp.float32)
+    x, gradient = x.astype(jnp.bfloat16), gradient.astype(jnp.bfloat16)
+    found, vjp = jax.vjp(lambda *a: layer_norm(*a, 3), x, scale, bias)
+    by_x, by_scale, by_bias = vjp(gradient)
+    assert found.dtype == by_x.dtype == jnp.bfloat16 and by_scale.dtype == by_bias.dtype == jnp.float32
+    exact, exact_vjp = jax.vjp(lambda *a: layer_norm(*a, 3), x.astype(jnp.float32), scale, bias)
+    for ours, theirs in zip(
+        (found, by_x, by_scale, by_bias), (exact, *exact_vjp(gradient.astype(jnp.float32))), strict=True
+    ):
+        error = jnp.linalg.norm((ours.astype(jnp.float32) - theirs).ravel()) / jnp.linalg.norm(theirs.ravel())
+        assert error < 4e-3

@@ -1,0 +1,390 @@
+import dataclasses
+import json
+import os
+import re
+import shutil
+import signal
+
+import chex
+import jax
+import jax.monitoring
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cifar_flax import devices
+from cifar_flax.config import PRESETS
+from cifar_flax.data import normalization
+from cifar_flax.errors import Interrupted, NonFiniteError, UserError
+from cifar_flax.network import weights
+from cifar_flax.training import checkpoint, loop, rundir, step
+from cifar_flax.training.checkpoint import Progress
+from cifar_flax.training.metrics import Metrics
+from cifar_flax.training.program import Split, build_program
+
+pytestmark = pytest.mark.slow
+NEEDS_TWO_DEVICES = pytest.mark.skipif(jax.device_count() != 2, reason="needs exactly two devices, as CPU cores give")
+
+
+def final_state(config, folder, num_train=200):
+    """Everything in the newest checkpoint of a run."""
+    like = build_program(config, num_train).create_state()
+    progress = checkpoint.restore(checkpoint.find(folder / "checkpoints")[-1], like)
+    return progress.state.replace(key=jax.random.key_data(progress.state.key))
+
+
+def train_epoch(program, state, split, epoch=1):
+    *_, (_, state, sums) = program.train_steps(state, program.place(Metrics.empty()), split, epoch, 0)
+    return state, sums
+
+
+def without_clocks(rows):
+    return [{k: v for k, v in row.items() if k not in ("seconds", "images_per_second")} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def finished(tiny, few, tmp_path_factory):
+    """A run of three epochs: its directory, its rows and what it printed."""
+    folder = tmp_path_factory.mktemp("run") / "run"
+    rows = loop.fit(tiny, few, folder)
+    return folder, rows
+
+
+def test_run_directory_is_complete(finished, tiny):
+    folder, rows = finished
+    assert {path.name for path in folder.iterdir()} == {
+        "config.json", "metrics.jsonl", "train.log", "loss_accuracy.png", "checkpoints",
+    }  # fmt: skip
+    assert rundir.read_config(folder) == tiny
+    assert [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()] == rows
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    # Warm-up is the first epoch's 4 steps, from a fifth of the rate: its last step is the fourth.
+    assert [row["learning_rate"] for row in rows] == pytest.approx([0.08, 0.1, 0.1])
+    for row in rows:
+        assert row["train_total"] == 200 and row["test_total"] == 150
+        assert row["train_acc"] == 100 * row["train_correct"] / 200
+        assert row["seconds"] > 0 and row["images_per_second"] > 0
+
+
+def test_log_has_the_lines_of_the_reference_and_no_control_characters(finished):
+    folder, rows = finished
+    text = (folder / "train.log").read_text()
+    lines = text.splitlines()
+    start = lines.index("Epoch: 1")
+    assert re.fullmatch(r"Train Loss: \d\.\d{3} \| Train Acc: \d+\.\d{3}% \(\d+/200\)", lines[start + 1])
+    assert re.fullmatch(r"Test Loss: \d\.\d{3} \| Test Acc: \d+\.\d{3}% \(\d+/150\)", lines[start + 2])
+    assert re.match(r"Learning Rate: 0\.08 ", lines[start + 3])
+    assert lines[start + 4] == "Epoch: 2"
+    best = max(row["test_acc"] for row in rows)
+    assert f"Best Acc is :  {best:.4g}" in lines
+    assert "Last epoch (3): test accuracy" in text and "sample" in text
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", text)
+
+
+def test_same_seed_same_bits(finished, tiny, few, tmp_path):
+    folder, rows = finished
+    again = loop.fit(tiny, few, tmp_path / "run")
+    assert without_clocks(again) == without_clocks(rows)
+    chex.assert_trees_all_equal(final_state(tiny, tmp_path / "run"), final_state(tiny, folder))
+
+
+def test_another_seed_differs(finished, tiny, few, tmp_path):
+    other = loop.fit(dataclasses.replace(tiny, seed=1, epochs=1), few, tmp_path / "run")
+    assert other[0]["train_loss"] != finished[1][0]["train_loss"]
+
+
+def test_resumed_run_is_the_uninterrupted_one_bit_for_bit(finished, tiny, few, tmp_path):
+    folder, rows = finished
+    for epochs in (1, 2, 3):
+        resumed = loop.fit(dataclasses.replace(tiny, epochs=epochs), few, tmp_path / "run", resume=True)
+    assert without_clocks(resumed) == without_clocks(rows)
+    assert rundir.read_rows(tmp_path / "run") == resumed
+    chex.assert_trees_all_equal(final_state(tiny, tmp_path / "run"), final_state(tiny, folder))
+
+
+def test_epoch_without_checkpoint_is_run_again_and_logged_once(finished, tiny, few, tmp_path):
+    """Killed between the metrics of epoch 2 and its checkpoint."""
+    folder = tmp_path / "run"
+    loop.fit(dataclasses.replace(tiny, epochs=1), few, folder)
+    rundir.append_row(folder, {"epoch": 2, "train_loss": 0.0})
+    rows = loop.fit(tiny, few, folder, resume=True)
+    assert without_clocks(rows) == without_clocks(finished[1])
+
+
+def test_finished_run_resumes_to_nothing(finished, tiny, few):
+    folder, rows = finished
+    assert loop.fit(tiny, few, folder, resume=True) == rows
+
+
+def test_directory_with_a_run_is_refused_and_untouched(finished, tiny, few):
+    folder, _ = finished
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    with pytest.raises(UserError, match="already holds a run"):
+        loop.fit(tiny, few, folder)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_training_can_start_from_weights(finished, tiny, few, tmp_path):
+    """From the averaged parameters of the finished run: its test loss is where the new run begins."""
+    params = final_state(tiny, finished[0]).ema_params
+    weights.save_weights(tmp_path / "w.safetensors", params, tiny, {})
+    config = dataclasses.replace(tiny, init=str(tmp_path / "w.safetensors"), epochs=1, learning_rate=1e-6)
+    rows = loop.fit(config, few, tmp_path / "run")
+    assert rows[0]["test_loss"] == pytest.approx(finished[1][-1]["test_loss"], rel=1e-3)
+    with pytest.raises(UserError, match=r"--init .* holds a network of widths \(8,\)"):
+        loop.fit(dataclasses.replace(config, widths=(12,)), few, tmp_path / "other")
+
+
+class KilledError(Exception):
+    pass
+
+
+def kill_at(monkeypatch, number):
+    """Ends the run in the way of a SIGKILL, between two steps: nothing of ours is told."""
+    steps = 0
+    train_step = loop._check_finite
+
+    def count(*arguments):
+        nonlocal steps
+        steps += 1
+        if steps > number:
+            raise KilledError
+        train_step(*arguments)
+
+    monkeypatch.setattr(loop, "_check_finite", count)
+
+
+@pytest.mark.parametrize("step", [1, 3, 4, 6])
+def test_resumed_within_an_epoch_it_is_the_uninterrupted_run_bit_for_bit(
+    step, finished, tiny, few, tmp_path, monkeypatch
+):
+    """With a checkpoint after every step; an epoch has four."""
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch, pytest.raises(KilledError):
+        kill_at(patch, step)
+        loop.fit(tiny, few, folder, checkpoint_every_minutes=0)
+    newest = checkpoint.find(folder / "checkpoints")[-1].name
+    assert newest == {1: "0+1", 3: "0+3", 4: "1", 6: "1+2"}[step]
+    rows = loop.fit(tiny, few, folder, resume=True)
+    assert without_clocks(rows) == without_clocks(finished[1])
+    assert rundir.read_rows(folder) == rows
+    chex.assert_trees_all_equal(final_state(tiny, folder), final_state(tiny, finished[0]))
+    assert [path.name for path in checkpoint.find(folder / "checkpoints")] == ["2", "3"]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_and_ends_the_run(number, code, finished, tiny, few, tmp_path, monkeypatch):
+    folder, steps, check = tmp_path / "run", [], loop._check_finite
+
+    def send(*arguments):
+        steps.append(1)
+        if len(steps) == 6:
+            os.kill(os.getpid(), number)
+        check(*arguments)
+
+    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch, pytest.raises(Interrupted) as interruption:
+        patch.setattr(loop, "_check_finite", send)
+        loop.fit(tiny, few, folder)
+    assert interruption.value.exit_code == code
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+    assert checkpoint.find(folder / "checkpoints")[-1].name == "1+2"
+    rows = loop.fit(tiny, few, folder, resume=True)
+    assert without_clocks(rows) == without_clocks(finished[1])
+    chex.assert_trees_all_equal(final_state(tiny, folder), final_state(tiny, finished[0]))
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_an_older_one(finished, tiny, few, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(finished[0], folder)
+    with open(folder / "checkpoints" / "3" / "progress.json", "r+b") as file:
+        file.write(b"#")
+    rows = loop.fit(tiny, few, folder, resume=True)
+    output = capsys.readouterr().out
+    assert "checkpoints/3 is damaged: progress.json has another SHA-256 sum" in output
+    assert "resumed after epoch 2" in output
+    assert without_clocks(rows) == without_clocks(finished[1])
+    chex.assert_trees_all_equal(final_state(tiny, folder), final_state(tiny, finished[0]))
+    for path in (folder / "checkpoints").glob("*/manifest.json"):
+        path.unlink()
+    with pytest.raises(UserError, match=r"no checkpoint in .* is intact: delete that directory"):
+        loop.fit(tiny, few, folder, resume=True)
+
+
+def test_config_changed_since_the_checkpoint_is_refused_by_field(finished, tiny, few, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "run")
+    changed = dataclasses.replace(tiny, momentum=0.8, epochs=9)
+    with pytest.raises(UserError, match=r"config.json was changed since .*: momentum \(0.8 against 0.9\);"):
+        loop.fit(changed, few, tmp_path / "run", resume=True)
+
+
+def test_lost_metrics_are_written_again(finished, tiny, few, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "run")
+    (tmp_path / "run" / "metrics.jsonl").write_text("scribble")
+    loop.fit(tiny, few, tmp_path / "run", resume=True)
+    assert rundir.read_rows(tmp_path / "run") == finished[1]
+
+
+def test_a_second_process_in_the_directory_is_refused(finished, tiny, few, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "run")
+    with open(tmp_path / "run" / "train.log", "a") as log:
+        rundir.lock(log, tmp_path / "run")
+        with pytest.raises(UserError, match="is being trained by another process"):
+            loop.fit(tiny, few, tmp_path / "run", resume=True)
+    loop.fit(tiny, few, tmp_path / "run", resume=True)  # the lock went with its owner
+
+
+def test_non_finite_loss_stops_and_keeps_the_last_good_checkpoint(tiny, few, tmp_path):
+    folder = tmp_path / "run"
+    wild = dataclasses.replace(tiny, learning_rate=1e30, clip_norm=0.0, epochs=2)
+    with pytest.raises(NonFiniteError, match=r"not finite at epoch 1, step \d+.*--on-nan skip") as error:
+        loop.fit(wild, few, folder, checkpoint_every_minutes=0)
+    assert error.value.exit_code == 3
+    chex.assert_tree_all_finite(final_state(wild, folder).params)
+
+
+def test_steps_that_are_not_finite_can_be_skipped_and_are_counted(tiny, few, tmp_path, monkeypatch, capsys):
+    """Images whose loss is made infinite: a step that sees one is left out, of the figures too."""
+    poison = np.zeros(200, bool)
+    poison[[3, 50]] = True
+
+    def normalize(images):
+        red = images[..., 0].astype(np.float32).mean((1, 2), keepdims=True)[..., None]
+        return normalization.normalize(images) * jnp.where(red == 255, jnp.inf, 1.0)
+
+    monkeypatch.setattr(step, "normalize", normalize)
+    images = few.train_images.copy()
+    images[poison, :, :, 0] = 255
+    poisoned = few._replace(train_images=images)
+    rows = loop.fit(dataclasses.replace(tiny, on_nan="skip"), poisoned, tmp_path / "run")
+    assert all(1 <= row["skipped_steps"] <= 2 and row["train_total"] < 200 for row in rows)
+    assert all(np.isfinite(row["train_loss"]) and row["test_total"] == 150 for row in rows)
+    chex.assert_tree_all_finite(final_state(tiny, tmp_path / "run"))
+    assert "steps whose loss or gradient was not finite" in capsys.readouterr().out
+    with pytest.raises(NonFiniteError, match="not finite at epoch 1"):
+        loop.fit(tiny, poisoned, tmp_path / "stopped")
+
+
+@pytest.mark.parametrize("monitor", ["val_loss", "test_loss"])
+def test_plateau_can_watch_other_losses(monitor, tiny, few, tmp_path, capsys):
+    config = dataclasses.replace(tiny, monitor=monitor, val_size=40, rtol=0.999, cooldown=0, epochs=4)
+    rows = loop.fit(config, few, tmp_path / "run")
+    assert rows[0]["val_total"] == 40 and rows[0]["train_total"] == 160
+    # Warm-up (epoch 1) is not shown to the plateau; epoch 2 is its first value, the best so far.
+    assert [row["learning_rate"] for row in rows] == pytest.approx([0.075, 0.1, 0.1, 0.05])
+    assert ("lets the test set steer" in capsys.readouterr().out) == (monitor == "test_loss")
+
+
+def test_a_run_without_test_images_has_no_test_figure(tiny, few, tmp_path, capsys):
+    config = dataclasses.replace(tiny, val_size=40, epochs=1)
+    rows = loop.fit(config, few.without_test(), tmp_path / "run")
+    assert rows[0]["val_total"] == 40 and not any(name.startswith("test") for name in rows[0])
+    assert "test" not in capsys.readouterr().out.lower().replace(str(tmp_path).lower(), "")
+    with pytest.raises(UserError, match="needs test images"):
+        loop.fit(dataclasses.replace(config, monitor="test_loss"), few.without_test(), tmp_path / "other")
+
+
+@pytest.fixture(scope="module")
+def program_and_data(tiny, few):
+    program = build_program(tiny, 200)
+    split = program.place(Split(few.train_images, few.train_labels))
+    return program, split, program.place(Split(few.test_images, few.test_labels))
+
+
+def test_nothing_is_compiled_after_the_first_epoch(program_and_data, tiny):
+    _, train, test = program_and_data
+    program = build_program(dataclasses.replace(tiny, seed=5), 200)
+    compiled = {1: 0, 2: 0, 3: 0}
+    epoch = 1
+
+    def listen(event, *_, **__):
+        compiled[epoch] += "backend_compile" in event
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    state = program.create_state()
+    for epoch in compiled:
+        state, sums = train_epoch(program, state, train, epoch)
+        program.evaluate(state.ema_params, test)
+        state = program.advance_plateau(state, float(sums.loss_sum))
+    jax.monitoring.unregister_event_duration_listener(listen)
+    assert compiled[1] > 0 and compiled[2] == compiled[3] == 0
+
+
+@pytest.mark.parametrize("eval_batch_size", [1, 7, 150, 1000])
+def test_evaluation_does_not_depend_on_batch_size(eval_batch_size, program_and_data, tiny):
+    program, _, test = program_and_data
+    params = program.create_state().params
+    other = build_program(dataclasses.replace(tiny, eval_batch_size=eval_batch_size), 200)
+    ours, theirs = other.evaluate(params, test), program.evaluate(params, test)
+    assert (ours.correct, ours.count) == (theirs.correct, theirs.count) == (theirs.correct, 150)
+    np.testing.assert_allclose(ours.loss_sum, theirs.loss_sum, rtol=1e-5)
+
+
+def test_scan_and_loop_are_the_same_epoch(program_and_data, tiny, monkeypatch):
+    """The accelerator's epoch and the CPU's, both run here."""
+    program, train, _ = program_and_data
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
+    looped, looped_sums = train_epoch(program, program.create_state(), train, 1)
+    scanning = build_program(tiny, 200)
+    state = scanning.create_state()
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    scanned, scanned_sums = train_epoch(scanning, state, train, 1)
+    assert looped_sums.count == scanned_sums.count == 200
+    np.testing.assert_allclose(looped_sums.loss_sum, scanned_sums.loss_sum, rtol=1e-4)
+    chex.assert_trees_all_close(looped.params, scanned.params, rtol=1e-2, atol=1e-4)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_nothing_crosses_between_host_and_device_within_an_epoch(backend, program_and_data, tiny, monkeypatch):
+    """Beyond the epoch's number and, on a CPU, the step's. On a GPU this covers what comes back as well."""
+    _, train, _ = program_and_data
+    program = build_program(tiny, 200)
+    state, sums = program.create_state(), program.place(Metrics.empty())
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    steps = program.train_steps(state, sums, train, 1, 0)
+    with jax.transfer_guard("disallow"):
+        if backend == "cpu":
+            with pytest.raises(jax.errors.JaxRuntimeError, match="Disallowed host-to-device"):
+                next(steps)
+        else:
+            assert next(steps)[0] == 4
+
+
+@NEEDS_TWO_DEVICES
+def test_two_devices_train_as_one_does(program_and_data, tiny, monkeypatch):
+    program, train, _ = program_and_data
+    assert program.mesh.size == 2
+    monkeypatch.setattr(devices, "_MIN_IMAGES_PER_DEVICE", 64)
+    single = build_program(tiny, 200)
+    assert single.mesh.size == 1
+    ours, our_sums = train_epoch(program, program.create_state(), train, 1)
+    data = single.place(jax.device_get(train))
+    theirs, their_sums = train_epoch(single, single.create_state(), data, 1)
+    np.testing.assert_allclose(our_sums.loss_sum, their_sums.loss_sum, rtol=1e-4)
+    chex.assert_trees_all_close(jax.device_get(ours.params), jax.device_get(theirs.params), rtol=1e-2, atol=1e-4)
+
+
+@NEEDS_TWO_DEVICES
+@pytest.mark.parametrize(("batch_size", "size"), [(64, 2), (63, 1), (32, 1), (256, 2), (99, 1)])
+def test_mesh_divides_the_batch_into_useful_parts(batch_size, size):
+    assert devices.make_mesh(batch_size).size == size
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="is about CPU-only machines")
+def test_resnet18_on_a_cpu_is_told_what_it_costs(tmp_path):
+    config = PRESETS["resnet18"]
+    lines = list(loop._greeting(config, build_program(config, 50_000), tmp_path, 50_000, Progress({}, {}, 0, [])))
+    assert any("11,173,962 parameters" in line for line in lines)
+    cores = devices.num_cores()
+    hours = 40 * 50_000 / (28 * cores) / 3600
+    assert f"about {hours:.2g} hours on {cores} CPU cores; `--preset compact`" in lines[-1]
+
+
+def test_precision_follows_the_device():
+    assert devices.activation_dtype("auto") == ("float32" if jax.default_backend() == "cpu" else "bfloat16")
+    assert devices.activation_dtype("bfloat16") == "bfloat16"
+
+
+def test_tensorboard_events_are_written_on_request(tiny, few, tmp_path):
+    loop.fit(dataclasses.replace(tiny, epochs=1), few, tmp_path / "run", tensorboard=True)
+    assert list((tmp_path / "run" / "tensorboard").glob("events.*"))

@@ -1,0 +1,52 @@
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cifar_flax.training.metrics import NO_STEP, Metrics, measure
+
+
+@pytest.fixture
+def batch(rng):
+    logits = rng.normal(size=(12, 10)).astype(np.float32)
+    return jnp.asarray(logits), jnp.asarray(rng.integers(0, 10, 12)), jnp.ones(12, bool)
+
+
+def test_measure_agrees_with_numpy(batch):
+    logits, labels = (np.asarray(x, np.float64) for x in batch[:2])
+    log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    own = log_p[np.arange(12), labels.astype(int)]
+    sums = measure(*batch)
+    np.testing.assert_allclose(sums.loss_sum, -own.sum(), rtol=1e-5)
+    assert sums.correct == (logits.argmax(axis=1) == labels).sum()
+    assert sums.count == 12
+    smoothed = measure(*batch, label_smoothing=0.1)
+    np.testing.assert_allclose(smoothed.loss_sum, -(0.9 * own + 0.1 * log_p.mean(axis=1)).sum(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("junk", [0.0, 1e30, np.inf, np.nan])
+def test_padding_counts_nowhere_whatever_it_holds(batch, junk):
+    logits, labels, mask = batch
+    padded = measure(
+        jnp.concatenate([logits, jnp.full((4, 10), junk)]),
+        jnp.concatenate([labels, jnp.zeros(4, labels.dtype)]),
+        jnp.concatenate([mask, jnp.zeros(4, bool)]),
+    )
+    chex.assert_trees_all_close(padded, measure(*batch), rtol=1e-6)
+
+
+@pytest.mark.parametrize("size", [1, 3, 5, 12])
+def test_sums_do_not_depend_on_how_images_are_grouped(batch, size):
+    parts = [measure(*(x[i : i + size] for x in batch)) for i in range(0, 12, size)]
+    chex.assert_trees_all_close(sum(parts, Metrics.empty()), measure(*batch), rtol=1e-6)
+
+
+def test_the_first_bad_step_wins():
+    bad = [Metrics.empty().replace(bad_step=jnp.int32(step)) for step in (7, 3, 9)]
+    assert sum(bad, Metrics.empty()).bad_step == 3
+    assert Metrics.empty().bad_step == NO_STEP
+
+
+def test_metrics_are_a_pytree():
+    chex.assert_trees_all_equal(jax.jit(lambda m: m + m)(Metrics.empty()), Metrics.empty())

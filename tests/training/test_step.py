@@ -1,0 +1,133 @@
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cifar_flax.data.augment import augment
+from cifar_flax.network.model import ResNet
+from cifar_flax.training import optim, step
+
+MODEL = ResNet(widths=(8,), strides=(2,), zero_init_residual=True)
+OPTIMIZER = optim.build_optimizer(
+    optim.warmup_schedule(0.1, 0), momentum=0.9, nesterov=True, weight_decay=5e-4, clip_norm=1.0
+)
+PLATEAU = optim.build_plateau(patience=1, factor=0.5, rtol=0.02, cooldown=0, min_scale=0.0)
+STATIC = dict(model=MODEL, optimizer=OPTIMIZER, augment=augment, label_smoothing=0.0, ema_decay=0.9)
+
+
+def take_step(**changes):
+    return jax.jit(functools.partial(step.train_step, **(STATIC | changes)))
+
+
+TAKE_STEP = take_step()
+
+
+@pytest.fixture(scope="module")
+def state():
+    return step.create_state(jax.random.key(0), MODEL, OPTIMIZER, PLATEAU)
+
+
+@pytest.fixture(scope="module")
+def batch(sample):
+    return jnp.asarray(sample.train_images[:24]), jnp.asarray(sample.train_labels[:24]), jnp.ones(24, bool)
+
+
+def test_one_batch_can_be_overfitted(state, batch):
+    train = take_step(augment=lambda key, images: images)
+    for _ in range(300):
+        state, sums = train(state, *batch)
+    assert sums.correct == 24
+    assert sums.loss_sum / 24 < 0.1
+    assert step.eval_step(state.ema_params, *batch, model=MODEL).correct == 24
+
+
+@pytest.mark.slow
+def test_eager_agrees_with_jit(state, batch):
+    eager = functools.partial(step.train_step, **STATIC)(state, *batch)
+    jitted = TAKE_STEP(state, *batch)
+    chex.assert_trees_all_close(eager[1], jitted[1], rtol=1e-4)
+    chex.assert_trees_all_close(eager[0].params, jitted[0].params, rtol=1e-3, atol=1e-5)
+
+
+def test_a_step_does_not_recompile_on_new_values(state, batch):
+    chex.clear_trace_counter()
+
+    @jax.jit
+    @chex.assert_max_traces(n=1)
+    def train(state, *batch):
+        return step.train_step(state, *batch, **STATIC)
+
+    for _ in range(3):
+        state, _ = train(state, *batch)
+
+
+def test_padding_changes_neither_parameters_nor_metrics(state, batch):
+    images, labels, mask = batch
+    junk = (jnp.full_like(images[:8], 200), jnp.full_like(labels[:8], 3), jnp.zeros(8, bool))
+    padded = tuple(jnp.concatenate(pair) for pair in zip(batch, junk, strict=True))
+    no_draws = take_step(augment=lambda key, images: images)  # a draw depends on the batch's size
+    ours, theirs = no_draws(state, *padded), no_draws(state, images, labels, mask)
+    chex.assert_trees_all_close(ours[1], theirs[1], rtol=1e-5)
+    chex.assert_trees_all_close(ours[0].params, theirs[0].params, rtol=1e-4, atol=1e-6)
+    evaluate = functools.partial(step.eval_step, model=MODEL)
+    chex.assert_trees_all_close(evaluate(state.params, *padded), evaluate(state.params, *batch), rtol=1e-5)
+
+
+def test_plateau_scale_multiplies_the_update(state, batch):
+    half = state.replace(plateau_state=state.plateau_state._replace(scale=jnp.float32(0.5)))
+    whole_step = jax.tree.map(lambda a, b: a - b, TAKE_STEP(state, *batch)[0].params, state.params)
+    half_step = jax.tree.map(lambda a, b: a - b, TAKE_STEP(half, *batch)[0].params, state.params)
+    chex.assert_trees_all_close(half_step, jax.tree.map(lambda x: x / 2, whole_step), rtol=1e-3, atol=1e-6)
+
+
+def test_steps_draw_different_augmentations(state, batch):
+    seen = []
+
+    def spy(key, images):
+        seen.append(jax.random.key_data(key))
+        return images
+
+    for number in (0, 1, 2):
+        functools.partial(step.train_step, **(STATIC | {"augment": spy}))(
+            state.replace(step=jnp.int32(number)), *batch
+        )
+    assert len({key.tobytes() for key in map(np.asarray, seen)}) == 3
+
+
+def test_averaged_parameters_follow_their_decay(state, batch):
+    late = state.replace(step=jnp.int32(10_000))
+    after, _ = TAKE_STEP(late, *batch)
+    expected = jax.tree.map(lambda old, new: 0.9 * old + 0.1 * new, late.ema_params, after.params)
+    chex.assert_trees_all_close(after.ema_params, expected, rtol=1e-5, atol=1e-7)
+    off, _ = take_step(ema_decay=0.0)(late, *batch)
+    chex.assert_trees_all_equal(off.ema_params, off.params)
+
+
+def test_non_finite_gradient_is_noted_with_its_step(state, batch):
+    broken = state.replace(step=jnp.int32(41), params=jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), state.params))
+    assert TAKE_STEP(broken, *batch)[1].bad_step == 41
+
+
+def test_learning_changes_every_parameter_and_keeps_all_finite(state, batch):
+    for _ in range(2):  # the first step moves the zero scales, the second what is behind them
+        before, (state, sums) = state, TAKE_STEP(state, *batch)
+    chex.assert_tree_all_finite((state.params, state.ema_params, state.opt_state, sums))
+    moved = jax.tree.map(lambda a, b: bool((a != b).any()), before.params, state.params)
+    assert all(jax.tree.leaves(moved))
+
+
+@pytest.mark.parametrize(("num_images", "batch_size"), [(10, 3), (12, 4), (5, 8), (1, 1)])
+def test_epoch_order_visits_every_image_once(num_images, batch_size):
+    order = step.epoch_order(jax.random.key(0), 1, num_images, batch_size)
+    chex.assert_shape(order, (-(-num_images // batch_size), batch_size))
+    flat = np.asarray(order).ravel()
+    np.testing.assert_array_equal(np.sort(flat[:num_images]), np.arange(num_images))
+    assert (flat[num_images:] == -1).all()
+
+
+def test_epochs_differ_in_their_order():
+    orders = [step.epoch_order(jax.random.key(0), epoch, 100, 10) for epoch in (1, 2, 3)]
+    assert len({np.asarray(order).tobytes() for order in orders}) == 3
