@@ -60,7 +60,7 @@ def _progress() -> Callable[[str, int], Callable[[int], None]]:
 def _explain(flags: argparse.Namespace) -> None:
     import numpy as np  # heavy imports, not needed before here
 
-    from cifar_flax import data, devices
+    from cifar_flax import data, machine
     from cifar_flax.explaining import cam, explanation, outputs
     from cifar_flax.training import trained
 
@@ -77,7 +77,7 @@ def _explain(flags: argparse.Namespace) -> None:
     except ValueError as error:
         raise UserError(f"--indices {flags.indices}: expected numbers separated by commas, such as 3,57") from error
 
-    devices.set_up()
+    machine.set_up()
     network = trained.load_network(flags.ckpt)
     if flags.half and flags.export is None:
         raise UserError("--half is about --export FILE, which is not given")
@@ -88,7 +88,7 @@ def _explain(flags: argparse.Namespace) -> None:
     stage = _one_of("--layer", flags.layer or network.model.stage_names[-1], network.model.stage_names)
     # An embedded network is explained on the embedded sample unless all images are asked for.
     which = flags.data or ("sample" if flags.ckpt is None else network.config.data)
-    out = flags.out or (_run_directory(flags.ckpt) / "explain")
+    out = flags.out or network.folder / "explain"
     outputs.check_folder(out, overwrite=flags.overwrite)  # before anything slow
 
     loaded = data.load_named(which, flags.data_dir, flags.source, lambda line: print(line, flush=True))
@@ -105,15 +105,6 @@ def _explain(flags: argparse.Namespace) -> None:
     print(f"Test accuracy: {manifest['test_accuracy']:.2f}% ({correct}/{manifest['test_count']})")
     print(f"Wrong predictions explained: {len(manifest['wrong'])}, correct ones: {len(manifest['correct'])}")
     print(f"Wrote {out}: open {out / 'report.html'}")
-
-
-def _run_directory(ckpt: Path | None) -> Path:
-    """Where the outputs go by default: the run of a run or epoch; beside a file; the current directory."""
-    if ckpt is None:
-        return Path()
-    if ckpt.is_file():
-        return ckpt.parent
-    return ckpt.parent.parent if ckpt.name.isdigit() else ckpt
 
 
 def main(argv: list[str] | None = None) -> int:

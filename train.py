@@ -2,6 +2,7 @@
 
 import datetime
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -28,9 +29,7 @@ def _parser() -> Parser:
     run.add_argument(
         "--checkpoint-every-minutes", type=_minutes, default=10.0, help="how much of a long epoch may be lost (10)"
     )
-    run.add_argument(
-        "--deterministic", action="store_true", help="on a GPU, the same bits each time; a CPU gives them anyway"
-    )
+    run.add_argument("--devices", type=int, default=0, help="devices that share a batch (as many as divide it)")
     run.add_argument(
         "--profile", type=Path, metavar="DIR", help="trace ten steps into DIR, print where their time goes, and exit"
     )
@@ -60,27 +59,33 @@ def _config(flags: dict, out: Path | None, resume: bool) -> Config:
     return config_lib.resumed(rundir.read_config(out), flags)
 
 
-def _train(config: Config, out: Path, *, resume: bool, data_dir: Path | None, source: str, **options: Any) -> None:
-    from cifar_flax import data, devices  # heavy imports, not needed before here
+def _train(
+    config: Config, out: Path, *, resume: bool, data_dir: Path | None, source: str, devices: int, **options: Any
+) -> None:
+    from cifar_flax import data, machine  # heavy imports, not needed before here
     from cifar_flax.training import loop, rundir
 
     rundir.claim(out, resume=resume)  # before anything slow
     dataset = data.load_named(config.data, data_dir, source, lambda line: print(line, flush=True))
-    devices.set_up()
+    machine.set_up()
     try:
-        loop.fit(config, dataset, out, resume=resume, **options)
+        loop.fit(config, dataset, out, resume=resume, num_devices=devices, **options)
     except (Interrupted, KeyboardInterrupt):
-        print(f"interrupted: go on with  python train.py --resume --out {out}", file=sys.stderr)
+        again = {"--data-dir": data_dir, "--source": source, "--devices": devices, "--out": out}
+        given = [
+            f"{flag} {shlex.quote(str(value))}" for flag, value in again.items() if value not in (None, "auto", 0)
+        ]
+        print(f"interrupted: go on with  python train.py --resume {' '.join(given)}", file=sys.stderr)
         raise
 
 
 def _profile(config: Config, folder: Path, data_dir: Path | None, source: str) -> None:
-    from cifar_flax import data, devices
+    from cifar_flax import data, machine
     from cifar_flax.training import profiling
 
     profiling.claim(folder)  # before anything slow
     dataset = data.load_named(config.data, data_dir, source, lambda line: print(line, flush=True))
-    devices.set_up()
+    machine.set_up()
     print(profiling.table(profiling.profile(config, dataset, folder)))
     print(f"\nWrote {folder}: a trace for XProf or TensorBoard")
 
@@ -89,10 +94,11 @@ def _command(argv: list[str] | None) -> None:
     flags: dict[str, Any] = vars(_parser().parse_args(argv))
     trace: Path | None = flags.pop("profile")
     out, resume, summary = flags.pop("out"), flags.pop("resume"), flags.pop("summary")
-    if flags.pop("deterministic"):  # read by XLA when it is first used
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DETERMINISTIC}"
-    options = {name: flags.pop(name) for name in ("data_dir", "source", "tensorboard", "checkpoint_every_minutes")}
+    names = ("data_dir", "source", "tensorboard", "checkpoint_every_minutes", "devices")
+    options = {name: flags.pop(name) for name in names}
     config = _config(flags, out, resume)
+    if config.deterministic:  # read by XLA when it is first used
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DETERMINISTIC}"
     if summary:
         from cifar_flax.network import model
         from cifar_flax.training import program

@@ -20,14 +20,16 @@ from typing import Any, NamedTuple
 from unittest import mock
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from machine import commit
 
-from cifar_flax import cli, config, devices
+from cifar_flax import cli, config
 from cifar_flax.config import Config
 from cifar_flax.errors import UserError
+from cifar_flax.execution import Execution
 from cifar_flax.training import profiling
 from cifar_flax.training.metrics import Metrics
 from cifar_flax.training.profiling import Instruction
@@ -82,15 +84,10 @@ def compile_epoch(chosen: Config) -> str:
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
 
     split = Split(np.empty((count, 32, 32, 3), np.uint8), np.empty(count, np.int32))
-    # The program asks JAX what there is: it is told of the H100, which arrays cannot be put on.
-    with (
-        mock.patch.object(jax, "default_backend", lambda: "gpu"),
-        mock.patch.object(jax, "device_put", lambda x, *_: x),
-        mock.patch.object(devices, "make_mesh", lambda _: mesh),
-    ):
-        program = build_program(chosen, count)
-        state, sums = jax.eval_shape(program.create_state), jax.eval_shape(Metrics.empty)
-        lowered = program.lower(placed(state), placed(sums), placed(split))
+    program = build_program(chosen, count, Execution(mesh, jnp.dtype("bfloat16"), STEPS))
+    with mock.patch.object(jax, "device_put", lambda x, *_: x):  # onto devices that are not there
+        state = jax.eval_shape(program.create_state)
+    lowered = program.lower(placed(state), placed(jax.eval_shape(Metrics.empty)), placed(split))
     return lowered.compile(compiler_options={"xla_gpu_autotune_level": "0"}).as_text() or ""
 
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cifar_flax import data, devices
+from cifar_flax import data, machine
 from cifar_flax.config import PRESETS
 from cifar_flax.network import model
 from cifar_flax.training import metrics
@@ -57,5 +57,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    devices.set_up()
+    machine.set_up()
     main()

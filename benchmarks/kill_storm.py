@@ -22,7 +22,7 @@ from pathlib import Path
 import chex
 import jax
 
-from cifar_flax import devices
+from cifar_flax import machine
 from cifar_flax.training import checkpoint, rundir
 from cifar_flax.training.program import build_program
 
@@ -113,5 +113,5 @@ def main() -> None:
 
 if __name__ == "__main__":
     # The state is restored on as many devices as the runs had, and before JAX is used.
-    devices.set_up()
+    machine.set_up()
     main()

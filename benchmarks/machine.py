@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from cifar_flax import devices
+from cifar_flax import machine
 
 ROOT = Path(__file__).parent.parent
 
@@ -59,7 +59,7 @@ def describe_machine() -> dict[str, Any]:
         "device": jax.devices()[0].device_kind,
         "devices": jax.device_count(),
         "processor": processor or platform.processor(),
-        "cores": devices.num_cores(),
+        "cores": machine.num_cores(),
         "python": platform.python_version(),
         "versions": {name: installed[name] for name in names if name in installed},
     }

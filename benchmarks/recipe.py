@@ -23,7 +23,7 @@ from typing import Any
 import flax
 import jax
 
-from cifar_flax import cli, config, data, devices
+from cifar_flax import cli, config, data, machine
 from cifar_flax.config import Config
 from cifar_flax.errors import UserError
 from cifar_flax.training import loop, rundir
@@ -119,7 +119,7 @@ def _command(argv: list[str] | None) -> None:
         raise UserError("--trial belongs to search, which needs one at least: give the flags of train.py to try")
     planned = trials(arguments)
     images = data.load_cifar10(arguments.data_dir)
-    devices.set_up()
+    machine.set_up()
     figure = "test_acc"
     if arguments.sweep != "final":
         figure, images = "val_acc", images.without_test()

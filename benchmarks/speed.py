@@ -40,8 +40,9 @@ import optax
 from machine import ROOT, describe_machine, measure_limits
 from turns import OURS, WARM_UP, Benchmark, Build, serve, table, take_turns
 
-from cifar_flax import cli, config, data, devices
+from cifar_flax import cli, config, data, machine
 from cifar_flax.errors import UserError
+from cifar_flax.execution import resolve
 from cifar_flax.explaining import explanation
 from cifar_flax.network import model
 from cifar_flax.training import step, trained
@@ -123,7 +124,9 @@ def training(arguments: argparse.Namespace, *, whole: bool) -> Benchmark:
             executable = program.lower(program.create_state(), program.place(Metrics.empty()), train).compile()
             counted = executable.cost_analysis() or {}
             # On a CPU a step on each device is what is compiled, on an accelerator all of them.
-            scale = -(-count // chosen.batch_size) * program.mesh.size if jax.default_backend() == "cpu" else 1
+            scale = (
+                -(-count // chosen.batch_size) * program.execution.mesh.size if jax.default_backend() == "cpu" else 1
+            )
             evaluated = forward_flops(program.model) * len(images.test_images) if whole else 0
             memory = [device.memory_stats() for device in jax.local_devices()]
             return {
@@ -131,7 +134,7 @@ def training(arguments: argparse.Namespace, *, whole: bool) -> Benchmark:
                 "images": count,
                 "flop": train_flops(program.model) * count + evaluated,
                 "bytes_xla_counts": counted.get("bytes accessed", float("nan")) * scale,
-                "devices": program.mesh.size,
+                "devices": program.execution.mesh.size,
                 "peak_bytes_on_device": [stats.get("peak_bytes_in_use") for stats in memory if stats],
                 "limits": measure_limits(program.model.dtype),
             }
@@ -171,7 +174,7 @@ def forward(arguments: argparse.Namespace) -> Benchmark:
             dataclasses.replace(chosen, eval_batch_size=min(chosen.eval_batch_size, count)), chosen.batch_size
         )
         params, split = program.create_state().params, program.place(Split(pixels, labels))
-        facts = {"images": count, "flop": forward_flops(program.model) * count, "devices": program.mesh.size}
+        facts = {"images": count, "flop": forward_flops(program.model) * count, "devices": program.execution.mesh.size}
         return lambda: float(program.evaluate(params, split).loss_sum), lambda: facts
 
     def theirs(compiled: bool):
@@ -249,7 +252,8 @@ def seeds(arguments: argparse.Namespace) -> Benchmark:
     chosen, count = _chosen(arguments), arguments.seeds
 
     def stepping(together: bool):
-        network = build_model(chosen, devices.activation_dtype(chosen.precision))
+        execution = resolve(chosen.precision, chosen.batch_size, num_devices=1)
+        network = build_model(chosen, execution)
         rates = [optax.constant_schedule(rate) for rate in (chosen.learning_rate, chosen.muon_learning_rate)]
         optimizer, plateau = build_optimizer(chosen, *rates), build_plateau(chosen)
         train_step = build_train_step(chosen, network, optimizer)
@@ -266,7 +270,7 @@ def seeds(arguments: argparse.Namespace) -> Benchmark:
 
         state = jax.jit(jax.vmap(create))(jnp.arange(count)) if together else jax.jit(create)(0)
         take_jit = jax.jit(
-            jax.vmap(take) if together else take, donate_argnums=0, compiler_options=devices.compiler_options()
+            jax.vmap(take) if together else take, donate_argnums=0, compiler_options=execution.compiler_options
         )
 
         def run() -> None:
@@ -329,7 +333,7 @@ def _command(argv: list[str] | None) -> None:
     arguments = parser.parse_args(argv)
     if arguments.out and arguments.out.exists() and not arguments.serve:
         raise UserError(f"--out {arguments.out} exists: choose another")
-    devices.set_up()
+    machine.set_up()
     if arguments.serve:
         try:
             serve(BENCHMARKS[arguments.what](arguments), arguments.serve)

@@ -76,6 +76,7 @@ class Config:
     precision: Literal["auto", "float32", "bfloat16"] = _option(
         "auto", "dtype of the activations; auto: bfloat16 on GPU and TPU, float32 on CPU"
     )
+    deterministic: bool = _option(False, "on a GPU, the same bits each time; a CPU gives them anyway")
     eval_batch_size: int = _option(1000, "images evaluated at once; does not change a result")
 
 

@@ -11,13 +11,13 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "cifar_flax"
-GROUND = {"errors", "config", "cli", "files", "devices", "plots"}
+GROUND = {"errors", "config", "cli", "files", "execution", "machine", "plots"}
 # A room may import the ground floor and the rooms before it.
 ROOMS = ["data", "network", "training", "explaining", "interop"]
 # The mathematics: pure functions of plain arguments, which know of no config and no machine.
 PURE = {
     "data": {"augment", "normalization"},
-    "network": {"model", "norm", "convolution"},
+    "network": {"model", "norm", "convolution", "forms", "cpu"},
     "training": {"metrics", "optim", "step"},
     "explaining": {"cam"},
 }
@@ -78,7 +78,7 @@ def test_modules_do_not_import_each_other():
 def test_mathematics_knows_no_config(room):
     for name in PURE[room]:
         known = {imported.split(".")[1] for imported in imports(PACKAGE / room / f"{name}.py", lazy=False)}
-        assert not known & {"config", "devices", "files"}, name
+        assert not known & {"config", "execution", "machine", "files"}, name
 
 
 def test_private_names_stay_in_their_file():

@@ -20,8 +20,8 @@ import numpy as np
 def target_gradients(head: Callable[[jax.Array], jax.Array], activations: jax.Array, targets: jax.Array) -> jax.Array:
     """Gradients of weighted sums of logits with respect to each image's own activation.
 
-    What `jax.grad` gives for one image and one target; here one forward pass serves all targets, and each
-    has a backward pass of its own: all at once they would no longer fit a CPU's cache.
+    One `jax.grad` a target, of the whole batch: an image's logits depend on its own activation alone. Under
+    one `jax.jit` all share a forward pass.
 
     Args:
       head: activations `[B, H, W, K]` to logits `[B, C]`, image by image.
@@ -32,14 +32,21 @@ def target_gradients(head: Callable[[jax.Array], jax.Array], activations: jax.Ar
       `[B, T, H, W, K]`.
     """
     chex.assert_rank([activations, targets], [4, 3])
-    logits, pull_back = jax.vjp(head, activations)
-    weights = targets.astype(logits.dtype)
-    return jnp.stack([pull_back(weights[:, i])[0] for i in range(targets.shape[1])], axis=1)
+
+    def score(activations: jax.Array, target: jax.Array) -> jax.Array:
+        return (head(activations) * target).sum()
+
+    return jnp.stack([jax.grad(score)(activations, targets[:, i]) for i in range(targets.shape[1])], axis=1)
+
+
+def _combined(activation: jax.Array, weights: jax.Array) -> jax.Array:
+    """Channels `[H, W, K]` weighted by `[K]` and summed; in float32's digits on an accelerator too."""
+    return jnp.matmul(activation, weights, precision="highest")
 
 
 def grad_cam(activation: jax.Array, gradient: jax.Array) -> jax.Array:
     """Channels weighted by their mean gradient (Selvaraju et al. 2017)."""
-    return activation @ gradient.mean(axis=(0, 1))
+    return _combined(activation, gradient.mean(axis=(0, 1)))
 
 
 def grad_cam_plus_plus(activation: jax.Array, gradient: jax.Array) -> jax.Array:
@@ -48,7 +55,7 @@ def grad_cam_plus_plus(activation: jax.Array, gradient: jax.Array) -> jax.Array:
     g2, g3 = gradient**2, gradient**3
     sums = activation.sum(axis=(0, 1), keepdims=True)
     alpha = jnp.where(gradient != 0, g2 / (2 * g2 + sums * g3 + 1e-6), 0)
-    return activation @ (jax.nn.relu(gradient) * alpha).sum(axis=(0, 1))
+    return _combined(activation, (jax.nn.relu(gradient) * alpha).sum(axis=(0, 1)))
 
 
 def hires_cam(activation: jax.Array, gradient: jax.Array) -> jax.Array:
@@ -64,7 +71,7 @@ def layer_cam(activation: jax.Array, gradient: jax.Array) -> jax.Array:
 def xgrad_cam(activation: jax.Array, gradient: jax.Array) -> jax.Array:
     """Channels weighted by their activation-weighted mean gradient (Fu et al. 2020)."""
     sums = activation.sum(axis=(0, 1))
-    return activation @ ((gradient * activation).sum(axis=(0, 1)) / (sums + 1e-7))
+    return _combined(activation, (gradient * activation).sum(axis=(0, 1)) / (sums + 1e-7))
 
 
 def eigen_cam(activation: jax.Array, gradient: jax.Array) -> jax.Array:
@@ -78,8 +85,8 @@ def eigen_cam(activation: jax.Array, gradient: jax.Array) -> jax.Array:
     flat = activation.reshape(-1, channels)
     centred = flat - flat.mean(axis=0, keepdims=True)
     direction = jnp.linalg.svd(centred, full_matrices=False)[2][0]
-    sign = jnp.where(flat.sum(axis=0) @ direction < 0, -1, 1)
-    return (centred @ (sign * direction)).reshape(height, width)
+    sign = jnp.where(_combined(flat.sum(axis=0), direction) < 0, -1, 1)
+    return _combined(centred, sign * direction).reshape(height, width)
 
 
 METHODS: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {

@@ -8,10 +8,9 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 
-from cifar_flax import devices
 from cifar_flax.data import normalize
+from cifar_flax.execution import resolve
 from cifar_flax.explaining import cam
 from cifar_flax.network import model
 from cifar_flax.network.model import NUM_CLASSES, ResNet
@@ -44,9 +43,8 @@ class TestSet(NamedTuple):
 
 def spread(params: Any, batch: Sequence[Any]) -> tuple[Any, Sequence[jax.Array]]:
     """Parameters whole on each of the devices, and arrays of equal length, of which each device has a part."""
-    mesh = devices.make_mesh(len(batch[0]))
-    replicated, by_batch = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ("data",)))
-    return jax.device_put(params, replicated), jax.device_put(batch, by_batch)
+    execution = resolve("float32", len(batch[0]))
+    return jax.device_put(params, execution.replicated), jax.device_put(batch, execution.by_batch)
 
 
 def _in_batches(
@@ -72,7 +70,7 @@ def _in_batches(
 def build_logits(network: ResNet) -> Callable[..., jax.Array]:
     """A compiled function of parameters and images `[B, 32, 32, 3]`: a batch of `predict`."""
 
-    @functools.partial(jax.jit, compiler_options=devices.compiler_options())
+    @functools.partial(jax.jit, compiler_options=resolve("float32", 1).compiler_options)
     def logits(params, images):
         return model.forward(network, params, normalize(images))
 
@@ -147,7 +145,7 @@ def build_maps(network: ResNet, stage: str, method: str) -> Callable[..., jax.Ar
     """A compiled function of parameters, images `[B, 32, 32, 3]`, labels and predictions: a batch of `explain`."""
     to_map = jax.vmap(jax.vmap(cam.METHODS[method], in_axes=(None, 0)))
 
-    @functools.partial(jax.jit, compiler_options=devices.compiler_options())
+    @functools.partial(jax.jit, compiler_options=resolve("float32", 1).compiler_options)
     def maps(params, images, labels, predicted):
         head = functools.partial(model.head, network, params, stage=stage)
         activations = model.features(network, params, normalize(images), stage=stage)

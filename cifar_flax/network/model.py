@@ -15,8 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from cifar_flax.network import convolution
-from cifar_flax.network.norm import layer_norm
+from cifar_flax.network.forms import PLAIN, Forms
 
 IMAGE_SHAPE = (32, 32, 3)
 NUM_CLASSES = 10
@@ -27,7 +26,7 @@ _PAD_3X3 = ((1, 1), (1, 1))
 _he_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
-def _conv(features: int, size: int, stride: int, dtype: Any) -> nn.Conv:
+def _conv(features: int, size: int, stride: int, dtype: Any, forms: Forms) -> nn.Conv:
     return nn.Conv(
         features,
         (size, size),
@@ -36,47 +35,21 @@ def _conv(features: int, size: int, stride: int, dtype: Any) -> nn.Conv:
         use_bias=False,  # the norm that follows subtracts any constant
         kernel_init=_he_fan_out,
         dtype=dtype,
-        conv_general_dilated=convolution.for_flax if jax.default_backend() == "cpu" else None,
+        precision=_precision(dtype),
+        conv_general_dilated=forms.conv_general_dilated,
     )
 
 
-def _rows(x: jax.Array) -> jax.Array:
-    """On a CPU, feature maps `[..., H, W, C]` with a row's pixels in one axis, `[..., H, W * C]`; else the same maps.
-
-    XLA:CPU's loops run over the last axis: over 16 channels they are five times as slow as over 512 numbers.
-    """
-    return x.reshape(*x.shape[:-2], -1) if jax.default_backend() == "cpu" else x
+def _precision(dtype: Any) -> jax.lax.Precision | None:
+    """float32 is float32: an accelerator would multiply in TF32 or bfloat16 unless told not to."""
+    return None if dtype == jnp.bfloat16 else jax.lax.Precision.HIGHEST
 
 
-def _kept(x: jax.Array) -> jax.Array:
-    """On a CPU, an array that is computed once, in the shape that it has.
-
-    The gradient of a convolution's kernel reads the convolution's input transposed. Without the barrier
-    XLA:CPU fuses that transposition with the norms, residuals and ReLUs that led to the input, and
-    computes them all again, in an order that misses the cache.
-    """
-    return jax.lax.optimization_barrier(x) if jax.default_backend() == "cpu" else x
-
-
-class LayerNorm(nn.Module):
-    """Layer normalisation over height, width and channels, a scale and a bias a channel: PyTorch's GroupNorm(1, C)."""
-
-    scale_init: nn.initializers.Initializer = nn.initializers.ones
-
-    @nn.compact
-    def __call__(self, x):
-        scale = self.param("scale", self.scale_init, x.shape[-1:])
-        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
-        rows = _rows(x)
-        scale, bias = (_kept(jnp.tile(a, rows.shape[-1] // x.shape[-1])) for a in (scale, bias))
-        normalised = layer_norm(_kept(rows), scale, bias, rows.ndim - x.ndim + 3)
-        return normalised.reshape(x.shape)  # type: ignore[attr-defined]
-
-
-def _relu(*maps: jax.Array) -> jax.Array:
-    """ReLU of a sum of feature maps."""
-    rows = sum(map(_rows, maps[1:]), _rows(maps[0]))
-    return _kept(nn.relu(rows)).reshape(maps[0].shape)
+def _layer_norm(dtype: Any, forms: Forms, scale_init: nn.initializers.Initializer = nn.initializers.ones) -> nn.Module:
+    """Over height, width and channels, with a scale and a bias a channel: PyTorch's GroupNorm(1, C)."""
+    return forms.layer_norm(
+        reduction_axes=(-3, -2, -1), feature_axes=-1, epsilon=1e-5, dtype=dtype, scale_init=scale_init
+    )
 
 
 class BasicBlock(nn.Module):
@@ -87,22 +60,23 @@ class BasicBlock(nn.Module):
     project: bool
     zero_init_residual: bool
     dtype: Any
+    forms: Forms
 
     def setup(self):
         last_scale = nn.initializers.zeros if self.zero_init_residual else nn.initializers.ones
-        self.conv1 = _conv(self.channels, 3, self.stride, self.dtype)
-        self.norm1 = LayerNorm()
-        self.conv2 = _conv(self.channels, 3, 1, self.dtype)
-        self.norm2 = LayerNorm(last_scale)
+        self.conv1 = _conv(self.channels, 3, self.stride, self.dtype, self.forms)
+        self.norm1 = _layer_norm(self.dtype, self.forms)
+        self.conv2 = _conv(self.channels, 3, 1, self.dtype, self.forms)
+        self.norm2 = _layer_norm(self.dtype, self.forms, last_scale)
         if self.project:
-            self.shortcut_conv = _conv(self.channels, 1, self.stride, self.dtype)
-            self.shortcut_norm = LayerNorm()
+            self.shortcut_conv = _conv(self.channels, 1, self.stride, self.dtype, self.forms)
+            self.shortcut_norm = _layer_norm(self.dtype, self.forms)
 
     def __call__(self, x):
-        y = _relu(self.norm1(self.conv1(x)))
+        y = self.forms.relu(self.norm1(self.conv1(x)))
         y = self.norm2(self.conv2(y))
         shortcut = self.shortcut_norm(self.shortcut_conv(x)) if self.project else x
-        return _relu(y, shortcut)
+        return self.forms.relu(y + shortcut)
 
 
 class ResNet(nn.Module):
@@ -116,6 +90,7 @@ class ResNet(nn.Module):
       zero_init_residual: start the last norm scale of each block at 0, so that a block is the
         identity at first (Goyal et al. 2017).
       dtype: dtype of the activations; parameters, statistics and logits are float32, or this if wider.
+      forms: the operations that it computes with.
     """
 
     widths: Sequence[int] = (64, 128, 256, 512)
@@ -124,12 +99,13 @@ class ResNet(nn.Module):
     num_classes: int = NUM_CLASSES
     zero_init_residual: bool = False
     dtype: Any = jnp.float32
+    forms: Forms = PLAIN
 
     @property
     def stage_names(self) -> tuple[str, ...]:
         return ("stem", *(f"stage{i + 1}" for i in range(len(self.widths))))
 
-    def _blocks(self, first_stage: int = 0) -> list[tuple[str, int, int]]:
+    def blocks(self, first_stage: int = 0) -> list[tuple[str, int, int]]:
         """Name, width and stride of each block in the stages that follow the first `first_stage`."""
         return [
             (f"stage{i + 1}_block{j + 1}", self.widths[i], self.strides[i] if j == 0 else 1)
@@ -138,24 +114,25 @@ class ResNet(nn.Module):
         ]
 
     def setup(self):
-        self.conv = _conv(self.widths[0], 3, 1, self.dtype)
-        self.norm = LayerNorm()
+        self.conv = _conv(self.widths[0], 3, 1, self.dtype, self.forms)
+        self.norm = _layer_norm(self.dtype, self.forms)
         channels = self.widths[0]
-        for block, width, stride in self._blocks():
+        for block, width, stride in self.blocks():
             project = stride != 1 or channels != width
-            setattr(self, block, BasicBlock(width, stride, project, self.zero_init_residual, self.dtype))
+            module = BasicBlock(width, stride, project, self.zero_init_residual, self.dtype, self.forms)
+            setattr(self, block, module)
             channels = width
         # At least float32: a softmax over bfloat16 logits loses the small differences Grad-CAM looks at.
-        self.linear = nn.Dense(self.num_classes, dtype=jnp.promote_types(self.dtype, jnp.float32))
+        wide = jnp.promote_types(self.dtype, jnp.float32)
+        self.linear = nn.Dense(self.num_classes, dtype=wide, precision=_precision(wide))
 
     def features(self, x, stage: str):
-        x = _kept(_rows(x.astype(self.dtype))).reshape(x.shape)
-        x = _relu(self.norm(self.conv(x)))
+        x = self.forms.relu(self.norm(self.conv(x.astype(self.dtype))))
         num_blocks = self.stage_names.index(stage) * self.blocks_per_stage
-        return self._run(x, self._blocks()[:num_blocks])
+        return self._run(x, self.blocks()[:num_blocks])
 
     def head(self, activation, stage: str):
-        x = self._run(activation, self._blocks(first_stage=self.stage_names.index(stage)))
+        x = self._run(activation, self.blocks(first_stage=self.stage_names.index(stage)))
         return self.linear(x.astype(self.linear.dtype).mean(axis=(-3, -2)))
 
     def _run(self, x, blocks: list[tuple[str, int, int]]):
@@ -225,7 +202,7 @@ def layer_table(model: ResNet) -> list[Layer]:
 
     rows = [row(name, params[name], outputs[name]) for name in ("conv", "norm")]
     parts = ("conv1", "norm1", "conv2", "norm2", "shortcut_conv", "shortcut_norm")
-    for block in sorted(name for name in params if name.startswith("stage")):
+    for block, _, _ in model.blocks():
         tree, output = params[block], outputs[block]
         rows += [row(f"{block}.{part}", tree[part], output[part]) for part in parts if part in tree]
         rows.append(row(block, tree, output))

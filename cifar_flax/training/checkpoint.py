@@ -6,6 +6,7 @@ is 345 steps into the thirteenth. In it:
 state/           the training state and the epoch's metric sums, by Orbax
 progress.json    the rows of metrics.jsonl so far
 config.json      the run's config
+execution.json   what it ran on: devices, dtype, version of jax
 manifest.json    format, and size and SHA-256 sum of every other file
 """
 
@@ -70,6 +71,11 @@ def _place(path: Path) -> tuple[int, int] | None:
     """Epochs and steps that a checkpoint's name says, or None if it is no checkpoint."""
     match = re.fullmatch(r"(\d{1,9})(?:\+(\d{1,9}))?", path.name)
     return (int(match[1]), int(match[2] or 0)) if match and path.is_dir() else None
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a directory is a checkpoint, intact or not, rather than a run whose name is a number."""
+    return (path / _MANIFEST).exists() or (path / "state").exists()
 
 
 def find(folder: Path) -> list[Path]:
@@ -145,10 +151,11 @@ class Writer:
     Args:
       folder: made if absent; what an interrupted writer left there is removed.
       config: the run's config, whose `monitor` tells the best epoch.
+      execution: what the run executes on, as JSON values.
     """
 
-    def __init__(self, folder: Path, config: Config):
-        self._folder, self._config = folder, config
+    def __init__(self, folder: Path, config: Config, execution: dict[str, Any]):
+        self._folder, self._config, self._execution = folder, config, execution
         self._thread = concurrent.futures.ThreadPoolExecutor(1)
         self._pending: concurrent.futures.Future[None] | None = None
         folder.mkdir(parents=True, exist_ok=True)
@@ -196,6 +203,7 @@ class Writer:
                 orbax.save(part.resolve() / "state", args=ocp.args.StandardSave(_tree(progress)))
             files.write_atomically(part / "progress.json", json.dumps(progress.rows))
             files.write_atomically(part / "config.json", config_lib.to_json(self._config))
+            files.write_atomically(part / "execution.json", json.dumps(self._execution, indent=2) + "\n")
             _write_manifest(part)
             self._remove(path)
             part.rename(path)
@@ -248,6 +256,19 @@ def read_config(path: Path) -> Config:
     try:
         return config_lib.from_json((path / "config.json").read_bytes())
     except (OSError, ValueError) as error:
+        raise UserError(f"checkpoint {path} cannot be restored: {error}") from error
+
+
+def read_execution(path: Path) -> dict[str, Any]:
+    """What a checkpoint's run executed on, as `Execution.record` has it; empty if that was not noted.
+
+    Raises:
+      UserError: it cannot be read.
+    """
+    try:
+        content = json.loads((path / "execution.json").read_bytes()) if (path / "execution.json").exists() else {}
+        return dict(content)
+    except (OSError, ValueError, TypeError) as error:
         raise UserError(f"checkpoint {path} cannot be restored: {error}") from error
 
 

@@ -5,7 +5,7 @@ import contextlib
 import dataclasses
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -13,10 +13,11 @@ import jax
 from tqdm import tqdm
 
 from cifar_flax import config as config_lib
-from cifar_flax import devices, plots
+from cifar_flax import machine, plots
 from cifar_flax.config import Config
 from cifar_flax.data import Cifar10
 from cifar_flax.errors import Interrupted, NonFiniteError, UserError
+from cifar_flax.execution import Execution, resolve
 from cifar_flax.network import weights
 from cifar_flax.network.model import layer_table
 from cifar_flax.training import checkpoint, interrupts, rundir
@@ -37,6 +38,7 @@ def fit(
     resume: bool = False,
     tensorboard: bool = False,
     checkpoint_every_minutes: float = 10.0,
+    num_devices: int = 0,
 ) -> list[dict]:
     """Trains, evaluates and writes checkpoints until `config.epochs` epochs are done.
 
@@ -47,20 +49,22 @@ def fit(
       resume: go on from the newest intact checkpoint in `folder`, if there is one.
       tensorboard: write TensorBoard events as well.
       checkpoint_every_minutes: write checkpoints within an epoch too, where it takes longer than this.
+      num_devices: how many share a batch; 0 for as many as divide it into useful parts.
 
     Returns:
       The rows of `metrics.jsonl`, one an epoch.
 
     Raises:
       UserError: the directory holds a run and `resume` is false, is in use or cannot be written; no
-        checkpoint is intact, or the newest is of another config; a loss or gradient is not finite.
+        checkpoint is intact, or the newest is of another config; a loss or gradient is not finite; there are
+        fewer devices.
       Interrupted: SIGTERM or SIGINT came; a checkpoint was written.
     """
     rundir.claim(folder, resume=resume)
     try:
         with open(folder / rundir.LOG, "a") as log, contextlib.ExitStack() as stack:
             rundir.lock(log, folder)
-            return _fit(config, data, folder, log, stack, tensorboard, checkpoint_every_minutes)
+            return _fit(config, data, folder, log, stack, tensorboard, checkpoint_every_minutes, num_devices)
     except OSError as error:
         if isinstance(error, BrokenPipeError):
             raise
@@ -77,6 +81,7 @@ def _fit(
     stack: contextlib.ExitStack,
     tensorboard: bool,
     checkpoint_every_minutes: float,
+    num_devices: int,
 ) -> list[dict]:
     def say(line: str) -> None:
         tqdm.write(line, file=sys.stdout)
@@ -86,12 +91,13 @@ def _fit(
     if config.monitor == "test_loss" and not len(data.test_images):
         raise UserError("--monitor test_loss needs test images, and there are none: choose train_loss or val_loss")
     num_train = len(data.train_images) - config.val_size
-    program = build_program(config, num_train)
-    progress = _restore(config, program, folder / rundir.CHECKPOINTS, say)
-    progress = progress or Progress(_initial_state(config, program), program.place(Metrics.empty()), 0, [])
+    newest = _newest_intact(config, folder / rundir.CHECKPOINTS, say)
+    execution = _resolve(config, newest, num_devices, say)
+    program = build_program(config, num_train, execution)
+    progress = _begin(config, program) if newest is None else _restore(program, newest)
     rundir.write_config(folder, config)
     rundir.write_rows(folder, progress.rows)
-    events = stack.enter_context(_event_writer(folder)) if tensorboard else None
+    publish = _publisher(config, folder, stack, tensorboard)
     for line in _greeting(config, program, folder, num_train, progress):
         say(line)
 
@@ -102,10 +108,9 @@ def _fit(
     }
     held_out = {name: program.place(split) for name, split in held_out.items() if len(split.images)}
 
-    writer = stack.enter_context(checkpoint.Writer(folder / rundir.CHECKPOINTS, config))
+    writer = stack.enter_context(checkpoint.Writer(folder / rundir.CHECKPOINTS, config, execution.record()))
     bar = stack.enter_context(_progress_bar(config, num_train, progress))
     stopped = stack.enter_context(interrupts.as_flag())
-    drawer, drawn = stack.enter_context(concurrent.futures.ThreadPoolExecutor(1)), None
     saved_at = time.monotonic()
 
     def on_pause(progress: Progress) -> None:
@@ -121,40 +126,30 @@ def _fit(
     while len(progress.rows) < config.epochs:
         say(f"Epoch: {len(progress.rows) + 1}")
         progress = _run_epoch(config, program, progress, train, held_out, bar, on_pause)
-        row = progress.rows[-1]
-        for name in ("train", *held_out):
-            say(_result(row, name))
-        say(f"Learning Rate: {row['learning_rate']:.6g} | {row['images_per_second']:.0f} images/s")
-        if row["skipped_steps"]:
-            say(f"Skipped: {row['skipped_steps']} steps whose loss or gradient was not finite")
+        for line in _results(progress.rows[-1], held_out):
+            say(line)
         rundir.require_in_place(log, folder)
-        rundir.append_row(folder, row)
+        rundir.append_row(folder, progress.rows[-1])
         writer.save(progress)
         saved_at = time.monotonic()
-        if drawn is not None:
-            drawn.result()  # raises what went wrong
-        title = f"{config.preset}, {_DATA_NAMES[config.data]}"
-        drawn = drawer.submit(plots.plot_curves, progress.rows, folder / rundir.CURVES, title)
-        if events is not None:
-            for name, value in row.items():
-                events.add_scalar(name, value, row["epoch"])
+        publish(progress.rows)
         if (number := stopped()) and len(progress.rows) < config.epochs:
             raise Interrupted(number)
-    if drawn is not None:
-        drawn.result()
     for line in _farewell(config, progress.rows):
         say(line)
     return progress.rows
 
 
-def _restore(config: Config, program: Program, folder: Path, say: Callable[[str], None]) -> Progress | None:
-    """The newest intact checkpoint, placed on the devices; None where there is none at all.
+# ---- where a run begins --------------------------------------------------------------------------
+
+
+def _newest_intact(config: Config, folder: Path, say: Callable[[str], None]) -> Path | None:
+    """The newest intact checkpoint in a directory; None where there is none at all.
 
     Raises:
       UserError: none of those that are there is intact, or it is of another config.
     """
     found = checkpoint.find(folder)
-    like = jax.eval_shape(program.create_state)
     for path in reversed(found):
         try:
             checkpoint.verify(path)
@@ -166,11 +161,35 @@ def _restore(config: Config, program: Program, folder: Path, say: Callable[[str]
                 f"config.json was changed since checkpoint {path} was made: {differences}; put it back, "
                 "or start a new run in another --out"
             )
-        progress = checkpoint.restore(path, like)
-        return progress._replace(state=program.place(progress.state), sums=program.place(progress.sums))
+        return path
     if found:
         raise UserError(f"no checkpoint in {folder} is intact: delete that directory to begin again")
     return None
+
+
+def _resolve(config: Config, newest: Path | None, num_devices: int, say: Callable[[str], None]) -> Execution:
+    """What this machine runs a config on; in the dtype that the run began in."""
+    before = {} if newest is None else checkpoint.read_execution(newest)
+    execution = resolve(before.get("dtype", config.precision), config.batch_size, num_devices)
+    now = execution.record()
+    if changed := [
+        f"{name} {before[name]}, now {now[name]}" for name in now if before.get(name, now[name]) != now[name]
+    ]:
+        say(f"Note: saved on another machine ({'; '.join(changed)}): the same run, rounded otherwise")
+    if idle := jax.device_count() - execution.mesh.size if not execution.on_cpu and not num_devices else 0:
+        say(f"Note: {idle} of {jax.device_count()} devices are idle: --batch-size {config.batch_size} does not divide")
+    return execution
+
+
+def _restore(program: Program, path: Path) -> Progress:
+    """A checkpoint, placed on the devices."""
+    progress = checkpoint.restore(path, jax.eval_shape(program.create_state))
+    return progress._replace(state=program.place(progress.state), sums=program.place(progress.sums))
+
+
+def _begin(config: Config, program: Program) -> Progress:
+    """The start of a run."""
+    return Progress(_initial_state(config, program), program.place(Metrics.empty()), 0, [])
 
 
 def _initial_state(config: Config, program: Program) -> TrainState:
@@ -263,27 +282,31 @@ def _greeting(config: Config, program: Program, folder: Path, num_train: int, pr
     done, steps = len(progress.rows), progress.steps
     within = f" and {steps} steps" if steps else ""
     yield f"Run: {folder}" + (f", resumed after epoch {done}{within}" if done or steps else "")
-    mesh = program.mesh.devices
-    yield f"Devices: {mesh.size} x {mesh.flat[0].device_kind}, activations in {program.model.dtype}"
+    where = program.execution.record()
+    yield f"Devices: {where['devices']} x {where['device']}, activations in {where['dtype']}"
     size = sum(layer.num_params for layer in layer_table(program.model))
     yield f"Model: {config.preset}, {size:,} parameters, LayerNorm only"
     held_out = f", {config.val_size:,} held out for validation" if config.val_size else ""
     yield f"Data: {_DATA_NAMES[config.data]}, {num_train:,} training images{held_out}"
     if config.monitor == "test_loss":
         yield "Note: --monitor test_loss lets the test set steer the learning rate"
-    if jax.default_backend() == "cpu" and size > 5_000_000:
+    if program.execution.on_cpu and size > 5_000_000:
         images = (config.epochs - done) * num_train
-        hours = images / (_RESNET18_IMAGES_PER_SECOND_PER_CORE * devices.num_cores()) / 3600
+        hours = images / (_RESNET18_IMAGES_PER_SECOND_PER_CORE * machine.num_cores()) / 3600
         yield (
-            f"Note: about {hours:.2g} hours on {devices.num_cores()} CPU cores; "
+            f"Note: about {hours:.2g} hours on {machine.num_cores()} CPU cores; "
             "`--preset compact` is a small network that takes a twentieth of that"
         )
 
 
-def _result(row: dict[str, Any], name: str) -> str:
-    title = name.capitalize()
-    accuracy = f"{row[f'{name}_acc']:.3f}% ({row[f'{name}_correct']}/{row[f'{name}_total']})"
-    return f"{title} Loss: {row[f'{name}_loss']:.3f} | {title} Acc: {accuracy}"
+def _results(row: dict[str, Any], held_out: Iterable[str]) -> Iterator[str]:
+    for name in ("train", *held_out):
+        title = name.capitalize()
+        accuracy = f"{row[f'{name}_acc']:.3f}% ({row[f'{name}_correct']}/{row[f'{name}_total']})"
+        yield f"{title} Loss: {row[f'{name}_loss']:.3f} | {title} Acc: {accuracy}"
+    yield f"Learning Rate: {row['learning_rate']:.6g} | {row['images_per_second']:.0f} images/s"
+    if row["skipped_steps"]:
+        yield f"Skipped: {row['skipped_steps']} steps whose loss or gradient was not finite"
 
 
 def _farewell(config: Config, rows: list[dict[str, Any]]) -> Iterator[str]:
@@ -297,6 +320,30 @@ def _farewell(config: Config, rows: list[dict[str, Any]]) -> Iterator[str]:
     )
     if config.data == "sample":
         yield "These are figures of the embedded sample, not of CIFAR-10."
+
+
+def _publisher(
+    config: Config, folder: Path, stack: contextlib.ExitStack, tensorboard: bool
+) -> Callable[[list[dict[str, Any]]], None]:
+    """A function of the rows so far: draws the curves, while training goes on, and writes TensorBoard's events."""
+    events = stack.enter_context(_event_writer(folder)) if tensorboard else None
+    drawer = stack.enter_context(concurrent.futures.ThreadPoolExecutor(1))
+    drawn: list[concurrent.futures.Future[None]] = []
+
+    def finish() -> None:
+        if drawn:
+            drawn.pop().result()  # raises what went wrong
+
+    def publish(rows: list[dict[str, Any]]) -> None:
+        finish()
+        title = f"{config.preset}, {_DATA_NAMES[config.data]}"
+        drawn.append(drawer.submit(plots.plot_curves, list(rows), folder / rundir.CURVES, title))
+        if events is not None:
+            for name, value in rows[-1].items():
+                events.add_scalar(name, value, rows[-1]["epoch"])
+
+    stack.callback(finish)
+    return publish
 
 
 def _event_writer(folder: Path) -> Any:

@@ -53,10 +53,10 @@ def measure(logits: jax.Array, labels: jax.Array, mask: jax.Array, *, label_smoo
       The sums over the images whose mask is true.
     """
     num_classes = logits.shape[-1]
-    targets = optax.smooth_labels(jax.nn.one_hot(labels, num_classes), label_smoothing)
+    targets = optax.smooth_labels(jax.nn.one_hot(labels, num_classes, dtype=logits.dtype), label_smoothing)
     losses = optax.softmax_cross_entropy(logits, targets)
     return Metrics(
-        loss_sum=jnp.sum(jnp.where(mask, losses, 0.0)),
+        loss_sum=jnp.sum(jnp.where(mask, losses, 0.0), dtype=jnp.float32),
         correct=jnp.sum(mask & (jnp.argmax(logits, axis=-1) == labels), dtype=jnp.int32),
         count=jnp.sum(mask, dtype=jnp.int32),
         skipped=jnp.int32(0),

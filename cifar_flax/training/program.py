@@ -10,11 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from cifar_flax import devices
 from cifar_flax.config import Config
 from cifar_flax.data.augment import augment
+from cifar_flax.execution import Execution, resolve
+from cifar_flax.network.cpu import CPU
+from cifar_flax.network.forms import PLAIN
 from cifar_flax.network.model import ResNet
 from cifar_flax.training import optim, step
 from cifar_flax.training.metrics import Metrics
@@ -35,14 +36,13 @@ class Program(NamedTuple):
       create_state: () to the state before the first step, on the devices.
       place: puts images and labels on the devices.
       train_steps: (state, sums, split, epoch, steps) to (steps, state, sums) again and again, until the
-        epoch's last step: after each on a CPU, once on an accelerator. State and sums are donated.
-      lower: (state, sums, split) to the lowered form of what `train_steps` runs: a step on a CPU, an epoch
-        on an accelerator.
+        epoch's last step: after each on a CPU, now and then on an accelerator. State and sums are donated.
+      lower: (state, sums, split) to the lowered form of what `train_steps` runs first.
       evaluate: (params, split, between) to metrics; `between` is called now and then.
       learning_rate: state to the rate of the step that led to it.
       advance_plateau: (state, value) to the state after the plateau has seen an epoch's value.
       model: the network.
-      mesh: the devices.
+      execution: what all this runs on.
     """
 
     create_state: Callable[[], TrainState]
@@ -53,12 +53,16 @@ class Program(NamedTuple):
     learning_rate: Callable[[TrainState], float]
     advance_plateau: Callable[[TrainState, float], TrainState]
     model: ResNet
-    mesh: Mesh
+    execution: Execution
 
 
-def build_model(config: Config, dtype: Any = jnp.float32) -> ResNet:
-    """The network of a config."""
-    return ResNet(config.widths, config.strides, zero_init_residual=config.zero_init_residual, dtype=dtype)
+def build_model(config: Config, execution: Execution | None = None) -> ResNet:
+    """The network of a config, for what it runs on; without that in float32 and Flax's own operations."""
+    forms = CPU if execution is not None and execution.on_cpu else PLAIN
+    dtype = jnp.float32 if execution is None else execution.dtype
+    return ResNet(
+        config.widths, config.strides, zero_init_residual=config.zero_init_residual, dtype=dtype, forms=forms
+    )
 
 
 def build_augment(config: Config) -> Callable[[jax.Array, jax.Array], jax.Array]:
@@ -108,108 +112,117 @@ def build_train_step(config: Config, model: ResNet, optimizer: optax.GradientTra
     )
 
 
-def build_program(config: Config, num_train: int) -> Program:
+def build_program(config: Config, num_train: int, execution: Execution | None = None) -> Program:
     """Builds the functions of a run; nothing is compiled before it is first called.
 
     Args:
       config: the run's config.
       num_train: images in the training split.
+      execution: what they run on; None for what this machine has.
     """
-    mesh = devices.make_mesh(config.batch_size)
-    replicated, by_batch = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
-    model = build_model(config, devices.activation_dtype(config.precision))
+    execution = execution or resolve(config.precision, config.batch_size)
+    model = build_model(config, execution)
     steps_per_epoch = -(-num_train // config.batch_size)
-    warmup_steps = config.warmup_epochs * steps_per_epoch
-    schedule = optim.warmup_schedule(config.learning_rate, warmup_steps)
-    muon_schedule = optim.warmup_schedule(config.muon_learning_rate, warmup_steps)
-    optimizer = build_optimizer(config, schedule, muon_schedule)
-    plateau = build_plateau(config)
-    train_step = build_train_step(config, model, optimizer)
-
-    def take(split: Split, indices: jax.Array):
-        """A batch, spread over the devices; an index of -1 is padding."""
-        indices = jax.lax.with_sharding_constraint(indices, by_batch)
-        return split.images[indices], split.labels[indices], indices >= 0
-
-    def train_batch(carry: tuple[TrainState, Metrics], split: Split, indices: jax.Array):
-        state, sums = carry
-        state, batch_sums = train_step(state, *take(split, indices))
-        return state, sums + batch_sums
-
-    def epoch_order(state: TrainState, epoch: jax.Array):
-        return step.epoch_order(state.key, epoch, num_train, config.batch_size)
-
-    @functools.partial(jax.jit, donate_argnums=0, static_argnums=3)
-    def scan_steps(carry: tuple[TrainState, Metrics], split: Split, epoch: jax.Array, first: int):
-        def body(carry, indices):
-            return train_batch(carry, split, indices), None
-
-        return jax.lax.scan(body, carry, epoch_order(carry[0], epoch)[first:])[0]
-
-    jit_order = jax.jit(epoch_order, out_shardings=replicated)
-
-    @functools.partial(jax.jit, donate_argnums=0, compiler_options=devices.compiler_options())
-    def jit_batch(carry: tuple[TrainState, Metrics], split: Split, order: jax.Array, i: jax.Array):
-        return train_batch(carry, split, order[i])
-
-    def wait(sums: Metrics):
-        # XLA:CPU runs a program's devices as threads of one pool. Several programs in flight can fill it with
-        # threads that wait for each other's sum over the devices, and after 40 s the process is aborted.
-        if jax.default_backend() == "cpu":
-            jax.block_until_ready(sums)
-
-    def train_steps(state: TrainState, sums: Metrics, split: Split, epoch: int, first: int):
-        # XLA:CPU runs the gradient of a convolution inside a scan some 46 times slower than outside.
-        number = jax.device_put(np.int32(epoch), replicated)
-        if jax.default_backend() != "cpu":
-            if first < steps_per_epoch:
-                yield steps_per_epoch, *scan_steps((state, sums), split, number, first)
-            return
-        order = jit_order(state, number)
-        for i in range(first, steps_per_epoch):
-            state, sums = jit_batch((state, sums), split, order, i)
-            wait(sums)
-            yield i + 1, state, sums
-
-    def lower(state: TrainState, sums: Metrics, split: Split):
-        number = jax.device_put(np.int32(1), replicated)
-        if jax.default_backend() != "cpu":
-            return scan_steps.lower((state, sums), split, number, 0)
-        return jit_batch.lower((state, sums), split, jit_order(state, number), 0)
-
-    eval_batch_size = -(-config.eval_batch_size // mesh.size) * mesh.size
-
-    @functools.partial(jax.jit, donate_argnums=0, compiler_options=devices.compiler_options())
-    def jit_evaluate(sums: Metrics, params: Any, split: Split, indices: jax.Array):
-        return sums + step.eval_step(params, *take(split, indices), model=model)
-
-    def evaluate(params: Any, split: Split, between: Callable[[], None] = lambda: None) -> Metrics:
-        sums = jax.device_put(Metrics.empty(), replicated)
-        for indices in np.asarray(step.pad_to_batches(jnp.arange(len(split.images)), eval_batch_size)):
-            sums = jit_evaluate(sums, params, split, indices)
-            wait(sums)
-            between()
-        chex.assert_equal(int(sums.count), len(split.images))
-        return sums
+    schedules = [
+        optim.warmup_schedule(rate, config.warmup_epochs * steps_per_epoch)
+        for rate in (config.learning_rate, config.muon_learning_rate)
+    ]
+    optimizer, plateau = build_optimizer(config, *schedules), build_plateau(config)
 
     @jax.jit
     def create_state():
         return step.create_state(jax.random.key(config.seed), model, optimizer, plateau)
 
-    @functools.partial(jax.jit, out_shardings=replicated)
+    @functools.partial(jax.jit, out_shardings=execution.replicated)
     def next_plateau(plateau_state: Any, value: float):
         return optim.advance_plateau(plateau, plateau_state, value)
 
+    def place(tree: Any) -> Any:
+        return jax.device_put(tree, execution.replicated)
+
+    train_steps, lower = _build_training(
+        build_train_step(config, model, optimizer), execution, num_train, config.batch_size
+    )
     return Program(
-        create_state=lambda: jax.device_put(create_state(), replicated),
-        place=lambda tree: jax.device_put(tree, replicated),
+        create_state=lambda: place(create_state()),
+        place=place,
         train_steps=train_steps,
         lower=lower,
-        evaluate=evaluate,
-        learning_rate=lambda state: float(schedule(state.step - 1) * state.plateau_state.scale),
+        evaluate=_build_evaluation(model, execution, config.eval_batch_size),
+        learning_rate=lambda state: float(schedules[0](state.step - 1) * state.plateau_state.scale),
         advance_plateau=lambda state, value: dataclasses.replace(
             state, plateau_state=next_plateau(state.plateau_state, jnp.float32(value))
         ),
         model=model,
-        mesh=mesh,
+        execution=execution,
     )
+
+
+def _take(split: Split, indices: jax.Array, execution: Execution):
+    """A batch, spread over the devices; an index of -1 is padding."""
+    indices = jax.lax.with_sharding_constraint(indices, execution.by_batch)
+    return split.images[indices], split.labels[indices], indices >= 0
+
+
+def _wait(sums: Metrics, execution: Execution) -> None:
+    # XLA:CPU runs a program's devices as threads of one pool. Several programs in flight can fill it with
+    # threads that wait for each other's sum over the devices, and after 40 s the process is aborted.
+    if execution.on_cpu:
+        jax.block_until_ready(sums)
+
+
+def _build_training(train_step: Callable[..., Any], execution: Execution, num_train: int, batch_size: int):
+    """`Program.train_steps` and `Program.lower`."""
+    steps_per_epoch = -(-num_train // batch_size)
+    at_once = -(-steps_per_epoch // -(-steps_per_epoch // execution.steps_at_once))  # in equal parts, if possible
+
+    @functools.partial(jax.jit, out_shardings=execution.replicated)
+    def epoch_order(state: TrainState, epoch: jax.Array):
+        return step.epoch_order(state.key, epoch, num_train, batch_size)
+
+    @functools.partial(jax.jit, donate_argnums=0, static_argnames="count", compiler_options=execution.compiler_options)
+    def take_steps(carry: tuple[TrainState, Metrics], split: Split, order: jax.Array, first: jax.Array, *, count: int):
+        def body(carry: tuple[TrainState, Metrics], indices: jax.Array):
+            state, sums = carry
+            state, batch_sums = train_step(state, *_take(split, indices, execution))
+            return (state, sums + batch_sums), None
+
+        # Not a scan of one: XLA:CPU runs the gradient of a convolution some 46 times slower inside a scan.
+        if count == 1:
+            return body(carry, order[first])[0]
+        return jax.lax.scan(body, carry, jax.lax.dynamic_slice_in_dim(order, first, count))[0]
+
+    def train_steps(state: TrainState, sums: Metrics, split: Split, epoch: int, first: int):
+        order = epoch_order(state, jax.device_put(np.int32(epoch), execution.replicated))
+        while first < steps_per_epoch:
+            count = min(at_once, steps_per_epoch - first)
+            state, sums = take_steps((state, sums), split, order, first, count=count)
+            _wait(sums, execution)
+            first += count
+            yield first, state, sums
+
+    def lower(state: TrainState, sums: Metrics, split: Split) -> jax.stages.Lowered:
+        order = jax.ShapeDtypeStruct((steps_per_epoch, batch_size), jnp.int32, sharding=execution.replicated)
+        return take_steps.lower((state, sums), split, order, np.int32(0), count=at_once)
+
+    return train_steps, lower
+
+
+def _build_evaluation(model: ResNet, execution: Execution, batch_size: int):
+    """`Program.evaluate`."""
+    batch_size = -(-batch_size // execution.mesh.size) * execution.mesh.size
+
+    @functools.partial(jax.jit, donate_argnums=0, compiler_options=execution.compiler_options)
+    def evaluate_batch(sums: Metrics, params: Any, split: Split, indices: jax.Array):
+        return sums + step.eval_step(params, *_take(split, indices, execution), model=model)
+
+    def evaluate(params: Any, split: Split, between: Callable[[], None] = lambda: None) -> Metrics:
+        sums = jax.device_put(Metrics.empty(), execution.replicated)
+        for indices in np.asarray(step.pad_to_batches(jnp.arange(len(split.images)), batch_size)):
+            sums = evaluate_batch(sums, params, split, indices)
+            _wait(sums, execution)
+            between()
+        chex.assert_equal(int(sums.count), len(split.images))
+        return sums
+
+    return evaluate

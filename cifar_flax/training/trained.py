@@ -4,10 +4,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 import cifar_flax
 from cifar_flax.config import Config
 from cifar_flax.errors import UserError
+from cifar_flax.execution import resolve
 from cifar_flax.network import weights
 from cifar_flax.network.model import ResNet
 from cifar_flax.training import checkpoint, rundir
@@ -21,11 +23,12 @@ class Network(NamedTuple):
 
     Attributes:
       name: where it came from.
-      model: its architecture.
+      model: its architecture, for this machine, in the dtype that it was evaluated in while it was trained.
       params: its averaged parameters, those that training evaluates.
       config: its run's config.
       rows: its run's metrics, one an epoch; empty if unknown.
       digest: SHA-256 of the parameters.
+      folder: where its explanation goes unless told otherwise: its run, beside its file, or the current directory.
     """
 
     name: str
@@ -34,6 +37,7 @@ class Network(NamedTuple):
     config: Config
     rows: list[dict[str, Any]]
     digest: str
+    folder: Path = Path()
 
 
 def load_network(path: Path | None) -> Network:
@@ -46,23 +50,35 @@ def load_network(path: Path | None) -> Network:
       UserError: there is none, it is broken, or its parameters are not those of its own config.
     """
     if path is None:
-        return _from_weights(EMBEDDED, "embedded compact network")
+        return _from_weights(EMBEDDED, "embedded compact network", Path())
     if path.is_file():
-        return _from_weights(path, str(path))
-    if path.name.isdigit() and (path.parent.parent / rundir.CONFIG).exists():
-        return _from_run(path.parent.parent, int(path.name))
-    if (path / rundir.CONFIG).exists():
-        return _from_run(path, None)
+        return _from_weights(path, str(path), path.parent)
+    run, epoch = _locate(path)
+    return _from_run(run, epoch)
+
+
+def _locate(path: Path) -> tuple[Path, int | None]:
+    """The run directory that a path names, and the epoch if it names one: `runs/1`, `runs/1/checkpoints/12`, `12`."""
+    if (path / rundir.CONFIG).exists() and not checkpoint.is_checkpoint(path):
+        return path, None
+    resolved = path.resolve()  # a relative path may have no parents
+    if resolved.name.isdigit() and (resolved.parents[1] / rundir.CONFIG).exists():
+        return path.parent.parent if len(path.parts) > 2 else resolved.parents[1], int(resolved.name)
     raise UserError(
         f"--ckpt {path} is no checkpoint: expected a run directory, one of its checkpoints/<epoch>, "
         "or a .safetensors file"
     )
 
 
-def _from_weights(path: Path, name: str) -> Network:
+def _from_weights(path: Path, name: str, folder: Path) -> Network:
     loaded = weights.load_weights(path)
-    rows = loaded.about.get("metrics", [])
-    return Network(name, build_model(loaded.config), loaded.params, loaded.config, rows, weights.digest(loaded.params))
+    rows, digest = loaded.about.get("metrics", []), weights.digest(loaded.params)
+    model = _build_model(loaded.config, loaded.about.get("execution", {}))
+    return Network(name, model, loaded.params, loaded.config, rows, digest, folder)
+
+
+def _build_model(config: Config, execution: dict[str, Any]) -> ResNet:
+    return build_model(config, resolve(execution.get("dtype", "float32"), 1))
 
 
 def _from_run(folder: Path, epoch: int | None) -> Network:
@@ -76,7 +92,8 @@ def _from_run(folder: Path, epoch: int | None) -> Network:
     like = jax.eval_shape(build_program(config, config.batch_size).create_state)
     progress = checkpoint.restore(finished[epoch], like)
     params, name = progress.state.ema_params, f"{folder}, epoch {epoch}"
-    return Network(name, build_model(config), params, config, progress.rows, weights.digest(params))
+    model = _build_model(config, checkpoint.read_execution(finished[epoch]))
+    return Network(name, model, params, config, progress.rows, weights.digest(params), folder)
 
 
 def export(network: Network, path: Path, *, half: bool = False) -> None:
@@ -89,7 +106,8 @@ def export(network: Network, path: Path, *, half: bool = False) -> None:
     """
     if path.exists():
         raise UserError(f"--export {path} exists: choose another, or delete it")
+    about = {"metrics": network.rows, "execution": {"dtype": str(jnp.dtype(network.model.dtype))}}
     try:
-        weights.save_weights(path, network.params, network.config, {"metrics": network.rows}, half=half)
+        weights.save_weights(path, network.params, network.config, about, half=half)
     except OSError as error:
         raise UserError(f"--export {path} cannot be written: {error.strerror}; choose another") from error

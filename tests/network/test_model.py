@@ -1,4 +1,7 @@
+import re
+
 import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,9 +9,12 @@ import pytest
 import scipy.signal
 
 from cifar_flax.network import model as model_lib
+from cifar_flax.network.cpu import CPU
+from cifar_flax.network.forms import PLAIN
 from cifar_flax.network.model import ResNet
 
 SMALL = ResNet(widths=(4, 6, 8), strides=(1, 2, 2))
+FORMS = pytest.mark.parametrize("forms", [PLAIN, CPU], ids=["plain", "cpu"])
 
 
 @pytest.fixture(scope="module")
@@ -84,19 +90,21 @@ def test_features_are_after_the_relu(params, images):
         assert activation.min() == 0 and activation.max() > 0
 
 
-def test_norm_standardises_each_image_over_height_width_and_channels(rng):
+@FORMS
+def test_norm_standardises_each_image_over_height_width_and_channels(forms, rng):
     x = rng.normal(3, 5, (4, 8, 8, 6)).astype(np.float32)
     scale, bias = rng.normal(size=(2, 6)).astype(np.float32)
-    ours = model_lib.LayerNorm().apply({"params": {"scale": scale, "bias": bias}}, x)
+    ours = model_lib._layer_norm(jnp.float32, forms).apply({"params": {"scale": scale, "bias": bias}}, x)
     mean, var = x.mean(axis=(1, 2, 3), keepdims=True), x.var(axis=(1, 2, 3), keepdims=True)
     np.testing.assert_allclose(ours, (x - mean) / np.sqrt(var + 1e-5) * scale + bias, rtol=1e-4, atol=1e-4)
 
 
+@FORMS
 @pytest.mark.parametrize("stride", [1, 2])
-def test_convolution_pads_as_pytorch_does(stride, rng):
+def test_convolution_pads_as_pytorch_does(stride, forms, rng):
     x = rng.normal(size=(1, 8, 8, 1)).astype(np.float32)
     kernel = rng.normal(size=(3, 3)).astype(np.float32)
-    conv = model_lib._conv(1, 3, stride, jnp.float32)
+    conv = model_lib._conv(1, 3, stride, jnp.float32, forms)
     ours = conv.apply({"params": {"kernel": kernel[:, :, None, None]}}, x)
     # padding=1: an output pixel is centred on the input pixel (stride * row, stride * column).
     centred = scipy.signal.correlate2d(x[0, :, :, 0], kernel, mode="same")[::stride, ::stride]
@@ -133,3 +141,64 @@ def test_bfloat16_activations_keep_float32_parameters_and_logits(images):
     assert logits.dtype == jnp.float32
     exact = model_lib.forward(ResNet(widths=(4, 6), strides=(1, 2)), params, images)
     assert jnp.linalg.norm(logits - exact) < 0.05 * jnp.linalg.norm(exact)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("widths", "strides"), [((64, 128, 256, 512), (1, 2, 2, 1)), ((16, 32, 64), (1, 2, 2))])
+def test_both_forms_are_the_same_network(widths, strides, rng):
+    """In values and in gradients by parameters, by images and by a feature map; in float32 to its rounding."""
+    images = rng.normal(size=(4, 32, 32, 3)).astype(np.float32)
+    weights = rng.normal(size=(4, 10)).astype(np.float32)
+    params = model_lib.init_params(ResNet(widths, strides), jax.random.key(0))
+
+    def score(params, images, forms):
+        return (model_lib.forward(ResNet(widths, strides, forms=forms), params, images) * weights).sum()
+
+    def by_map(forms):
+        model = ResNet(widths, strides, forms=forms)
+        activation = model_lib.features(ResNet(widths, strides), params, images, stage="stage2")
+        return jax.grad(lambda x: (model_lib.head(model, params, x, stage="stage2") * weights).sum())(activation)
+
+    plain, cpu = (
+        jax.jit(jax.value_and_grad(score, (0, 1)), static_argnums=2)(params, images, f) for f in (PLAIN, CPU)
+    )
+    plain, cpu = (plain, by_map(PLAIN)), (cpu, by_map(CPU))
+    for ours, theirs in zip(jax.tree.leaves(cpu), jax.tree.leaves(plain), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4 * np.abs(theirs).max())
+
+
+def test_a_network_is_traced_for_any_platform_from_any(images):
+    """What is given decides, not the machine: Flax's own operations have no barrier, a CPU's forms have."""
+
+    def text(forms) -> str:
+        model = ResNet((4,), (1,), forms=forms)
+        params = jax.eval_shape(lambda: model_lib.init_params(model, jax.random.key(0)))
+        traced = jax.jit(lambda params, x: model_lib.forward(model, params, x)).trace(params, images)
+        return traced.lower(lowering_platforms=("tpu",)).as_text()
+
+    assert "optimization_barrier" in text(CPU) and "optimization_barrier" not in text(PLAIN)
+
+
+def test_a_cpu_form_refuses_a_convolution_that_the_network_does_not_have():
+    x, kernel = jnp.zeros((1, 8, 8, 4)), jnp.zeros((3, 3, 4, 4))
+    for unknown in ({"padding": "VALID"}, {"kernel_dilation": 2}, {"feature_group_count": 2}):
+        options = {"padding": 1, "conv_general_dilated": CPU.conv_general_dilated} | unknown
+        kernel = jnp.zeros((3, 3, 4 // options.get("feature_group_count", 1), 4))
+        with pytest.raises(NotImplementedError):
+            nn.Conv(4, (3, 3), use_bias=False, **options).apply({"params": {"kernel": kernel}}, x)
+
+
+def test_float32_is_multiplied_as_float32():
+    """Whatever an accelerator's default is: every product of the network asks for it."""
+    model = ResNet((4,), (2,))
+    params = jax.eval_shape(lambda: model_lib.init_params(model, jax.random.key(0)))
+    jaxpr = str(jax.make_jaxpr(lambda p, x: model_lib.forward(model, p, x))(params, jnp.zeros((1, 32, 32, 3))))
+    products = re.findall(r"(?:conv_general_dilated|dot_general)\[.*?\]\s", jaxpr, re.DOTALL)
+    assert len(products) == 7 and all("HIGHEST" in product for product in products)
+
+
+def test_layers_are_in_the_order_that_they_run_in():
+    names = [
+        row.name for row in model_lib.layer_table(ResNet((4,) * 11, (1, 2) + (1,) * 9)) if row.kind == "BasicBlock"
+    ]
+    assert names[2:4] == ["stage2_block1", "stage2_block2"] and names[-1] == "stage11_block2"

@@ -24,6 +24,9 @@ def state(tiny):
     return build_program(tiny, 200).create_state()
 
 
+EXECUTION = {"dtype": "float32"}
+
+
 def progress_of(state, losses, steps=0):
     rows = [{"epoch": epoch, "train_loss": loss} for epoch, loss in enumerate(losses, start=1)]
     return Progress(state.replace(step=jnp.int32(10 * len(rows) + steps)), Metrics.empty(), steps, rows)
@@ -31,7 +34,7 @@ def progress_of(state, losses, steps=0):
 
 def save(folder, state, config, losses, steps=0):
     """One checkpoint an epoch, and one within the next if `steps` are given."""
-    with checkpoint.Writer(folder, config) as writer:
+    with checkpoint.Writer(folder, config, EXECUTION) as writer:
         for epoch in range(1, len(losses) + 1):
             writer.save(progress_of(state, losses[:epoch]))
         if steps:
@@ -63,7 +66,7 @@ def test_latest_two_and_the_best_are_kept(state, tiny, tmp_path):
 def test_a_checkpoint_within_an_epoch_goes_when_the_epoch_is_done(state, tiny, tmp_path):
     save(tmp_path, state, tiny, [3.0, 2.0], steps=7)
     assert names(tmp_path) == ["1", "2", "2+7"]
-    with checkpoint.Writer(tmp_path, tiny) as writer:
+    with checkpoint.Writer(tmp_path, tiny, EXECUTION) as writer:
         writer.save(progress_of(state, [3.0, 2.0], 9))
         writer.wait()
         assert names(tmp_path) == ["1", "2", "2+9"]
@@ -82,13 +85,13 @@ def test_what_an_interrupted_writer_left_is_no_checkpoint_and_is_removed(state, 
     save(tmp_path, state, tiny, [1.0])
     shutil.copytree(tmp_path / "1", tmp_path / ".2.part")
     assert names(tmp_path) == ["1"]
-    with checkpoint.Writer(tmp_path, tiny):
+    with checkpoint.Writer(tmp_path, tiny, EXECUTION):
         assert not (tmp_path / ".2.part").exists()
 
 
 def test_a_removal_that_failed_halfway_does_not_stop_the_next(state, tiny, tmp_path):
     save(tmp_path, state, tiny, [3.0, 2.0])
-    with checkpoint.Writer(tmp_path, tiny) as writer:
+    with checkpoint.Writer(tmp_path, tiny, EXECUTION) as writer:
         shutil.copytree(tmp_path / "1", tmp_path / ".1.trash")
         writer.save(progress_of(state, [3.0, 2.0, 1.0]))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "3"]
@@ -170,7 +173,7 @@ def test_a_checkpoint_that_cannot_be_written_is_one_line_and_leaves_the_last_one
         raise OSError(28, "No space left on device")
 
     message = "2 could not be written: No space left on device; the one before is kept"
-    with pytest.raises(UserError, match=message), checkpoint.Writer(tmp_path, tiny) as writer:
+    with pytest.raises(UserError, match=message), checkpoint.Writer(tmp_path, tiny, EXECUTION) as writer:
         monkeypatch.setattr(checkpoint, "_write_manifest", full)
         writer.save(progress_of(state, [1.0, 0.5]))
     assert names(tmp_path) == ["1"] and not list(tmp_path.glob(".*"))
@@ -179,7 +182,10 @@ def test_a_checkpoint_that_cannot_be_written_is_one_line_and_leaves_the_last_one
 
 def test_a_vanished_directory_is_one_line(state, tiny, tmp_path):
     message = "could not be written: No such file or directory"
-    with pytest.raises(UserError, match=message), checkpoint.Writer(tmp_path / "gone", tiny) as writer:
+    with (
+        pytest.raises(UserError, match=message),
+        checkpoint.Writer(tmp_path / "gone", tiny, EXECUTION) as writer,
+    ):
         shutil.rmtree(tmp_path / "gone")
         writer.save(progress_of(state, [1.0]))
 
@@ -189,7 +195,7 @@ def test_saving_does_not_wait_for_the_disk(state, tiny, tmp_path, monkeypatch):
     write = checkpoint.Writer._write
     monkeypatch.setattr(checkpoint.Writer, "_write", lambda *arguments: (time.sleep(1), write(*arguments)))
     doomed = jax.tree.map(jnp.copy, state)
-    with checkpoint.Writer(tmp_path, tiny) as writer:
+    with checkpoint.Writer(tmp_path, tiny, EXECUTION) as writer:
         start = time.perf_counter()
         writer.save(progress_of(doomed, [1.0]))
         assert time.perf_counter() - start < 0.9

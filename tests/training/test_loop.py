@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cifar_flax import devices
 from cifar_flax.config import PRESETS
 from cifar_flax.data import normalization
 from cifar_flax.errors import Interrupted, NonFiniteError, UserError
+from cifar_flax.execution import resolve
 from cifar_flax.network import weights
 from cifar_flax.training import checkpoint, loop, rundir, step
 from cifar_flax.training.checkpoint import Progress
@@ -320,43 +320,43 @@ def test_evaluation_does_not_depend_on_batch_size(eval_batch_size, program_and_d
     np.testing.assert_allclose(ours.loss_sum, theirs.loss_sum, rtol=1e-5)
 
 
-def test_scan_and_loop_are_the_same_epoch(program_and_data, tiny, monkeypatch):
-    """The accelerator's epoch and the CPU's, both run here."""
+@pytest.mark.parametrize("steps_at_once", [2, 3, 50])
+def test_steps_at_once_are_the_same_epoch(steps_at_once, program_and_data, tiny):
+    """As an accelerator takes them, in chunks, and as a CPU does, one by one; both from the middle of an epoch too."""
     program, train, _ = program_and_data
-    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
+    at_once = build_program(tiny, 200, program.execution._replace(steps_at_once=steps_at_once))
     looped, looped_sums = train_epoch(program, program.create_state(), train, 1)
-    scanning = build_program(tiny, 200)
-    state = scanning.create_state()
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    scanned, scanned_sums = train_epoch(scanning, state, train, 1)
+    scanned, scanned_sums = train_epoch(at_once, at_once.create_state(), train, 1)
     assert looped_sums.count == scanned_sums.count == 200
     np.testing.assert_allclose(looped_sums.loss_sum, scanned_sums.loss_sum, rtol=1e-4)
     chex.assert_trees_all_close(looped.params, scanned.params, rtol=1e-2, atol=1e-4)
 
 
-@pytest.mark.parametrize("backend", ["cpu", "gpu"])
-def test_nothing_crosses_between_host_and_device_within_an_epoch(backend, program_and_data, tiny, monkeypatch):
-    """Beyond the epoch's number and, on a CPU, the step's. On a GPU this covers what comes back as well."""
-    _, train, _ = program_and_data
-    program = build_program(tiny, 200)
+def test_a_chunk_of_steps_goes_on_from_the_middle_of_an_epoch(program_and_data, tiny):
+    program, train, _ = program_and_data
+    at_once = build_program(tiny, 200, program.execution._replace(steps_at_once=2))
+    _, state, sums = next(program.train_steps(program.create_state(), program.place(Metrics.empty()), train, 2, 0))
+    ends = [steps for steps, state, sums in at_once.train_steps(state, sums, train, 2, 1)]
+    assert ends == [3, 4]
+
+
+@pytest.mark.parametrize("steps_at_once", [1, 4])
+def test_nothing_crosses_between_host_and_device_within_a_chunk(steps_at_once, program_and_data, tiny):
+    """Beyond the epoch's number and that of the first step. On a GPU this covers what comes back as well."""
+    program, train, _ = program_and_data
+    program = build_program(tiny, 200, program.execution._replace(steps_at_once=steps_at_once))
     state, sums = program.create_state(), program.place(Metrics.empty())
-    monkeypatch.setattr(jax, "default_backend", lambda: backend)
-    steps = program.train_steps(state, sums, train, 1, 0)
-    with jax.transfer_guard("disallow"):
-        if backend == "cpu":
-            with pytest.raises(jax.errors.JaxRuntimeError, match="Disallowed host-to-device"):
-                next(steps)
-        else:
-            assert next(steps)[0] == 4
+    _, state, sums = next(program.train_steps(state, sums, train, 1, 0))  # compiled
+    with jax.transfer_guard_device_to_device("disallow"), jax.transfer_guard_device_to_host("disallow"):
+        assert next(program.train_steps(state, sums, train, 1, 0))[0] == steps_at_once
 
 
 @NEEDS_TWO_DEVICES
 def test_two_devices_train_as_one_does(program_and_data, tiny, monkeypatch):
     program, train, _ = program_and_data
-    assert program.mesh.size == 2
-    monkeypatch.setattr(devices, "_MIN_IMAGES_PER_DEVICE", 64)
-    single = build_program(tiny, 200)
-    assert single.mesh.size == 1
+    assert program.execution.mesh.size == 2
+    single = build_program(tiny, 200, resolve("float32", tiny.batch_size, num_devices=1))
+    assert single.execution.mesh.size == 1
     ours, our_sums = train_epoch(program, program.create_state(), train, 1)
     data = single.place(jax.device_get(train))
     theirs, their_sums = train_epoch(single, single.create_state(), data, 1)
@@ -364,25 +364,19 @@ def test_two_devices_train_as_one_does(program_and_data, tiny, monkeypatch):
     chex.assert_trees_all_close(jax.device_get(ours.params), jax.device_get(theirs.params), rtol=1e-2, atol=1e-4)
 
 
-@NEEDS_TWO_DEVICES
-@pytest.mark.parametrize(("batch_size", "size"), [(64, 2), (63, 1), (32, 1), (256, 2), (99, 1)])
-def test_mesh_divides_the_batch_into_useful_parts(batch_size, size):
-    assert devices.make_mesh(batch_size).size == size
-
-
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="is about CPU-only machines")
 def test_resnet18_on_a_cpu_is_told_what_it_costs(tmp_path):
+    """In hours that shrink with what is done, and with the small network as the way out."""
+
+    def told(epochs: int) -> str:
+        progress = Progress({}, {}, 0, [{}] * epochs)
+        return list(loop._greeting(config, program, tmp_path, 50_000, progress))[-1]
+
     config = PRESETS["resnet18"]
-    lines = list(loop._greeting(config, build_program(config, 50_000), tmp_path, 50_000, Progress({}, {}, 0, [])))
-    assert any("11,173,962 parameters" in line for line in lines)
-    cores = devices.num_cores()
-    hours = 40 * 50_000 / (28 * cores) / 3600
-    assert f"about {hours:.2g} hours on {cores} CPU cores; `--preset compact`" in lines[-1]
-
-
-def test_precision_follows_the_device():
-    assert devices.activation_dtype("auto") == ("float32" if jax.default_backend() == "cpu" else "bfloat16")
-    assert devices.activation_dtype("bfloat16") == "bfloat16"
+    program = build_program(config, 50_000)
+    hours = [float(re.search(r"about ([\d.]+) hours", told(epochs))[1]) for epochs in (0, 20)]
+    assert hours[0] == pytest.approx(2 * hours[1], rel=0.1) and 1 < hours[1] < 100
+    assert "`--preset compact`" in told(0)
 
 
 def test_tensorboard_events_are_written_on_request(tiny, few, tmp_path):

@@ -1,4 +1,4 @@
-"""The machine: its devices, its memory, its compiler, and where compiled programs are kept."""
+"""The machine, made ready: cores as devices, freed memory kept, compiled programs kept."""
 
 import ctypes
 import hashlib
@@ -6,15 +6,8 @@ import os
 import platform
 import sys
 from pathlib import Path
-from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
-from jax.sharding import Mesh
-
-# With fewer images a device, a step's fixed costs outweigh its work.
-_MIN_IMAGES_PER_DEVICE = 32
 
 
 def num_cores() -> int:
@@ -93,22 +86,3 @@ def _keep_freed_memory() -> None:
     for parameter, value in _MALLOPT.values():
         if mallopt is not None:
             mallopt(parameter, value)
-
-
-def make_mesh(batch_size: int) -> Mesh:
-    """A 1-D mesh named `data` of as many devices as divide the batch into useful parts."""
-    limit = min(jax.device_count(), max(1, batch_size // _MIN_IMAGES_PER_DEVICE))
-    size = next(n for n in range(limit, 0, -1) if batch_size % n == 0)
-    return Mesh(np.array(jax.devices()[:size]), ("data",))
-
-
-def compiler_options() -> dict[str, str]:
-    """Makes XLA:CPU honour the model's optimization barriers, which it otherwise drops before it fuses."""
-    return {"xla_disable_hlo_passes": "cse_barrier_expander"} if jax.default_backend() == "cpu" else {}
-
-
-def activation_dtype(precision: str) -> Any:
-    """The dtype that a config's `precision` means on this machine."""
-    if precision == "auto":
-        precision = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    return jnp.dtype(precision)

@@ -1,0 +1,98 @@
+"""What a run executes on, resolved once: devices, dtype, and how many steps one compiled program takes.
+
+It is an argument of whatever depends on it, so that nothing traced asks the machine what it is.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from cifar_flax.errors import UserError
+
+# On a CPU, with fewer images a device, a step's fixed costs outweigh its work.
+_MIN_IMAGES_PER_CORE = 32
+# On an accelerator: some 0.3 s of ResNet-18, so that a signal, a checkpoint and the bar are soon served.
+_STEPS_AT_ONCE = 50
+
+
+class Execution(NamedTuple):
+    """What a program is built for.
+
+    Attributes:
+      mesh: a 1-D mesh named `data` of the devices that share a batch.
+      dtype: of the activations.
+      steps_at_once: training steps that one compiled program takes.
+    """
+
+    mesh: Mesh
+    dtype: Any
+    steps_at_once: int
+
+    @property
+    def platform(self) -> str:
+        """`cpu`, `gpu` or `tpu`."""
+        return self.mesh.devices.flat[0].platform
+
+    @property
+    def on_cpu(self) -> bool:
+        return self.platform == "cpu"
+
+    @property
+    def replicated(self) -> NamedSharding:
+        """An array whole on each device."""
+        return NamedSharding(self.mesh, PartitionSpec())
+
+    @property
+    def by_batch(self) -> NamedSharding:
+        """An array whose first axis is shared out."""
+        return NamedSharding(self.mesh, PartitionSpec("data"))
+
+    @property
+    def compiler_options(self) -> dict[str, str]:
+        """Makes XLA:CPU honour `network.cpu`'s optimization barriers, which it otherwise drops before it fuses."""
+        return {"xla_disable_hlo_passes": "cse_barrier_expander"} if self.on_cpu else {}
+
+    def record(self) -> dict[str, Any]:
+        """What decides, beside the config, about the bits of a run; as JSON values."""
+        return {
+            "platform": self.platform,
+            "device": self.mesh.devices.flat[0].device_kind,
+            "devices": self.mesh.size,
+            "dtype": str(self.dtype),
+            "jax": jax.__version__,
+        }
+
+
+def resolve(precision: str, batch_size: int, num_devices: int = 0) -> Execution:
+    """What this machine executes a batch on.
+
+    Args:
+      precision: `float32`, `bfloat16`, or `auto`: bfloat16 where the devices have it in hardware, but for a CPU.
+      batch_size: images, to be divided evenly.
+      num_devices: how many devices; 0 for as many as divide the batch into useful parts.
+
+    Raises:
+      UserError: there are fewer devices, or they do not divide the batch; or this is one of several processes.
+    """
+    if jax.process_count() > 1:
+        raise UserError(f"this is one of {jax.process_count()} processes: expected one; start the command alone")
+    devices = jax.devices()
+    on_cpu = devices[0].platform == "cpu"
+    if num_devices > len(devices):
+        raise UserError(f"--devices is {num_devices}: this machine has {len(devices)}")
+    if num_devices and batch_size % num_devices:
+        raise UserError(f"--devices is {num_devices}: expected a divisor of the {batch_size} images of --batch-size")
+    limit = min(len(devices), max(1, batch_size // (_MIN_IMAGES_PER_CORE if on_cpu else 1)))
+    size = num_devices or next(n for n in range(limit, 0, -1) if batch_size % n == 0)
+    if precision == "auto":
+        precision = "float32" if on_cpu or not _has_bfloat16(devices[0]) else "bfloat16"
+    mesh = Mesh(np.array(devices[:size]), ("data",))
+    return Execution(mesh, jnp.dtype(precision), 1 if on_cpu else _STEPS_AT_ONCE)
+
+
+def _has_bfloat16(device: Any) -> bool:
+    """TPUs do, and NVIDIA's cards from compute capability 8.0 on; older ones compute it in float32, slowly."""
+    return float(getattr(device, "compute_capability", None) or 8.0) >= 8.0

@@ -1,0 +1,72 @@
+"""What a run executes on: resolved once, recorded, and refused where it cannot be had."""
+
+import types
+
+import jax
+import pytest
+
+from cifar_flax import execution
+from cifar_flax.errors import UserError
+from cifar_flax.execution import resolve
+
+NEEDS_TWO_DEVICES = pytest.mark.skipif(jax.device_count() != 2, reason="needs exactly two devices, as CPU cores give")
+NEEDS_CPU = pytest.mark.skipif(jax.default_backend() != "cpu", reason="is about CPU-only machines")
+
+
+def accelerators(monkeypatch, count: int, capability: str | None, platform: str = "gpu"):
+    devices = [types.SimpleNamespace(platform=platform, compute_capability=capability, id=i) for i in range(count)]
+    monkeypatch.setattr(jax, "devices", lambda: devices)
+    monkeypatch.setattr(
+        execution, "Mesh", lambda devices, axes: types.SimpleNamespace(devices=devices, size=len(devices))
+    )
+
+
+@NEEDS_CPU
+@NEEDS_TWO_DEVICES
+@pytest.mark.parametrize(("batch_size", "size"), [(64, 2), (63, 1), (32, 1), (256, 2), (99, 1)])
+def test_cores_divide_the_batch_into_useful_parts(batch_size, size):
+    assert resolve("auto", batch_size).mesh.size == size
+
+
+def test_accelerators_share_even_small_parts(monkeypatch):
+    accelerators(monkeypatch, 8, "9.0")
+    assert resolve("auto", 64).mesh.size == 8
+    assert resolve("auto", 12).mesh.size == 6
+
+
+@NEEDS_TWO_DEVICES
+def test_a_number_of_devices_can_be_chosen():
+    assert resolve("auto", 64, num_devices=1).mesh.size == 1
+    with pytest.raises(UserError, match="--devices is 3: this machine has 2"):
+        resolve("auto", 64, num_devices=3)
+    with pytest.raises(UserError, match="--devices is 2: expected a divisor of the 63 images"):
+        resolve("auto", 63, num_devices=2)
+
+
+@NEEDS_CPU
+def test_a_cpu_takes_float32_and_one_step_at_a_time():
+    assert (resolve("auto", 64).dtype, resolve("auto", 64).steps_at_once) == ("float32", 1)
+    assert resolve("bfloat16", 64).dtype == "bfloat16"
+
+
+@pytest.mark.parametrize(
+    ("platform", "capability", "dtype"),
+    [("gpu", "7.5", "float32"), ("gpu", "8.0", "bfloat16"), ("gpu", "12.0", "bfloat16"), ("tpu", None, "bfloat16")],
+)
+def test_precision_follows_what_the_hardware_has(platform, capability, dtype, monkeypatch):
+    accelerators(monkeypatch, 1, capability, platform)
+    assert resolve("auto", 64).dtype == dtype
+    assert resolve("float32", 64).dtype == "float32"
+    assert 1 < resolve("auto", 64).steps_at_once <= 100
+
+
+def test_one_of_several_processes_is_refused(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(UserError, match="one of 2 processes"):
+        resolve("auto", 64)
+
+
+def test_a_record_says_what_decides_about_bits():
+    record = resolve("float32", 64).record()
+    assert record.keys() == {"platform", "device", "devices", "dtype", "jax"}
+    assert (record["dtype"], record["jax"]) == ("float32", jax.__version__)
