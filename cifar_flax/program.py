@@ -71,8 +71,8 @@ def build_augment(config: Config) -> Callable[[jax.Array, jax.Array], jax.Array]
     )
 
 
-def build_optimizer(config: Config, schedule: optax.Schedule, muon_schedule: optax.Schedule):
-    """`optim.build_optimizer` of a config, at the rates of these schedules."""
+def build_optimizer(config: Config, schedule: optax.Schedule, muon_schedule: optax.Schedule, mesh: Mesh | None = None):
+    """`optim.build_optimizer` of a config, at the rates of these schedules, its work shared by a mesh's devices."""
     return optim.build_optimizer(
         schedule,
         momentum=config.momentum,
@@ -81,6 +81,7 @@ def build_optimizer(config: Config, schedule: optax.Schedule, muon_schedule: opt
         clip_norm=config.clip_norm,
         muon_learning_rate=muon_schedule if config.muon_learning_rate else None,
         muon_weight_decay=config.muon_weight_decay,
+        mesh=mesh,
     )
 
 
@@ -121,7 +122,7 @@ def build_program(config: Config, num_train: int) -> Program:
     warmup_steps = config.warmup_epochs * steps_per_epoch
     schedule = optim.warmup_schedule(config.learning_rate, warmup_steps)
     muon_schedule = optim.warmup_schedule(config.muon_learning_rate, warmup_steps)
-    optimizer = build_optimizer(config, schedule, muon_schedule)
+    optimizer = build_optimizer(config, schedule, muon_schedule, mesh)
     plateau = build_plateau(config)
     train_step = build_train_step(config, model, optimizer)
 
