@@ -80,14 +80,16 @@ def _processor() -> str:
 
 
 # mallopt's parameters and values, from glibc's malloc.h.
-_MALLOPT = {"M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, 2**31 - 1), "M_ARENA_MAX": (-8, 1)}
+_MALLOPT = {"M_MMAP_THRESHOLD": (-3, 2**27), "M_TRIM_THRESHOLD": (-1, 2**31 - 1), "M_ARENA_MAX": (-8, 1)}
 
 
 def _keep_freed_memory() -> None:
     """Tells glibc, where that is the C library, to keep what a step frees for the next step.
 
-    It would return a step's large temporary arrays to the system, which then gives them back page
-    by page: a quarter of the compact network's step on a CPU.
+    It would return a step's temporary arrays, which XLA:CPU asks for as one block a device, to the system, which
+    then gives them back page by page: a quarter of the compact network's step on a CPU. Larger blocks are returned
+    all the same: an aligned block that was freed may be too small for the next of its size, by the few bytes that
+    aligning takes, and then each step takes one more.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     for parameter, value in _MALLOPT.values():
