@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 from unittest import mock
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -84,7 +83,7 @@ def compile_epoch(chosen: Config) -> str:
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
 
     split = Split(np.empty((count, 32, 32, 3), np.uint8), np.empty(count, np.int32))
-    program = build_program(chosen, count, Execution(mesh, jnp.dtype("bfloat16"), STEPS))
+    program = build_program(chosen, count, Execution(mesh, "bfloat16", STEPS))
     with mock.patch.object(jax, "device_put", lambda x, *_: x):  # onto devices that are not there
         state = jax.eval_shape(program.create_state)
     lowered = program.lower(placed(state), placed(jax.eval_shape(Metrics.empty)), placed(split))

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from cifar_flax import machine
 from cifar_flax.errors import UserError
 
 # On a CPU, with fewer images a device, a step's fixed costs outweigh its work.
@@ -23,12 +24,13 @@ class Execution(NamedTuple):
 
     Attributes:
       mesh: a 1-D mesh named `data` of the devices that share a batch.
-      dtype: of the activations.
+      precision: `float32`, or `bfloat16`: the activations on an accelerator, only the factors of wide
+        convolutions' products on a CPU, whose loops are slower in it.
       steps_at_once: training steps that one compiled program takes.
     """
 
     mesh: Mesh
-    dtype: Any
+    precision: str
     steps_at_once: int
 
     @property
@@ -39,6 +41,11 @@ class Execution(NamedTuple):
     @property
     def on_cpu(self) -> bool:
         return self.platform == "cpu"
+
+    @property
+    def dtype(self) -> Any:
+        """The dtype of the activations."""
+        return jnp.dtype("float32" if self.on_cpu else self.precision)
 
     @property
     def replicated(self) -> NamedSharding:
@@ -61,7 +68,7 @@ class Execution(NamedTuple):
             "platform": self.platform,
             "device": self.mesh.devices.flat[0].device_kind,
             "devices": self.mesh.size,
-            "dtype": str(self.dtype),
+            "precision": self.precision,
             "jax": jax.__version__,
         }
 
@@ -70,7 +77,7 @@ def resolve(precision: str, batch_size: int, num_devices: int = 0) -> Execution:
     """What this machine executes a batch on.
 
     Args:
-      precision: `float32`, `bfloat16`, or `auto`: bfloat16 where the devices have it in hardware, but for a CPU.
+      precision: `float32`, `bfloat16`, or `auto`: bfloat16 where the devices multiply in it.
       batch_size: images, to be divided evenly.
       num_devices: how many devices; 0 for as many as divide the batch into useful parts.
 
@@ -88,11 +95,13 @@ def resolve(precision: str, batch_size: int, num_devices: int = 0) -> Execution:
     limit = min(len(devices), max(1, batch_size // (_MIN_IMAGES_PER_CORE if on_cpu else 1)))
     size = num_devices or next(n for n in range(limit, 0, -1) if batch_size % n == 0)
     if precision == "auto":
-        precision = "float32" if on_cpu or not _has_bfloat16(devices[0]) else "bfloat16"
+        precision = "bfloat16" if _has_bfloat16(devices[0]) else "float32"
     mesh = Mesh(np.array(devices[:size]), ("data",))
-    return Execution(mesh, jnp.dtype(precision), 1 if on_cpu else _STEPS_AT_ONCE)
+    return Execution(mesh, precision, 1 if on_cpu else _STEPS_AT_ONCE)
 
 
 def _has_bfloat16(device: Any) -> bool:
-    """TPUs do, and NVIDIA's cards from compute capability 8.0 on; older ones compute it in float32, slowly."""
+    """TPUs do; NVIDIA's cards from compute capability 8.0 on; and CPUs that say so. Others would emulate it."""
+    if device.platform == "cpu":
+        return bool({"amx_bf16", "avx512_bf16"} & machine.cpu_flags())
     return float(getattr(device, "compute_capability", None) or 8.0) >= 8.0

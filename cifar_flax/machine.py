@@ -62,25 +62,32 @@ def keep_compiled_programs() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
-def _processor() -> str:
-    """A name for all that a processor can do."""
+def cpu_flags() -> set[str]:
+    """What the processor can do, in Linux's words; elsewhere its name."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        what = next(line for line in lines if line.startswith(("flags", "Features")))
+        return set(next(line for line in lines if line.startswith(("flags", "Features"))).split())
     except (OSError, StopIteration):
-        what = platform.processor()
-    return f"{platform.machine()}-{hashlib.sha256(what.encode()).hexdigest()[:12]}"
+        return {platform.processor()}
+
+
+def _processor() -> str:
+    """A name for all that a processor can do."""
+    digest = hashlib.sha256(" ".join(sorted(cpu_flags())).encode()).hexdigest()
+    return f"{platform.machine()}-{digest[:12]}"
 
 
 # mallopt's parameters and values, from glibc's malloc.h.
-_MALLOPT = {"M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, 2**31 - 1), "M_ARENA_MAX": (-8, 1)}
+_MALLOPT = {"M_MMAP_THRESHOLD": (-3, 2**27), "M_TRIM_THRESHOLD": (-1, 2**31 - 1), "M_ARENA_MAX": (-8, 1)}
 
 
 def _keep_freed_memory() -> None:
     """Tells glibc, where that is the C library, to keep what a step frees for the next step.
 
-    It would return a step's large temporary arrays to the system, which then gives them back page
-    by page: a quarter of the compact network's step on a CPU.
+    It would return a step's temporary arrays, which XLA:CPU asks for as one block a device, to the system, which
+    then gives them back page by page: a quarter of the compact network's step on a CPU. Larger blocks are returned
+    all the same: an aligned block that was freed may be too small for the next of its size, by the few bytes that
+    aligning takes, and then each step takes one more.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     for parameter, value in _MALLOPT.values():

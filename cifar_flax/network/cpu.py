@@ -3,6 +3,7 @@
 It needs `compiler_options()` of `cifar_flax.execution`: XLA:CPU drops optimization barriers before it fuses.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -32,29 +33,31 @@ def _kept(x: jax.Array) -> jax.Array:
     return jax.lax.optimization_barrier(x)
 
 
-def _conv_general_dilated(
-    x: jax.Array,
-    kernel: jax.Array,
-    strides: tuple[int, int],
-    padding: Any,
-    *,
-    lhs_dilation: tuple[int, int],
-    rhs_dilation: tuple[int, int],
-    dimension_numbers: Any,
-    feature_group_count: int,
-    precision: Any,
-) -> jax.Array:
-    """The two kinds of convolution that the network has; of any other kind, an error."""
-    del dimension_numbers, precision  # always Flax's own; and a CPU multiplies exactly
-    size, stride = kernel.shape[0], strides[0]
-    known = {3: [(1, 1), (1, 1)], 1: "VALID"}
-    plain = (*lhs_dilation, *rhs_dilation, feature_group_count) == (1, 1, 1, 1, 1)
-    if not plain or strides != (stride, stride) or kernel.shape[1] != size or padding != known.get(size):
-        raise NotImplementedError(
-            f"no convolution of {kernel.shape} with {strides=}, {padding=} or dilation or groups"
-        )
-    x = _kept(_rows(x)).reshape(x.shape)
-    return (conv3x3 if size == 3 else conv1x1)(x, kernel, stride)
+def _convolution(factors: Any) -> Callable[..., jax.Array]:
+    """What `flax.linen.Conv` calls, for the two kinds of convolution that the network has; an error of any other."""
+
+    def conv_general_dilated(
+        x: jax.Array,
+        kernel: jax.Array,
+        strides: tuple[int, int],
+        padding: Any,
+        *,
+        lhs_dilation: tuple[int, int],
+        rhs_dilation: tuple[int, int],
+        dimension_numbers: Any,
+        feature_group_count: int,
+        precision: Any,
+    ) -> jax.Array:
+        del dimension_numbers, precision  # always Flax's own; and a CPU's float32 is exact
+        size, stride = kernel.shape[0], strides[0]
+        known = {3: [(1, 1), (1, 1)], 1: "VALID"}
+        plain = (*lhs_dilation, *rhs_dilation, feature_group_count) == (1, 1, 1, 1, 1)
+        if not plain or strides != (stride, stride) or kernel.shape[1] != size or padding != known.get(size):
+            raise NotImplementedError(f"{kernel.shape} with {strides=}, {padding=}, or dilated, or in groups")
+        x = _kept(_rows(x)).reshape(x.shape)
+        return conv3x3(x, kernel, stride, factors) if size == 3 else conv1x1(x, kernel, stride)
+
+    return conv_general_dilated
 
 
 class _LayerNorm(nn.Module):
@@ -80,4 +83,5 @@ def _relu(x: jax.Array) -> jax.Array:
     return _kept(nn.relu(_rows(x))).reshape(x.shape)
 
 
-CPU = Forms(_conv_general_dilated, _LayerNorm, _relu)
+# With the factors of wide convolutions' products in bfloat16, their sums and all else in float32.
+CPU, CPU_BFLOAT16 = (Forms(_convolution(factors), _LayerNorm, _relu) for factors in (None, jnp.dtype("bfloat16")))

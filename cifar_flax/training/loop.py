@@ -170,7 +170,7 @@ def _newest_intact(config: Config, folder: Path, say: Callable[[str], None]) -> 
 def _resolve(config: Config, newest: Path | None, num_devices: int, say: Callable[[str], None]) -> Execution:
     """What this machine runs a config on; in the dtype that the run began in."""
     before = {} if newest is None else checkpoint.read_execution(newest)
-    execution = resolve(before.get("dtype", config.precision), config.batch_size, num_devices)
+    execution = resolve(before.get("precision", config.precision), config.batch_size, num_devices)
     now = execution.record()
     if changed := [
         f"{name} {before[name]}, now {now[name]}" for name in now if before.get(name, now[name]) != now[name]
@@ -283,7 +283,7 @@ def _greeting(config: Config, program: Program, folder: Path, num_train: int, pr
     within = f" and {steps} steps" if steps else ""
     yield f"Run: {folder}" + (f", resumed after epoch {done}{within}" if done or steps else "")
     where = program.execution.record()
-    yield f"Devices: {where['devices']} x {where['device']}, activations in {where['dtype']}"
+    yield f"Devices: {where['devices']} x {where['device']}, {where['precision']}"
     size = sum(layer.num_params for layer in layer_table(program.model))
     yield f"Model: {config.preset}, {size:,} parameters, LayerNorm only"
     held_out = f", {config.val_size:,} held out for validation" if config.val_size else ""

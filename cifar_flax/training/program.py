@@ -10,11 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from cifar_flax.config import Config
 from cifar_flax.data.augment import augment
 from cifar_flax.execution import Execution, resolve
-from cifar_flax.network.cpu import CPU
+from cifar_flax.network.cpu import CPU, CPU_BFLOAT16
 from cifar_flax.network.forms import PLAIN
 from cifar_flax.network.model import ResNet
 from cifar_flax.training import optim, step
@@ -58,8 +59,11 @@ class Program(NamedTuple):
 
 def build_model(config: Config, execution: Execution | None = None) -> ResNet:
     """The network of a config, for what it runs on; without that in float32 and Flax's own operations."""
-    forms = CPU if execution is not None and execution.on_cpu else PLAIN
-    dtype = jnp.float32 if execution is None else execution.dtype
+    dtype, forms = jnp.float32, PLAIN
+    if execution is not None:
+        dtype = execution.dtype
+        if execution.on_cpu:
+            forms = CPU if execution.precision == "float32" else CPU_BFLOAT16
     return ResNet(
         config.widths, config.strides, zero_init_residual=config.zero_init_residual, dtype=dtype, forms=forms
     )
@@ -76,8 +80,8 @@ def build_augment(config: Config) -> Callable[[jax.Array, jax.Array], jax.Array]
     )
 
 
-def build_optimizer(config: Config, schedule: optax.Schedule, muon_schedule: optax.Schedule):
-    """`optim.build_optimizer` of a config, at the rates of these schedules."""
+def build_optimizer(config: Config, schedule: optax.Schedule, muon_schedule: optax.Schedule, mesh: Mesh | None = None):
+    """`optim.build_optimizer` of a config, at the rates of these schedules, its work shared by a mesh's devices."""
     return optim.build_optimizer(
         schedule,
         momentum=config.momentum,
@@ -86,6 +90,7 @@ def build_optimizer(config: Config, schedule: optax.Schedule, muon_schedule: opt
         clip_norm=config.clip_norm,
         muon_learning_rate=muon_schedule if config.muon_learning_rate else None,
         muon_weight_decay=config.muon_weight_decay,
+        mesh=mesh,
     )
 
 
@@ -123,11 +128,11 @@ def build_program(config: Config, num_train: int, execution: Execution | None = 
     execution = execution or resolve(config.precision, config.batch_size)
     model = build_model(config, execution)
     steps_per_epoch = -(-num_train // config.batch_size)
-    schedules = [
-        optim.warmup_schedule(rate, config.warmup_epochs * steps_per_epoch)
-        for rate in (config.learning_rate, config.muon_learning_rate)
-    ]
-    optimizer, plateau = build_optimizer(config, *schedules), build_plateau(config)
+    warmup_steps = config.warmup_epochs * steps_per_epoch
+    schedule = optim.warmup_schedule(config.learning_rate, warmup_steps)
+    muon_schedule = optim.warmup_schedule(config.muon_learning_rate, warmup_steps)
+    shared_by = execution.mesh if execution.on_cpu else None
+    optimizer, plateau = build_optimizer(config, schedule, muon_schedule, shared_by), build_plateau(config)
 
     @jax.jit
     def create_state():
@@ -149,7 +154,7 @@ def build_program(config: Config, num_train: int, execution: Execution | None = 
         train_steps=train_steps,
         lower=lower,
         evaluate=_build_evaluation(model, execution, config.eval_batch_size),
-        learning_rate=lambda state: float(schedules[0](state.step - 1) * state.plateau_state.scale),
+        learning_rate=lambda state: float(schedule(state.step - 1) * state.plateau_state.scale),
         advance_plateau=lambda state, value: dataclasses.replace(
             state, plateau_state=next_plateau(state.plateau_state, jnp.float32(value))
         ),

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 import cifar_flax
 from cifar_flax.config import Config
@@ -23,12 +22,13 @@ class Network(NamedTuple):
 
     Attributes:
       name: where it came from.
-      model: its architecture, for this machine, in the dtype that it was evaluated in while it was trained.
+      model: its architecture, for this machine.
       params: its averaged parameters, those that training evaluates.
       config: its run's config.
       rows: its run's metrics, one an epoch; empty if unknown.
       digest: SHA-256 of the parameters.
       folder: where its explanation goes unless told otherwise: its run, beside its file, or the current directory.
+      precision: in which training evaluated it, and `model` computes.
     """
 
     name: str
@@ -38,6 +38,7 @@ class Network(NamedTuple):
     rows: list[dict[str, Any]]
     digest: str
     folder: Path = Path()
+    precision: str = "float32"
 
 
 def load_network(path: Path | None) -> Network:
@@ -73,12 +74,9 @@ def _locate(path: Path) -> tuple[Path, int | None]:
 def _from_weights(path: Path, name: str, folder: Path) -> Network:
     loaded = weights.load_weights(path)
     rows, digest = loaded.about.get("metrics", []), weights.digest(loaded.params)
-    model = _build_model(loaded.config, loaded.about.get("execution", {}))
-    return Network(name, model, loaded.params, loaded.config, rows, digest, folder)
-
-
-def _build_model(config: Config, execution: dict[str, Any]) -> ResNet:
-    return build_model(config, resolve(execution.get("dtype", "float32"), 1))
+    precision = loaded.about.get("precision", "float32")
+    model = build_model(loaded.config, resolve(precision, 1))
+    return Network(name, model, loaded.params, loaded.config, rows, digest, folder, precision)
 
 
 def _from_run(folder: Path, epoch: int | None) -> Network:
@@ -92,8 +90,9 @@ def _from_run(folder: Path, epoch: int | None) -> Network:
     like = jax.eval_shape(build_program(config, config.batch_size).create_state)
     progress = checkpoint.restore(finished[epoch], like)
     params, name = progress.state.ema_params, f"{folder}, epoch {epoch}"
-    model = _build_model(config, checkpoint.read_execution(finished[epoch]))
-    return Network(name, model, params, config, progress.rows, weights.digest(params), folder)
+    precision = checkpoint.read_execution(finished[epoch]).get("precision", "float32")
+    model, digest = build_model(config, resolve(precision, 1)), weights.digest(params)
+    return Network(name, model, params, config, progress.rows, digest, folder, precision)
 
 
 def export(network: Network, path: Path, *, half: bool = False) -> None:
@@ -106,7 +105,7 @@ def export(network: Network, path: Path, *, half: bool = False) -> None:
     """
     if path.exists():
         raise UserError(f"--export {path} exists: choose another, or delete it")
-    about = {"metrics": network.rows, "execution": {"dtype": str(jnp.dtype(network.model.dtype))}}
+    about = {"metrics": network.rows, "precision": network.precision}
     try:
         weights.save_weights(path, network.params, network.config, about, half=half)
     except OSError as error:

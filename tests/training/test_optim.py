@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cifar_flax.training import optim
 
@@ -115,3 +116,50 @@ def test_muon_decays_convolutions_by_its_own_share(kernels):
     decayed = run(optimizer, kernels, jax.tree.map(jnp.zeros_like, kernels), 1)
     expected = {name: x * (0.995 if x.ndim == 4 else 1.0) for name, x in kernels.items()}
     chex.assert_trees_all_close(decayed, expected, rtol=1e-6)
+
+
+def one_device() -> Mesh:
+    return Mesh(np.array(jax.devices()[:1]), ("data",))
+
+
+@pytest.fixture
+def wide_kernels(rng):
+    """Convolutions wide enough to share, of three shapes, one of them with more outputs than inputs."""
+    shapes = {"a": (3, 3, 128, 128), "b": (3, 3, 128, 128), "c": (3, 3, 64, 128), "d": (1, 1, 128, 256)}
+    return {name: jnp.asarray(rng.normal(size=shape), jnp.float32) for name, shape in shapes.items()}
+
+
+def test_muon_moves_a_wide_convolution_as_optax_moves_it(wide_kernels):
+    found = run(optim.build_optimizer(**MUON, mesh=one_device()), wide_kernels, wide_kernels, 2)
+    for name, kernel in wide_kernels.items():
+        matrix = kernel.reshape(-1, kernel.shape[-1])
+        alone = run(optax.chain(optax.contrib.scale_by_muon(), optax.scale(-0.05)), matrix, matrix, 2)
+        chex.assert_trees_all_close(found[name].reshape(matrix.shape), alone, rtol=1e-4, atol=1e-6)
+
+
+def test_what_is_small_in_a_wide_gradient_is_moved_as_optax_moves_it(rng):
+    """Singular values from 1 to 1e-5: the squares of the last ones are below float32's rounding of the first's."""
+    left, right = (np.linalg.qr(rng.normal(size=(size, 128)))[0] for size in (1152, 128))
+    matrix = jnp.asarray((left * np.logspace(0, -5, 128)) @ right.T, jnp.float32)
+    kernels = {"a": matrix.reshape(3, 3, 128, 128)}
+    zeros = jax.tree.map(jnp.zeros_like, kernels)
+    found = run(optim.build_optimizer(**MUON, mesh=one_device()), zeros, kernels, 1)["a"].reshape(matrix.shape)
+    alone = run(optax.chain(optax.contrib.scale_by_muon(), optax.scale(-0.05)), 0 * matrix, matrix, 1)
+    lengths, expected = (np.linalg.svd(left.T @ moved @ right, compute_uv=False) for moved in (found, alone))
+    np.testing.assert_allclose(lengths, expected, atol=1e-3 * expected.max())
+    np.testing.assert_allclose(found, alone, atol=1e-3 * float(jnp.abs(alone).max()))
+
+
+def test_devices_share_the_work_of_muon(wide_kernels):
+    """The same update, each device with about half the floating-point operations."""
+    mesh = Mesh(np.array(jax.devices()[:2]), ("data",))
+    results, flops = [], []
+    for sharing in (one_device(), mesh):
+        placed = jax.device_put(wide_kernels, NamedSharding(sharing, PartitionSpec()))
+        optimizer = optim.build_optimizer(**MUON, mesh=sharing)
+        update = jax.jit(optimizer.update).lower(placed, optimizer.init(placed), placed).compile()
+        results.append(update(placed, optimizer.init(placed), placed)[0])
+        flops.append(update.cost_analysis()["flops"])
+    chex.assert_trees_all_close(*jax.device_get(results), rtol=1e-4, atol=1e-6)
+    assert 0.4 < flops[1] / flops[0] < 0.6
+    assert all(x.sharding.is_fully_replicated for x in jax.tree.leaves(results[1]))
