@@ -74,7 +74,7 @@ class Config:
     )
     seed: int = _option(0, "root of all randomness")
     precision: Literal["auto", "float32", "bfloat16"] = _option(
-        "auto", "dtype of the activations; auto: bfloat16 on GPU and TPU, float32 on CPU"
+        "auto", "what is multiplied: on a CPU of wide convolutions only; auto: bfloat16 where the hardware has it"
     )
     deterministic: bool = _option(False, "on a GPU, the same bits each time; a CPU gives them anyway")
     eval_batch_size: int = _option(1000, "images evaluated at once; does not change a result")

@@ -16,8 +16,6 @@ from cifar_flax import config, data
 
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# A GPU would multiply float32 numbers in fewer digits, which no tolerance here allows for.
-jax.config.update("jax_default_matmul_precision", "highest")
 
 
 @pytest.fixture(scope="session")

@@ -382,3 +382,33 @@ def test_resnet18_on_a_cpu_is_told_what_it_costs(tmp_path):
 def test_tensorboard_events_are_written_on_request(tiny, few, tmp_path):
     loop.fit(dataclasses.replace(tiny, epochs=1), few, tmp_path / "run", tensorboard=True)
     assert list((tmp_path / "run" / "tensorboard").glob("events.*"))
+
+
+def test_a_resumed_run_keeps_its_precision_and_says_what_is_another(tiny, few, tmp_path, capsys):
+    config = dataclasses.replace(tiny, epochs=1, precision="bfloat16")
+    loop.fit(config, few, tmp_path / "run")
+    program = build_program(dataclasses.replace(tiny, precision="float32"), 200)
+    assert "precision" not in capsys.readouterr().out
+    # As if `auto` had meant bfloat16 there, and means float32 here.
+    for path in [tmp_path / "run" / "config.json", *(tmp_path / "run" / "checkpoints").glob("*/config.json")]:
+        path.write_text(path.read_text().replace('"bfloat16"', '"auto"'))
+    (newest,) = (tmp_path / "run" / "checkpoints").iterdir()
+    record = json.loads((newest / "execution.json").read_text())
+    (newest / "execution.json").write_text(json.dumps(record | {"devices": 8, "jax": "0.1"}))
+    (newest / "manifest.json").unlink()
+    checkpoint._write_manifest(newest)
+    loop.fit(dataclasses.replace(config, epochs=2, precision="auto"), few, tmp_path / "run", resume=True)
+    output = capsys.readouterr().out
+    assert f"devices 8, now {program.execution.mesh.size}; jax 0.1, now {jax.__version__}" in output
+    newest = checkpoint.find(tmp_path / "run" / "checkpoints")[-1]
+    assert checkpoint.read_execution(newest)["precision"] == "bfloat16"
+
+
+def test_a_program_does_not_mind_x64(tiny):
+    """A weak or untyped number in a step would be float64, and a scan would refuse it."""
+    with jax.enable_x64(True):
+        program = build_program(tiny, 200)
+        program = build_program(tiny, 200, program.execution._replace(steps_at_once=4))
+        state, sums = jax.eval_shape(program.create_state), jax.eval_shape(Metrics.empty)
+        split = Split(jax.ShapeDtypeStruct((200, 32, 32, 3), np.uint8), jax.ShapeDtypeStruct((200,), np.int32))
+        program.lower(state, sums, split)

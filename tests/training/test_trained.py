@@ -1,0 +1,103 @@
+"""A trained network is what was saved, wherever it was saved, or one line says why not."""
+
+import dataclasses
+from pathlib import Path
+
+import chex
+import jax
+import numpy as np
+import pytest
+
+from cifar_flax.config import PRESETS
+from cifar_flax.errors import UserError
+from cifar_flax.execution import resolve
+from cifar_flax.explaining import explanation
+from cifar_flax.network import model, weights
+from cifar_flax.training import loop, trained
+from cifar_flax.training.program import build_model
+from cifar_flax.training.trained import Network
+
+CONFIG = dataclasses.replace(PRESETS["compact"], widths=(4, 6), strides=(2, 2))
+
+
+@pytest.fixture(scope="module")
+def network():
+    architecture = build_model(CONFIG)
+    params = jax.device_get(model.init_params(architecture, jax.random.key(0)))
+    return Network("a network", architecture, params, CONFIG, [], weights.digest(params))
+
+
+def save(path, network, params=None):
+    weights.save_weights(
+        path, network.params if params is None else params, network.config, {"metrics": [{"epoch": 1}]}
+    )
+
+
+def test_network_of_a_file_is_the_one_that_was_saved(network, tmp_path):
+    save(tmp_path / "a.safetensors", network)
+    loaded = trained.load_network(tmp_path / "a.safetensors")
+    assert (loaded.digest, loaded.config, loaded.rows) == (network.digest, network.config, [{"epoch": 1}])
+    chex.assert_trees_all_equal(loaded.params, network.params)
+
+
+def test_parameters_that_are_not_the_configs_are_named(network, tmp_path):
+    params = {name: value for name, value in network.params.items() if name != "linear"}
+    save(tmp_path / "a.safetensors", network, params)
+    with pytest.raises(UserError, match=r"linear\.bias is missing; linear\.kernel is missing"):
+        trained.load_network(tmp_path / "a.safetensors")
+    wide = network.params["norm"] | {"scale": np.ones(7, np.float32)}
+    save(tmp_path / "a.safetensors", network, network.params | {"norm": wide})
+    with pytest.raises(UserError, match=r"norm\.scale is \(7,\), expected \(4,\)"):
+        trained.load_network(tmp_path / "a.safetensors")
+
+
+def test_what_is_no_checkpoint_is_refused(tmp_path):
+    for path in (tmp_path, tmp_path / "nowhere", tmp_path / "checkpoints" / "3"):
+        with pytest.raises(UserError, match="is no checkpoint"):
+            trained.load_network(path)
+
+
+@pytest.mark.slow
+def test_network_of_a_run_is_its_averaged_parameters(tiny, few, tmp_path):
+    loop.fit(dataclasses.replace(tiny, epochs=2), few, tmp_path / "run")
+    newest = trained.load_network(tmp_path / "run")
+    assert newest.name.endswith("epoch 2") and len(newest.rows) == 2
+    first = trained.load_network(tmp_path / "run" / "checkpoints" / "1")
+    assert first.name.endswith("epoch 1") and len(first.rows) == 1
+    assert first.digest != newest.digest
+    correct = (explanation.predict(newest, few.test_images).argmax(axis=1) == few.test_labels).sum()
+    assert correct == newest.rows[-1]["test_correct"]
+    with pytest.raises(UserError, match="no checkpoint of epoch 7: it has 1, 2"):
+        trained.load_network(tmp_path / "run" / "checkpoints" / "7")
+
+
+def test_embedded_network_is_the_compact_one():
+    embedded = trained.load_network(None)
+    assert embedded.config.preset == "compact"
+    assert sum(leaf.size for leaf in jax.tree.leaves(embedded.params)) <= 176_426
+    assert len(embedded.rows) >= 20
+    chex.assert_tree_all_finite(embedded.params)
+
+
+@pytest.mark.slow
+def test_a_run_may_be_named_by_a_number_and_an_epoch_from_where_it_is(tiny, few, tmp_path, monkeypatch):
+    loop.fit(dataclasses.replace(tiny, epochs=1), few, tmp_path / "runs" / "7")
+    monkeypatch.chdir(tmp_path)
+    run = trained.load_network(Path("runs/7"))
+    assert (run.name, run.folder) == ("runs/7, epoch 1", Path("runs/7"))
+    monkeypatch.chdir(tmp_path / "runs")
+    assert trained.load_network(Path("7")).folder == Path("7")
+    monkeypatch.chdir(tmp_path / "runs" / "7" / "checkpoints")
+    epoch = trained.load_network(Path("1"))
+    assert (epoch.digest, epoch.folder.resolve()) == (run.digest, (tmp_path / "runs" / "7").resolve())
+
+
+@pytest.mark.slow
+def test_a_network_keeps_the_precision_that_it_was_trained_in(tiny, few, tmp_path):
+    loop.fit(dataclasses.replace(tiny, epochs=1, precision="bfloat16"), few, tmp_path / "run")
+    network = trained.load_network(tmp_path / "run")
+    trained.export(network, tmp_path / "a.safetensors")
+    for loaded in (network, trained.load_network(tmp_path / "a.safetensors")):
+        assert loaded.precision == "bfloat16"
+        assert loaded.model == build_model(network.config, resolve("bfloat16", 64))
+    assert trained.load_network(None).precision == "float32"
