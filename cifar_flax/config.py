@@ -74,7 +74,7 @@ class Config:
     )
     seed: int = _option(0, "root of all randomness")
     precision: Literal["auto", "float32", "bfloat16"] = _option(
-        "auto", "dtype of the activations; auto: bfloat16 on GPU and TPU, float32 on CPU"
+        "auto", "dtype of the activations, on a CPU of what wide convolutions multiply; auto: bfloat16 on GPU and TPU"
     )
     eval_batch_size: int = _option(1000, "images evaluated at once; does not change a result")
 

@@ -21,8 +21,8 @@ def _plain(x: jax.Array, kernel: jax.Array, strides: tuple[int, int]) -> jax.Arr
     return jax.lax.conv_general_dilated(x, kernel, strides, ((1, 1), (1, 1)), dimension_numbers=_DIMENSIONS)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def conv3x3(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def conv3x3(x: jax.Array, kernel: jax.Array, stride: int = 1, factors: Any = None) -> jax.Array:
     """The 3x3 convolution with one row and column of zeros around the image.
 
     It has gradients in reverse mode (`jax.grad`) only.
@@ -31,12 +31,14 @@ def conv3x3(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
       x: float `[B, H, W, C]`.
       kernel: of the same dtype, `[3, 3, C, features]`.
       stride: of both axes.
+      factors: dtype to which what is multiplied is rounded, where that is faster; sums, those before the products
+        too, are of `x`'s dtype. None for no rounding.
 
     Returns:
       Of the same dtype, `[B, ceil(H / stride), ceil(W / stride), features]`.
     """
     if _is_wide(x, kernel, stride):
-        return _winograd(x, kernel, "tc,cf->tf")
+        return _winograd(x, kernel, "tc,cf->tf", _worth_rounding(x, kernel, stride, factors))
     channels, features = kernel.shape[2:]
     group = (64 if channels <= 4 else 32) // features
     if stride != 1 or group <= 1 or x.shape[2] % group:
@@ -47,23 +49,26 @@ def conv3x3(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
     return y.reshape(*x.shape[:3], features)
 
 
-def _forward(x: jax.Array, kernel: jax.Array, stride: int):
-    return conv3x3(x, kernel, stride), (x, kernel)
+def _forward(x: jax.Array, kernel: jax.Array, stride: int, factors: Any):
+    return conv3x3(x, kernel, stride, factors), (x, kernel)
 
 
-def _backward(stride: int, saved: tuple[jax.Array, jax.Array], gradient: jax.Array):
+def _backward(stride: int, factors: Any, saved: tuple[jax.Array, jax.Array], gradient: jax.Array):
     x, kernel = saved
+    factors = _worth_rounding(x, kernel, stride, factors)
     turned = jnp.flip(kernel, (0, 1))
     if _is_wide(x, kernel, stride):
-        by_x = _winograd(gradient, turned, "tf,cf->tc")
+        by_x = _winograd(gradient, turned, "tf,cf->tc", factors)
     elif stride == 1:
         by_x = conv3x3(gradient, turned.swapaxes(2, 3))
     else:
         (by_x,) = jax.linear_transpose(lambda x: _plain(x, kernel, (stride, stride)), x)(gradient)
-    if _is_wide(x, kernel, stride, 128):
+    if not _is_wide(x, kernel, stride, 128):
+        by_kernel = _gradient_by_kernel(x, gradient, stride)
+    elif factors is None:
         (by_kernel,) = jax.linear_transpose(lambda kernel: _winograd(x, kernel, "tc,cf->tf"), kernel)(gradient)
     else:
-        by_kernel = _gradient_by_kernel(x, gradient, stride)
+        by_kernel = _winograd_by_kernel(x, gradient, factors)
     return by_x, by_kernel
 
 
@@ -79,7 +84,12 @@ def _is_wide(x: jax.Array, kernel: jax.Array, stride: int, least: int = 64) -> b
     return exact and stride == 1 and min(kernel.shape[2:]) >= least and x.shape[1] % 2 == x.shape[2] % 2 == 0
 
 
-def _winograd(x: jax.Array, kernel: jax.Array, product: str) -> jax.Array:
+def _worth_rounding(x: jax.Array, kernel: jax.Array, stride: int, factors: Any) -> Any:
+    """`factors` where the products are large enough to pay for the rounding, else None."""
+    return factors if _is_wide(x, kernel, stride, 128) else None
+
+
+def _winograd(x: jax.Array, kernel: jax.Array, product: str, factors: Any = None) -> jax.Array:
     """The convolution of stride 1 by Winograd's F(2x2, 3x3): 16 multiplications where the plain one has 36.
 
     Each tile of 2x2 outputs comes from 4x4 inputs. Sums and differences along both axes turn these and the
@@ -89,32 +99,68 @@ def _winograd(x: jax.Array, kernel: jax.Array, product: str) -> jax.Array:
       x: `[B, H, W, channels]`, H and W even.
       kernel: `[3, 3, ...]`.
       product: of the tiles `[t, channels]` and a matrix of the kernel's size, as `einsum` has it.
+      factors: dtype of the products' factors; None for `x`'s.
 
     References:
       Lavin and Gray 2016, "Fast Algorithms for Convolutional Neural Networks", section 4.1.
     """
     batch, height, width, channels = x.shape
-    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    inputs = [[x[:, i : i + height - 1 : 2, j : j + width - 1 : 2] for j in range(4)] for i in range(4)]
-    factors = zip(
-        _along_both(lambda a, b, c, d: (a - c, b + c, c - b, b - d), inputs),
-        _along_both(lambda a, b, c: (a, (a + b + c) / 2, (a - b + c) / 2, c), kernel),
-        strict=True,
-    )
-    products = [
-        [jnp.einsum(product, tiles.reshape(-1, channels), matrix) for tiles, matrix in zip(*rows, strict=True)]
-        for rows in factors
-    ]
+    tiles = [[tile.reshape(-1, channels) for tile in row] for row in _tiles(x, (1, 2))]
+    matrices = _along_both(lambda a, b, c: (a, (a + b + c) / 2, (a - b + c) / 2, c), kernel)
+    products = _products(product, tiles, matrices, factors)
     outputs = _along_both(lambda a, b, c, d: (a + b + c, b - c - d), products)
     shape = (batch, height // 2, width // 2, -1)
     rows = [jnp.stack([y.reshape(shape) for y in row], axis=3) for row in outputs]
     return jnp.stack(rows, axis=2).reshape(batch, height, width, -1)
 
 
+def _winograd_by_kernel(x: jax.Array, gradient: jax.Array, factors: Any) -> jax.Array:
+    """The gradient `[3, 3, C, features]` of `_winograd` by its kernel, from its output's `[B, H, W, features]`.
+
+    The products sum over tiles: XLA:CPU is fast at that where one factor has these in its last axis. Images are
+    the last of the tiles' axes, so that what adds up is contiguous.
+    """
+    x, gradient = jax.lax.optimization_barrier((x.transpose(3, 1, 2, 0), gradient.transpose(1, 2, 0, 3)))
+    inputs = _tiles(x, (1, 2))
+    outputs = [[gradient[i::2, j::2] for j in range(2)] for i in range(2)]
+    outputs = _along_both(lambda a, b: (a, a + b, a - b, -b), outputs)
+    products = _products("chwb,hwbf->cf", inputs, outputs, factors)
+    by_kernel = _along_both(lambda a, b, c, d: (a + (b + c) / 2, (b - c) / 2, (b + c) / 2 + d), products)
+    return jnp.stack([jnp.stack(row) for row in by_kernel])
+
+
+def _tiles(x: jax.Array, axes: tuple[int, int]) -> list:
+    """What Winograd's products take of an image: 4x4 arrays of a number a tile, in each of two axes half as long."""
+    x = jnp.pad(x, [(1, 1) if axis in axes else (0, 0) for axis in range(x.ndim)])
+
+    def every_second(i: int, j: int) -> jax.Array:
+        first = dict(zip(axes, (i, j), strict=True))
+        ends = (slice(first[a], first[a] + x.shape[a] - 3, 2) if a in axes else slice(None) for a in range(x.ndim))
+        return x[tuple(ends)]
+
+    inputs = [[every_second(i, j) for j in range(4)] for i in range(4)]
+    return _along_both(lambda a, b, c, d: (a - c, b + c, c - b, b - d), inputs)
+
+
+def _products(product: str, left: list, right: list, factors: Any) -> list:
+    """The products of two grids of matrices, the factors rounded and the sums not."""
+    if factors is None:
+        return [
+            [jnp.einsum(product, *pair) for pair in zip(*rows, strict=True)] for rows in zip(left, right, strict=True)
+        ]
+    dtype = left[0][0].dtype
+    left, right = jax.lax.optimization_barrier(jax.tree.map(lambda a: a.astype(factors), (left, right)))
+
+    def multiply(a: jax.Array, b: jax.Array) -> jax.Array:
+        return jnp.einsum(product, a, b, preferred_element_type=dtype)
+
+    return jax.lax.optimization_barrier(jax.tree.map(multiply, left, right))
+
+
 def _along_both(combine: Callable[..., tuple], grid: Any) -> list:
     """A grid of arrays whose columns, and then whose rows, are combined."""
     columns = [combine(*column) for column in zip(*grid, strict=True)]
-    return [combine(*row) for row in zip(*columns, strict=True)]
+    return [list(combine(*row)) for row in zip(*columns, strict=True)]
 
 
 # ---- few channels --------------------------------------------------------------------------------
@@ -153,6 +199,10 @@ def conv1x1(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
     return x[:, ::stride, ::stride] @ kernel[0, 0]
 
 
-def for_flax(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], *_: Any, **__: Any) -> jax.Array:
+def for_flax(factors: Any) -> Callable[..., jax.Array]:
     """`conv3x3` or `conv1x1`, called as `flax.linen.Conv` calls its `conv_general_dilated`."""
-    return (conv3x3 if kernel.shape[0] == 3 else conv1x1)(x, kernel, strides[0])
+
+    def convolve(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], *_: Any, **__: Any) -> jax.Array:
+        return conv3x3(x, kernel, strides[0], factors) if kernel.shape[0] == 3 else conv1x1(x, kernel, strides[0])
+
+    return convolve

@@ -110,7 +110,13 @@ def compiler_options() -> dict[str, str]:
 
 
 def activation_dtype(precision: str) -> Any:
-    """The dtype that a config's `precision` means on this machine."""
-    if precision == "auto":
-        precision = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    return jnp.dtype(precision)
+    """The dtype of the activations that a config's `precision` means on this machine.
+
+    On a CPU float32, whatever the precision: XLA:CPU's loops over bfloat16 numbers are slower than those over float32.
+    """
+    return jnp.dtype("float32" if jax.default_backend() == "cpu" or precision == "float32" else "bfloat16")
+
+
+def factor_dtype(precision: str) -> Any:
+    """The dtype to which wide convolutions round what they multiply; None for that of the activations."""
+    return jnp.dtype("bfloat16") if jax.default_backend() == "cpu" and precision == "bfloat16" else None

@@ -27,7 +27,7 @@ _PAD_3X3 = ((1, 1), (1, 1))
 _he_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
-def _conv(features: int, size: int, stride: int, dtype: Any) -> nn.Conv:
+def _conv(features: int, size: int, stride: int, dtype: Any, factors: Any) -> nn.Conv:
     return nn.Conv(
         features,
         (size, size),
@@ -36,7 +36,7 @@ def _conv(features: int, size: int, stride: int, dtype: Any) -> nn.Conv:
         use_bias=False,  # the norm that follows subtracts any constant
         kernel_init=_he_fan_out,
         dtype=dtype,
-        conv_general_dilated=convolution.for_flax if jax.default_backend() == "cpu" else None,
+        conv_general_dilated=convolution.for_flax(factors) if jax.default_backend() == "cpu" else None,
     )
 
 
@@ -87,15 +87,16 @@ class BasicBlock(nn.Module):
     project: bool
     zero_init_residual: bool
     dtype: Any
+    factors: Any
 
     def setup(self):
         last_scale = nn.initializers.zeros if self.zero_init_residual else nn.initializers.ones
-        self.conv1 = _conv(self.channels, 3, self.stride, self.dtype)
+        self.conv1 = _conv(self.channels, 3, self.stride, self.dtype, self.factors)
         self.norm1 = LayerNorm()
-        self.conv2 = _conv(self.channels, 3, 1, self.dtype)
+        self.conv2 = _conv(self.channels, 3, 1, self.dtype, self.factors)
         self.norm2 = LayerNorm(last_scale)
         if self.project:
-            self.shortcut_conv = _conv(self.channels, 1, self.stride, self.dtype)
+            self.shortcut_conv = _conv(self.channels, 1, self.stride, self.dtype, self.factors)
             self.shortcut_norm = LayerNorm()
 
     def __call__(self, x):
@@ -116,6 +117,8 @@ class ResNet(nn.Module):
       zero_init_residual: start the last norm scale of each block at 0, so that a block is the
         identity at first (Goyal et al. 2017).
       dtype: dtype of the activations; parameters, statistics and logits are float32, or this if wider.
+      factors: dtype to which a CPU rounds what its wide convolutions multiply, the sums being of `dtype`; None
+        for no rounding.
     """
 
     widths: Sequence[int] = (64, 128, 256, 512)
@@ -124,6 +127,7 @@ class ResNet(nn.Module):
     num_classes: int = NUM_CLASSES
     zero_init_residual: bool = False
     dtype: Any = jnp.float32
+    factors: Any = None
 
     @property
     def stage_names(self) -> tuple[str, ...]:
@@ -138,12 +142,13 @@ class ResNet(nn.Module):
         ]
 
     def setup(self):
-        self.conv = _conv(self.widths[0], 3, 1, self.dtype)
+        self.conv = _conv(self.widths[0], 3, 1, self.dtype, self.factors)
         self.norm = LayerNorm()
         channels = self.widths[0]
         for block, width, stride in self._blocks():
             project = stride != 1 or channels != width
-            setattr(self, block, BasicBlock(width, stride, project, self.zero_init_residual, self.dtype))
+            options = (project, self.zero_init_residual, self.dtype, self.factors)
+            setattr(self, block, BasicBlock(width, stride, *options))
             channels = width
         # At least float32: a softmax over bfloat16 logits loses the small differences Grad-CAM looks at.
         self.linear = nn.Dense(self.num_classes, dtype=jnp.promote_types(self.dtype, jnp.float32))

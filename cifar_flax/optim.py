@@ -10,7 +10,6 @@ number of bad epochs exceeds its patience, Optax when it reaches it.
 """
 
 import collections
-import itertools
 import math
 from typing import Any
 
@@ -38,6 +37,7 @@ def _is_convolution(params):
 # Optax's defaults for Newton and Schulz's iteration, which are Jordan's.
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 _NEWTON_SCHULZ_STEPS = 5
+_DECAY = 0.95  # of Muon's momentum: Jordan's too
 # On a CPU, matrices with as many rows and columns are iterated on by their product with themselves.
 _LEAST_OF_WIDE = 128
 
@@ -52,22 +52,25 @@ def _muon(learning_rate: optax.Schedule, weight_decay: float, mesh: Mesh | None)
     def as_matrices(stacks):
         return jax.tree.map(lambda _: MuonDimensionNumbers(reduction_axis=(1, 2, 3), output_axis=4), stacks)
 
-    def scale_by_muon(steps: int) -> optax.GradientTransformation:
-        return optax.contrib.scale_by_muon(_NEWTON_SCHULZ, steps, weight_dimension_numbers=as_matrices)
-
-    muon, normalised_momentum = scale_by_muon(_NEWTON_SCHULZ_STEPS), scale_by_muon(0)
+    muon = optax.contrib.scale_by_muon(
+        _NEWTON_SCHULZ, _NEWTON_SCHULZ_STEPS, _DECAY, weight_dimension_numbers=as_matrices
+    )
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         del params
-        stacks, momenta = _stack(updates), _stack(state.mu)
-        wide = {shape for shape in stacks if _is_wide(shape)}
-        parts = []
-        for transformation, shapes in ((muon, stacks.keys() - wide), (normalised_momentum, wide)):
-            chosen, kept = ({shape: tree[shape] for shape in shapes} for tree in (stacks, momenta))
-            parts.append(transformation.update(chosen, state._replace(mu=kept)))
-        (stacks, state), (normalised, wide_state) = parts
-        stacks |= _orthogonalized(normalised, mesh)
-        return _unstack(stacks, updates), state._replace(mu=_unstack(state.mu | wide_state.mu, updates))
+        grads, treedef = jax.tree.flatten(updates)
+        before = jax.tree.leaves(state.mu)
+        wide = [i for i, x in enumerate(grads) if _is_wide(x)]
+        momenta, directions = _momentum([grads[i] for i in wide], [before[i] for i in wide], state.count)
+        narrow = [i for i in range(len(grads)) if i not in wide]
+        moved, kept = [grads[i] for i in narrow], [before[i] for i in narrow]
+        stacks: Any
+        next_state: Any
+        stacks, next_state = muon.update(_stack(moved), state._replace(mu=_stack(kept)))
+        results = dict(zip(wide, zip(_orthogonalized(directions, mesh), momenta, strict=True), strict=True))
+        results |= zip(narrow, zip(_unstack(stacks, moved), _unstack(next_state.mu, kept), strict=True), strict=True)
+        updates, mu = (treedef.unflatten([results[i][part] for i in range(len(grads))]) for part in range(2))
+        return updates, next_state._replace(mu=mu)
 
     return optax.chain(
         optax.GradientTransformation(muon.init, update),
@@ -76,19 +79,29 @@ def _muon(learning_rate: optax.Schedule, weight_decay: float, mesh: Mesh | None)
     )
 
 
-def _is_wide(shape: tuple[int, ...]) -> bool:
-    return jax.default_backend() == "cpu" and min(math.prod(shape[:-1]), shape[-1]) >= _LEAST_OF_WIDE
+def _is_wide(kernel: jax.Array) -> bool:
+    sides = (math.prod(kernel.shape[:-1]), kernel.shape[-1])
+    return jax.default_backend() == "cpu" and min(sides) >= _LEAST_OF_WIDE
 
 
-def _orthogonalized(stacks: dict[tuple[int, ...], jax.Array], mesh: Mesh | None) -> dict[tuple[int, ...], jax.Array]:
+def _momentum(grads: list[jax.Array], momenta: Any, count: Any) -> tuple[list, list]:
+    """The next momenta, and the directions that these and the gradients give: as `optax.contrib.scale_by_muon`'s."""
+    count = optax.safe_increment(count)
+    momenta = optax.tree.update_moment(grads, momenta, _DECAY, 1)
+    ahead = optax.tree.bias_correction(momenta, _DECAY, optax.safe_increment(count))
+    now = optax.tree.bias_correction(grads, _DECAY, count)
+    return momenta, [_DECAY * m + (1 - _DECAY) * g for m, g in zip(ahead, now, strict=True)]
+
+
+def _orthogonalized(kernels: list[jax.Array], mesh: Mesh | None) -> list[jax.Array]:
     """Newton and Schulz's iteration, of less than half the multiplications that its plain form has.
 
     A step is X p(X'X) with a polynomial p, so all of them are X Q with a Q as small as X'X. The devices share
     the rows of X, and the matrices X'X of one size.
 
     Args:
-      stacks: float32 `[n, h, w, in, out]` by the kernel's shape, each kernel of Frobenius norm 1. Fewer digits
-        than float32's would not do: the iteration multiplies what is small in X by up to 500.
+      kernels: float32 `[h, w, in, out]`. Fewer digits would not do: the iteration multiplies what is small in a
+        kernel by up to 500.
       mesh: of the devices that share the work; None where each does all of it.
     """
 
@@ -98,21 +111,20 @@ def _orthogonalized(stacks: dict[tuple[int, ...], jax.Array], mesh: Mesh | None)
         spec = PartitionSpec() if axis is None else PartitionSpec(*(None,) * axis, *mesh.axis_names)
         return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
 
-    matrices, by_size = {}, collections.defaultdict(list)
-    for shape, stack in stacks.items():
-        matrix = shared(stack, None).reshape(len(stack), -1, shape[-1])
-        matrices[shape] = shared(matrix if matrix.shape[1] >= matrix.shape[2] else matrix.swapaxes(1, 2), 1)
-        by_size[matrices[shape].shape[2]].append(shape)
-    results = {}
-    for shapes in by_size.values():
-        squares = [jnp.einsum("nri,nrj->nij", matrices[shape], matrices[shape]) for shape in shapes]
-        factors = shared(_newton_schulz_factor(shared(jnp.concatenate(squares), 0)), None)
-        ends = itertools.accumulate(len(stacks[shape]) for shape in shapes)
-        for shape, factor in zip(shapes, jnp.split(factors, list(ends)[:-1]), strict=True):
-            result = shared(matrices[shape] @ factor, None)
-            wide = math.prod(shape[:-1]) < shape[-1]
-            results[shape] = (result.swapaxes(1, 2) if wide else result).reshape(stacks[shape].shape)
-    return results
+    tall, by_size = [], collections.defaultdict(list)
+    for i, kernel in enumerate(kernels):
+        matrix = shared(kernel, None).reshape(-1, kernel.shape[-1])
+        matrix = shared(matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T, 0)
+        tall.append(matrix / (jnp.linalg.norm(matrix) + 1e-8))
+        by_size[matrix.shape[1]].append(i)
+    results = dict[int, jax.Array]()
+    for places in by_size.values():
+        squares = jnp.stack([tall[i].T @ tall[i] for i in places])
+        factors = shared(_newton_schulz_factor(shared(squares, 0)), None)
+        for i, factor in zip(places, factors, strict=True):
+            result = shared(tall[i] @ factor, None)
+            results[i] = (result if result.shape[1] == kernels[i].shape[3] else result.T).reshape(kernels[i].shape)
+    return [results[i] for i in range(len(kernels))]
 
 
 def _newton_schulz_factor(square: jax.Array) -> jax.Array:

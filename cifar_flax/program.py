@@ -55,9 +55,10 @@ class Program(NamedTuple):
     mesh: Mesh
 
 
-def build_model(config: Config, dtype: Any = jnp.float32) -> ResNet:
+def build_model(config: Config, dtype: Any = jnp.float32, factors: Any = None) -> ResNet:
     """The network of a config."""
-    return ResNet(config.widths, config.strides, zero_init_residual=config.zero_init_residual, dtype=dtype)
+    zero_init = config.zero_init_residual
+    return ResNet(config.widths, config.strides, zero_init_residual=zero_init, dtype=dtype, factors=factors)
 
 
 def build_augment(config: Config) -> Callable[[jax.Array, jax.Array], jax.Array]:
@@ -117,7 +118,7 @@ def build_program(config: Config, num_train: int) -> Program:
     """
     mesh = devices.make_mesh(config.batch_size)
     replicated, by_batch = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
-    model = build_model(config, devices.activation_dtype(config.precision))
+    model = build_model(config, devices.activation_dtype(config.precision), devices.factor_dtype(config.precision))
     steps_per_epoch = -(-num_train // config.batch_size)
     warmup_steps = config.warmup_epochs * steps_per_epoch
     schedule = optim.warmup_schedule(config.learning_rate, warmup_steps)

@@ -379,7 +379,14 @@ def test_resnet18_on_a_cpu_is_told_what_it_costs(tmp_path):
 
 def test_precision_follows_the_device():
     assert devices.activation_dtype("auto") == ("float32" if jax.default_backend() == "cpu" else "bfloat16")
-    assert devices.activation_dtype("bfloat16") == "bfloat16"
+    assert devices.activation_dtype("float32") == "float32"
+
+
+def test_bfloat16_is_the_dtype_of_the_activations_or_on_a_cpu_of_factors():
+    on_cpu = jax.default_backend() == "cpu"
+    assert devices.activation_dtype("bfloat16") == ("float32" if on_cpu else "bfloat16")
+    assert devices.factor_dtype("bfloat16") == ("bfloat16" if on_cpu else None)
+    assert devices.factor_dtype("auto") is None and devices.factor_dtype("float32") is None
 
 
 def test_tensorboard_events_are_written_on_request(tiny, few, tmp_path):

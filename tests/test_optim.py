@@ -157,5 +157,5 @@ def test_devices_share_the_work_of_muon(wide_kernels):
         results.append(update(placed, optimizer.init(placed), placed)[0])
         flops.append(update.cost_analysis()["flops"])
     chex.assert_trees_all_close(*results, rtol=1e-4, atol=1e-6)
-    assert 0.4 < flops[1] / flops[0] < 0.6
+    assert 0.4 < flops[1] / flops[0] < 0.65
     assert all(x.sharding.is_fully_replicated for x in jax.tree.leaves(results[1]))
