@@ -120,12 +120,11 @@ def _winograd_by_kernel(x: jax.Array, gradient: jax.Array, factors: Any) -> jax.
     The products sum over tiles: XLA:CPU is fast at that where one factor has these in its last axis. Images are
     the last of the tiles' axes, so that what adds up is contiguous.
     """
-    channels, features = x.shape[3], gradient.shape[3]
-    inputs = [[tile.reshape(channels, -1) for tile in row] for row in _tiles(x.transpose(3, 1, 2, 0), (1, 2))]
-    outputs = [[gradient.transpose(1, 2, 0, 3)[i::2, j::2] for j in range(2)] for i in range(2)]
+    x, gradient = jax.lax.optimization_barrier((x.transpose(3, 1, 2, 0), gradient.transpose(1, 2, 0, 3)))
+    inputs = _tiles(x, (1, 2))
+    outputs = [[gradient[i::2, j::2] for j in range(2)] for i in range(2)]
     outputs = _along_both(lambda a, b: (a, a + b, a - b, -b), outputs)
-    outputs = [[tile.reshape(-1, features) for tile in row] for row in outputs]
-    products = _products("ct,tf->cf", inputs, outputs, factors)
+    products = _products("chwb,hwbf->cf", inputs, outputs, factors)
     by_kernel = _along_both(lambda a, b, c, d: (a + (b + c) / 2, (b - c) / 2, (b + c) / 2 + d), products)
     return jnp.stack([jnp.stack(row) for row in by_kernel])
 

@@ -57,3 +57,27 @@ def test_dtype_of_the_activations_is_kept(channels, rng):
     kernel = jnp.asarray(rng.normal(size=(3, 3, channels, channels)), jnp.bfloat16)
     y, vjp = jax.vjp(lambda x, kernel: conv3x3(x, kernel), x, kernel)
     assert {a.dtype for a in (y, *vjp(y))} == {jnp.dtype(jnp.bfloat16)}
+
+
+@pytest.mark.parametrize("features", [128, 192])
+def test_rounding_the_factors_costs_their_own_digits_alone(features, rng):
+    """Each factor is off by at most 2**-9 of itself, evenly spread: a product by 2**-9 * sqrt(2 / 3), 0.16%.
+
+    The tiles' sums, larger than what remains of them in an output, make it 2.5 times as much.
+    """
+    x = jnp.asarray(rng.normal(size=(4, 8, 6, 128)), jnp.float32)
+    kernel = jnp.asarray(rng.normal(size=(3, 3, 128, features)), jnp.float32)
+    gradient = jnp.asarray(rng.normal(size=(4, 8, 6, features)), jnp.float32)
+    expected, plain_vjp = jax.vjp(lambda x, kernel: plain(x, kernel, 1), x, kernel)
+    for factors, tolerance in ((jnp.bfloat16, 0.005), (jnp.float32, 1e-6)):
+        found, vjp = jax.vjp(lambda x, kernel, factors=factors: conv3x3(x, kernel, 1, factors), x, kernel)
+        for ours, theirs in zip((found, *vjp(gradient)), (expected, *plain_vjp(gradient)), strict=True):
+            assert ours.dtype == jnp.float32 and ours.shape == theirs.shape
+            assert float(jnp.linalg.norm(ours - theirs)) < tolerance * float(jnp.linalg.norm(theirs))
+
+
+def test_narrow_convolutions_round_nothing(rng):
+    x, kernel = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((2, 8, 8, 64), (3, 3, 64, 64)))
+    found, exact = (jax.vjp(lambda x, kernel, f=f: conv3x3(x, kernel, 1, f), x, kernel) for f in (jnp.bfloat16, None))
+    for ours, theirs in zip((found[0], *found[1](x)), (exact[0], *exact[1](x)), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
