@@ -94,7 +94,10 @@ def _fit(
     newest = _newest_intact(config, folder / rundir.CHECKPOINTS, say)
     execution = _resolve(config, newest, num_devices, say)
     program = build_program(config, num_train, execution)
-    progress = _begin(config, program) if newest is None else _restore(program, newest)
+    if newest is not None:
+        progress = _restore(program, newest)
+    else:
+        progress = Progress(_initial_state(config, program), program.place(Metrics.empty()), 0, [])
     rundir.write_config(folder, config)
     rundir.write_rows(folder, progress.rows)
     publish = _publisher(config, folder, stack, tensorboard)
@@ -185,11 +188,6 @@ def _restore(program: Program, path: Path) -> Progress:
     """A checkpoint, placed on the devices."""
     progress = checkpoint.restore(path, jax.eval_shape(program.create_state))
     return progress._replace(state=program.place(progress.state), sums=program.place(progress.sums))
-
-
-def _begin(config: Config, program: Program) -> Progress:
-    """The start of a run."""
-    return Progress(_initial_state(config, program), program.place(Metrics.empty()), 0, [])
 
 
 def _initial_state(config: Config, program: Program) -> TrainState:
