@@ -32,6 +32,14 @@ def _parser() -> Parser:
     parser.add_argument("--true", help="only images of this class")
     parser.add_argument("--pred", help="only images taken for this class")
     parser.add_argument("--indices", help="explain these images of the official test set: 3,57,...")
+    parser.add_argument(
+        "--human-labels",
+        type=Path,
+        help="cifar10h-counts.npy: what people see in the test images (docs/explanations.md)",
+    )
+    parser.add_argument(
+        "--label-errors", type=Path, help="cifar10_mturk.json: labels that people dispute (docs/explanations.md)"
+    )
     return parser
 
 
@@ -98,13 +106,34 @@ def _explain(flags: argparse.Namespace) -> None:
         places, name = range(len(loaded.test_images)), "CIFAR-10 test set"
     test = explanation.TestSet(name, loaded.test_images, loaded.test_labels, np.array(places), loaded.class_names)
     choice = outputs.Choice(stage, flags.method, flags.count, flags.sort, true, predicted, indices)
+    said = _people(flags, test)
     print(f"Network: {network.name}, {network.config.preset}, SHA-256 {network.digest[:12]}", flush=True)
     print(f"Data: {name}, {len(test.images):,} images", flush=True)
-    manifest = outputs.write(out, network, test, choice, overwrite=flags.overwrite, progress=_progress(), say=print)
+    manifest = outputs.write(
+        out, network, test, choice, overwrite=flags.overwrite, progress=_progress(), say=print, said=said
+    )
     correct = round(manifest["test_accuracy"] * manifest["test_count"] / 100)
     print(f"Test accuracy: {manifest['test_accuracy']:.2f}% ({correct}/{manifest['test_count']})")
     print(f"Wrong predictions explained: {len(manifest['wrong'])}, correct ones: {len(manifest['correct'])}")
     print(f"Wrote {out}: open {out / 'report.html'}")
+
+
+def _people(flags: argparse.Namespace, test):
+    """What people said of the images, if a file of it is given."""
+    if flags.human_labels is None and flags.label_errors is None:
+        return None
+    import numpy as np
+
+    from cifar_flax.explaining import people
+
+    labels = np.full(people.NUM_TEST, -1)
+    labels[test.indices] = test.labels
+    counts = people.read_counts(flags.human_labels) if flags.human_labels is not None else None
+    disputed = people.read_disputed(flags.label_errors, labels) if flags.label_errors is not None else None
+    said = people.People(counts, disputed).at(test.indices)
+    if said.counts is not None:
+        people.check_order(said.counts, test.labels)
+    return said
 
 
 def _run_directory(ckpt: Path | None) -> Path:

@@ -3,8 +3,9 @@
 Pure functions of plain arrays. The confidence of a prediction is its largest probability. Where two confidences tie,
 the images share their errors: that is the mean over all orders in which the tie could be broken.
 
-References: Naeini et al. 2015 (ECE), Nguyen and O'Connor 2015 (adaptive bins), Kull et al. 2019 (classwise ECE), Guo et
-al. 2017 (temperature), Geifman and El-Yaniv 2017 (risk and coverage), Traub et al. 2024, arXiv 2407.01032 (AUGRC).
+References: Naeini et al. 2015 (ECE), Nguyen and O'Connor 2015 (adaptive bins), Kull et al. 2019 (classwise ECE),
+Guo et al. 2017 (temperature), Geifman and El-Yaniv 2017 (risk and coverage), Traub et al. 2024, arXiv 2407.01032
+(AUGRC).
 """
 
 from typing import Any, NamedTuple
@@ -20,8 +21,8 @@ DEFINITIONS = {
     "brier": "mean of the squared difference between probabilities and one-hot label, summed over classes: 0 to 2",
     "ece": f"top label: mean over images of |accuracy - mean confidence| in {NUM_BINS} bins of equal width, "
     "the last one closed",
-    "ece_calibrated": "the same of simulated labels that are right exactly as often as the confidences say: what ECE is "
-    "where nothing is wrong",
+    "ece_calibrated": "the same of simulated labels that are right exactly as often as the confidences say: what ECE "
+    "is where nothing is wrong",
     "adaptive_ece": f"ECE in {NUM_BINS} bins of equal count",
     "classwise_ece": "ECE of each class's probability against whether it is the label, mean over classes",
     "aurc": "mean over coverages 1/N ... 1 of the error rate among the most confident",
@@ -165,8 +166,9 @@ def evaluate(logits: np.ndarray, labels: np.ndarray, rng: np.random.Generator, d
       draws: simulated networks.
 
     Returns:
-      The figures by the names of `DEFINITIONS`; `reliability`, by bin, with the 95% band of the simulation; `risk`, the
-      error rate at coverages 1%, 2% ... 100%; `after_temperature`, the same summary of the cross-fitted probabilities.
+      The figures by the names of `DEFINITIONS`; `reliability`, by bin, with the 95% band of the simulation; `risk`,
+      the error rate at coverages 1%, 2% ... 100%; `after_temperature`, the same summary of the cross-fitted
+      probabilities.
     """
     logits = logits.astype(np.float64)
     p = softmax(logits, axis=1)

@@ -20,7 +20,7 @@ DISPUTED, SHARED, UNANIMOUS, OTHERWISE = (
     "label disputed",
     "people disagree too",
     "people are unanimous",
-    "most people agree with the label",
+    "some people differ",
 )
 DEFINITIONS = {
     DISPUTED: "fewer than three of five people who were asked about the label chose it",
@@ -76,14 +76,14 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
-def read_disputed(path: Path, labels: np.ndarray | None = None) -> np.ndarray:
+def read_disputed(path: Path, labels: np.ndarray) -> np.ndarray:
     """Reads `cifar10_mturk.json`: images whose label fewer than three of five people chose, bool `[10000]`.
 
     Those who found both labels right chose neither.
 
     Args:
       path: the file.
-      labels: int `[10000]`, against which the file's own are checked.
+      labels: int `[10000]`, -1 where unknown, against which the file's own are checked.
 
     Raises:
       UserError: it cannot be read, an entry lacks something, or is of no image or of another label.
@@ -106,7 +106,7 @@ def read_disputed(path: Path, labels: np.ndarray | None = None) -> np.ndarray:
             ) from error
         if not all(map(_is_count, [index, given, *votes])) or index >= NUM_TEST:
             raise UserError(f"--label-errors {path}, entry {place}: expected counts, and an id below {NUM_TEST:,}")
-        if labels is not None and labels[index] != given:
+        if labels[index] not in (-1, given):
             raise UserError(
                 f"--label-errors {path}, entry {place}: image {index} is of class {labels[index]}, not {given}; "
                 "expected the votes on CIFAR-10's test set"
@@ -124,8 +124,8 @@ def check_order(counts: np.ndarray, labels: np.ndarray) -> None:
     share = (counts.argmax(axis=1) == labels).mean()
     if share < 0.5:
         raise UserError(
-            f"--human-labels: people chose the label of {100 * share:.0f}% of the images only: expected the rows in the "
-            "official order of the test set"
+            f"--human-labels: people chose the label of {100 * share:.0f}% of the images only: expected the rows in "
+            "the official order of the test set"
         )
 
 

@@ -7,6 +7,7 @@ writes every string as text, never as HTML.
 import base64
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,7 @@ def render(
     shown: np.ndarray,
     probabilities: np.ndarray,
     raw: np.ndarray,
+    badges: Sequence[str | None] = (),
 ) -> str:
     """The page.
 
@@ -61,6 +63,7 @@ def render(
       shown: int `[n]`, positions of the images on the page.
       probabilities: float `[N, 10]`, of the whole test set.
       raw: float `[n, 11, h, w]`, maps of the images on the page.
+      badges: of the whole test set, what people say of each prediction, as `people.judge` returns it; may be empty.
 
     Returns:
       HTML.
@@ -76,10 +79,12 @@ def render(
             "probabilities": [round(float(x), 4) for x in probabilities[position]],
             "scales": [float(f"{x:.4g}") for x in scale],
         }
+        | ({"badge": badges[position]} if badges and badges[position] else {})
         for position, scale in zip(shown.tolist(), scales, strict=True)
     ]
     keys = ("checkpoint", "checkpoint_sha256", "model", "layer", "method", "data", "test_accuracy", "test_count")
     content = {key: manifest[key] for key in keys} | {
+        "people": manifest.get("people"),
         "is_sample": "sample" in manifest["data"].lower(),
         "class_names": list(test.class_names),
         "confusion": confusion.tolist(),
