@@ -49,7 +49,7 @@ def spread(params: Any, batch: Sequence[Any]) -> tuple[Any, Sequence[jax.Array]]
     return jax.device_put(params, replicated), jax.device_put(batch, by_batch)
 
 
-def _in_batches(
+def in_batches(
     function: Callable[..., jax.Array],
     params: Any,
     arrays: tuple[np.ndarray, ...],
@@ -90,7 +90,7 @@ def predict(network: Network, images: np.ndarray, on_batch: Callable[[int], None
     Returns:
       float32 `[N, 10]`.
     """
-    return _in_batches(build_logits(network.model), network.params, (images,), on_batch)
+    return in_batches(build_logits(network.model), network.params, (images,), on_batch)
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:
@@ -186,6 +186,6 @@ def explain(
     if not len(images):
         return np.zeros((0, NUM_CLASSES + 1, 1, 1), np.float32)
     maps = build_maps(network.model, stage, method)
-    raw = _in_batches(maps, network.params, (images, labels, predicted), on_batch)
+    raw = in_batches(maps, network.params, (images, labels, predicted), on_batch)
     chex.assert_tree_all_finite(raw)
     return raw

@@ -8,7 +8,7 @@ normalisation makes 0, or by ROAD's noisy linear imputation (Rong et al. 2022, a
 Pure functions of plain arrays.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -208,8 +208,10 @@ def relevance_gain(found: np.ndarray) -> np.ndarray:
     return area(found[:, 1]) - area(found[:, 0])
 
 
-def bootstrap(values: np.ndarray, rng: np.random.Generator, draws: int = 1000) -> tuple[float, float]:
-    """95% interval of the mean of `[N]` values, by resampling them."""
-    means = values[rng.integers(len(values), size=(draws, len(values)))].mean(axis=1)
-    low, high = np.percentile(means, [2.5, 97.5])
+def bootstrap(
+    groups: Sequence[np.ndarray], weights: Sequence[float], rng: np.random.Generator, draws: int = 1000
+) -> tuple[float, float]:
+    """95% interval of a weighted sum of means, each group of values `[n]` resampled by itself."""
+    means = [values[rng.integers(len(values), size=(draws, len(values)))].mean(axis=1) for values in groups]
+    low, high = np.percentile(np.dot(weights, means), [2.5, 97.5])
     return float(low), float(high)

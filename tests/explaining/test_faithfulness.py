@@ -13,7 +13,7 @@ def weights(rng):
 
 
 def linear(weights):
-    return lambda images: (images.mean(axis=-1) * weights).sum(axis=(-2, -1))
+    return lambda images: (images.mean(axis=-1) * weights[None]).sum(axis=(-2, -1))
 
 
 def test_cells_of_a_2x2_example():
@@ -124,6 +124,6 @@ def test_interval_covers_the_mean(rng):
     """Of normal values, in about 95 of 100 draws."""
     hits = 0
     for _ in range(100):
-        low, high = faithfulness.bootstrap(rng.normal(size=200), rng, draws=200)
+        low, high = faithfulness.bootstrap([rng.normal(size=200)], [1.0], rng, draws=200)
         hits += low <= 0 <= high
     assert 86 <= hits <= 100
