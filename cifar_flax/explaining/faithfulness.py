@@ -192,7 +192,7 @@ def occlusion(probability: Callable[[jax.Array], jax.Array], images: jax.Array) 
     size = images.shape[1] // GRID
     kept = ~cells.repeat(size, axis=-2).repeat(size, axis=-1)
     found = jax.lax.map(lambda mask: probability(jnp.where(mask[None, ..., None], images, 0)), kept)
-    return (probability(images) - found).T.reshape(-1, GRID, GRID)
+    return (probability(images)[None] - found).T.reshape(-1, GRID, GRID)
 
 
 # ---- figures ---------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import numpy as np
 
 from cifar_flax import plots
 from cifar_flax.errors import UserError
-from cifar_flax.explaining import cam, explanation, people, report
+from cifar_flax.explaining import cam, evaluation, explanation, people, report
 from cifar_flax.explaining.explanation import DIFFERENCE, TestSet
 from cifar_flax.explaining.people import People
 from cifar_flax.training.trained import Network
@@ -21,6 +21,13 @@ NUM_CORRECT = 10
 _REPORT_CORRECT_PER_CLASS = 20
 _MANIFEST = "manifest.json"
 _ZOOM = 8  # a 32x32 image is shown at 256x256: its pixels as squares, maps interpolated
+
+
+class Trust(NamedTuple):
+    """What to evaluate: so many images, drawn by the seed, or all where `count` is None."""
+
+    count: int | None
+    seed: int = 0
 
 
 class Choice(NamedTuple):
@@ -106,6 +113,7 @@ def write(
     progress: Callable[[str, int], Callable[[int], None]],
     say: Callable[[str], None],
     said: People | None = None,
+    trust: Trust | None = None,
 ) -> dict[str, Any]:
     """Explains a network on a test set and writes all of it, or nothing.
 
@@ -118,6 +126,7 @@ def write(
       progress: (what, total) to a function that is told how many more are done.
       say: called with lines for the person.
       said: what people said of these images, for a badge on every wrong prediction.
+      trust: also measure how far the maps and the confidence can be believed.
 
     Returns:
       The manifest.
@@ -141,12 +150,24 @@ def write(
         method=choice.method,
         on_batch=progress("explaining", len(shown)),
     )
+    evaluated = None
+    if trust is not None:
+        evaluated = evaluation.evaluate(
+            network,
+            test,
+            logits,
+            stage=choice.stage,
+            method=choice.method,
+            count=trust.count,
+            seed=trust.seed,
+            progress=progress,
+        )
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
             new = Path(temporary) / "new"
             new.mkdir()
-            manifest = _write_files(new, network, test, choice, logits, wrong, correct, shown, raw, said)
+            manifest = _write_files(new, network, test, choice, logits, wrong, correct, shown, raw, said, evaluated)
             _replace(folder, new, Path(temporary) / "old")
     except OSError as error:
         raise UserError(f"--out {folder} cannot be written: {error.strerror}; choose another") from error
@@ -164,6 +185,7 @@ def _write_files(
     shown: np.ndarray,
     raw: np.ndarray,
     said: People | None,
+    evaluated: tuple[dict[str, Any], evaluation.Pictures] | None,
 ) -> dict[str, Any]:
     p, guesses = explanation.probabilities(logits), logits.argmax(axis=1)
     maps = dict(zip(shown.tolist(), raw, strict=True))
@@ -209,9 +231,30 @@ def _write_files(
         indices=test.indices[chosen],
         raw=np.stack([maps[position] for position in chosen.tolist()]) if len(chosen) else raw[:0],
     )
-    html = report.render(manifest, network.rows, confusion, test, shown, p, raw, badges)
+    figures = None
+    if evaluated is not None:
+        figures = evaluated[0] if said is None else evaluated[0] | {"people": manifest["people"]}
+        _write_trust(folder, figures, evaluated[1], test.class_names)
+    html = report.render(manifest, network.rows, confusion, test, shown, p, raw, badges, figures)
     (folder / "report.html").write_text(html, encoding="utf-8")
     return manifest
+
+
+def _write_trust(
+    folder: Path, figures: dict[str, Any], pictures: evaluation.Pictures, class_names: Sequence[str]
+) -> None:
+    (folder / "trust.json").write_text(json.dumps(figures, indent=1) + "\n")
+    where = f"{figures['images']:,} images, {figures['data']}"
+    calibrated, faithful = figures["calibration"], figures["faithfulness"]
+    title = f"ECE {100 * calibrated['ece']:.2f}%; {where}"
+    plots.plot_calibration(calibrated, folder / "calibration.png", title)
+    title = (
+        f"Faithfulness at {figures['layer']}, {faithful['images']['wrong']} wrong and {faithful['images']['right']} "
+    )
+    title += f"right predictions, {figures['data']}"
+    plots.plot_faithfulness(faithful, evaluation.BASELINES, folder / "faithfulness.png", title)
+    title = f"Where it looked: mean {figures['method']} at {figures['layer']}, {where}"
+    plots.plot_pairs(pictures.pair_maps, pictures.pairs, class_names, folder / "confusion_maps.png", title)
 
 
 def _entry(

@@ -5,12 +5,13 @@ import pytest
 
 from cifar_flax.explaining import faithfulness
 
+peers = pytest.importorskip("pytorch_grad_cam", reason="needs grad-cam: the extra bench")
 torch = pytest.importorskip("torch", reason="needs PyTorch: the extra bench")
 
 
 @pytest.mark.slow
 def test_imputation_is_that_of_pytorch_grad_cam(images, rng):
-    road = pytest.importorskip("pytorch_grad_cam.metrics.road", reason="needs grad-cam: the extra bench")
+    road = peers.metrics.road
     for share in (1 / 8, 1 / 2, 7 / 8):
         known = (rng.permutation(64).reshape(8, 8) >= 64 * share).repeat(4, axis=0).repeat(4, axis=1)
         image = images[0].transpose(2, 0, 1)
