@@ -38,7 +38,7 @@ class Reliability(NamedTuple):
 
     confidence: np.ndarray
     accuracy: np.ndarray
-    count: np.ndarray
+    counts: np.ndarray
 
 
 def equal_width(confidence: np.ndarray, num_bins: int = NUM_BINS) -> np.ndarray:
@@ -65,10 +65,10 @@ def reliability(
       bins: int `[N]`, as `equal_width` or `equal_count` returns them.
       num_bins: how many there are.
     """
-    count = np.bincount(bins, minlength=num_bins)
+    counts = np.bincount(bins, minlength=num_bins)
     with np.errstate(invalid="ignore"):
-        means = [np.bincount(bins, values, num_bins) / count for values in (confidence, correct)]
-    return Reliability(*means, count)
+        means = [np.bincount(bins, values, num_bins) / counts for values in (confidence, correct)]
+    return Reliability(means[0], means[1], counts)
 
 
 def calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: np.ndarray) -> float:
@@ -78,7 +78,7 @@ def calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: np.ndar
     0.25
     """
     found = reliability(confidence, correct, bins)
-    return float(np.nansum(abs(found.accuracy - found.confidence) * found.count) / len(confidence))
+    return float(np.nansum(abs(found.accuracy - found.confidence) * found.counts) / len(confidence))
 
 
 def classwise_error(p: np.ndarray, labels: np.ndarray) -> float:
@@ -141,7 +141,7 @@ def simulate(confidence: np.ndarray, rng: np.random.Generator, draws: int) -> tu
     """
     bins = equal_width(confidence)
     drawn = [reliability(confidence, rng.random(len(confidence)) < confidence, bins) for _ in range(draws)]
-    errors = [np.nansum(abs(x.accuracy - x.confidence) * x.count) / len(confidence) for x in drawn]
+    errors = [np.nansum(abs(x.accuracy - x.confidence) * x.counts) / len(confidence) for x in drawn]
     return np.array(errors), np.array([x.accuracy for x in drawn])
 
 
@@ -176,7 +176,7 @@ def evaluate(logits: np.ndarray, labels: np.ndarray, rng: np.random.Generator, d
     bins = reliability(confidence, correct, equal_width(confidence))
     errors, accuracies = simulate(confidence, rng, draws)
     fitted, temperatures = cross_fit(logits, labels, rng)
-    filled = bins.count > 0
+    filled = bins.counts > 0
     low, high = np.percentile(accuracies[:, filled], [2.5, 97.5], axis=0)
     coverages = [share / 100 for share in range(1, 101)]
     return {
@@ -191,7 +191,7 @@ def evaluate(logits: np.ndarray, labels: np.ndarray, rng: np.random.Generator, d
             "bin": np.flatnonzero(filled).tolist(),
             "confidence": bins.confidence[filled].tolist(),
             "accuracy": bins.accuracy[filled].tolist(),
-            "count": bins.count[filled].tolist(),
+            "count": bins.counts[filled].tolist(),
             "calibrated_low": low.tolist(),
             "calibrated_high": high.tolist(),
         },

@@ -30,8 +30,8 @@ _SURE = 0.99
 _SAME = 1e-4  # of a map's largest value: below it the maps of two methods are one
 
 DEFINITIONS = {
-    "faithfulness": "Softmax probability of the predicted class as 4x4-pixel cells are replaced, most relevant first and "
-    "least relevant first, at 0, 1/8 ... 1 of 64 cells; cells ranked by the signed raw map, ties broken "
+    "faithfulness": "Softmax probability of the predicted class as 4x4-pixel cells are replaced, most relevant first "
+    "and least relevant first, at 0, 1/8 ... 1 of 64 cells; cells ranked by the signed raw map, ties broken "
     "at random. SRG is the area between the two curves (trapezoid), mean over images, with a 95% "
     "bootstrap interval over images. Fills: mean, the training set's mean colour; road, ROAD's linear "
     "imputation (neighbours 1/6, diagonals 1/12, noise 0.01). 'all' weighs wrong and right predictions as "

@@ -24,9 +24,9 @@ _ZOOM = 8  # a 32x32 image is shown at 256x256: its pixels as squares, maps inte
 
 
 class Trust(NamedTuple):
-    """What to evaluate: so many images, drawn by the seed, or all where `count` is None."""
+    """What to evaluate: so many images, drawn by the seed, or all where `num_images` is None."""
 
-    count: int | None
+    num_images: int | None
     seed: int = 0
 
 
@@ -158,7 +158,7 @@ def write(
             logits,
             stage=choice.stage,
             method=choice.method,
-            count=trust.count,
+            count=trust.num_images,
             seed=trust.seed,
             progress=progress,
         )
