@@ -54,10 +54,11 @@ def in_batches(
     params: Any,
     arrays: tuple[np.ndarray, ...],
     on_batch: Callable[[int], None],
+    batch_size: int = _BATCH_SIZE,
 ) -> np.ndarray:
     """Applies a jitted function of parameters and slices of arrays, the last one padded, and joins the results."""
     count = len(arrays[0])
-    size = min(_BATCH_SIZE, count)
+    size = min(batch_size, count)
     results = []
     for start in range(0, count, size):
         parts = [array[start : start + size] for array in arrays]
