@@ -21,10 +21,10 @@ from cifar_flax.network import model
 from cifar_flax.network.model import NUM_CLASSES, ResNet
 from cifar_flax.training.trained import Network
 
-NUM_FAITHFUL = 250  # wrong predictions, and as many right ones
-NUM_RANDOMISED = 100
+NUM_FAITHFUL = 100  # wrong predictions, and as many right ones
+NUM_RANDOMISED = 50
 NUM_SEEDS = 10
-NUM_GRIDS = 100
+NUM_GRIDS = 50
 NUM_PAIRS = 10
 # Few enough for one device: on several of a CPU's, the singular value decompositions of Eigen-CAM wait for each other
 # for ever.
