@@ -19,7 +19,8 @@ NUM_CELLS = GRID * GRID
 NUM_STEPS = 8
 FRACTIONS = tuple(step / NUM_STEPS for step in range(NUM_STEPS + 1))
 NOISE = 0.01
-# Conjugate gradients reach 1e-3 of an image's values in the largest holes: a tenth of the noise that follows.
+# Of conjugate gradients. They end within 2e-4 of the solution where the cells that are kept are scattered, and within
+# 0.05 where seven of eight rows of cells are a single hole.
 _ITERATIONS = 48
 
 
