@@ -32,6 +32,23 @@ def _parser() -> Parser:
     parser.add_argument("--true", help="only images of this class")
     parser.add_argument("--pred", help="only images taken for this class")
     parser.add_argument("--indices", help="explain these images of the official test set: 3,57,...")
+    parser.add_argument(
+        "--evaluate",
+        type=int,
+        nargs="?",
+        const=0,
+        metavar="N",
+        help="also measure how far maps and confidence can be believed, on all images or N drawn by --seed",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="for the draws of --evaluate (0)")
+    parser.add_argument(
+        "--human-labels",
+        type=Path,
+        help="cifar10h-counts.npy: what people see in the test images (docs/explanations.md)",
+    )
+    parser.add_argument(
+        "--label-errors", type=Path, help="cifar10_mturk.json: labels that people dispute (docs/explanations.md)"
+    )
     return parser
 
 
@@ -68,6 +85,10 @@ def _explain(flags: argparse.Namespace) -> None:
     _one_of("--sort", flags.sort, explanation.SORTS)
     if flags.count < 1:
         raise UserError(f"--count is {flags.count}: expected 1 or more")
+    if flags.evaluate is not None and (flags.evaluate < 0 or flags.evaluate == 1):
+        raise UserError(f"--evaluate is {flags.evaluate}: expected 2 or more images, or no number for all")
+    if flags.seed < 0:
+        raise UserError(f"--seed is {flags.seed}: expected 0 or more")
     true, predicted = (
         data.CLASS_NAMES.index(_one_of(flag, name, data.CLASS_NAMES)) if name is not None else None
         for flag, name in (("--true", flags.true), ("--pred", flags.pred))
@@ -98,13 +119,39 @@ def _explain(flags: argparse.Namespace) -> None:
         places, name = range(len(loaded.test_images)), "CIFAR-10 test set"
     test = explanation.TestSet(name, loaded.test_images, loaded.test_labels, np.array(places), loaded.class_names)
     choice = outputs.Choice(stage, flags.method, flags.count, flags.sort, true, predicted, indices)
+    said = _people(flags, test)
+    if flags.evaluate is not None and flags.evaluate > len(test.images):
+        raise UserError(
+            f"--evaluate is {flags.evaluate}: expected at most the {len(test.images):,} images of the {name}"
+        )
+    trust = None if flags.evaluate is None else outputs.Trust(flags.evaluate or None, flags.seed)
     print(f"Network: {network.name}, {network.config.preset}, SHA-256 {network.digest[:12]}", flush=True)
     print(f"Data: {name}, {len(test.images):,} images", flush=True)
-    manifest = outputs.write(out, network, test, choice, overwrite=flags.overwrite, progress=_progress(), say=print)
+    manifest = outputs.write(
+        out, network, test, choice, overwrite=flags.overwrite, progress=_progress(), say=print, said=said, trust=trust
+    )
     correct = round(manifest["test_accuracy"] * manifest["test_count"] / 100)
     print(f"Test accuracy: {manifest['test_accuracy']:.2f}% ({correct}/{manifest['test_count']})")
     print(f"Wrong predictions explained: {len(manifest['wrong'])}, correct ones: {len(manifest['correct'])}")
     print(f"Wrote {out}: open {out / 'report.html'}")
+
+
+def _people(flags: argparse.Namespace, test):
+    """What people said of the images, if a file of it is given."""
+    if flags.human_labels is None and flags.label_errors is None:
+        return None
+    import numpy as np
+
+    from cifar_flax.explaining import people
+
+    labels = np.full(people.NUM_TEST, -1)
+    labels[test.indices] = test.labels
+    counts = people.read_counts(flags.human_labels) if flags.human_labels is not None else None
+    disputed = people.read_disputed(flags.label_errors, labels) if flags.label_errors is not None else None
+    said = people.People(counts, disputed).at(test.indices)
+    if said.counts is not None:
+        people.check_order(said.counts, test.labels)
+    return said
 
 
 def main(argv: list[str] | None = None) -> int:

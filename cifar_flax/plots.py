@@ -226,3 +226,93 @@ def plot_confusion(matrix: np.ndarray, class_names: Sequence[str], path: Path, t
     axes.set_ylabel("true")
     axes.set_title(title)
     _save(figure, path)
+
+
+# ---- trust -----------------------------------------------------------------------------------------
+
+
+def plot_calibration(found: dict[str, Any], path: Path, title: str) -> None:
+    """Accuracy by confidence with the band of a calibrated network, and error rate by coverage.
+
+    Args:
+      found: as `calibration.evaluate` returns it.
+      path: the PNG to write.
+      title: printed above.
+    """
+    figure = Figure(figsize=(10, 4.6), layout="constrained")
+    figure.suptitle(title)
+    left, right = figure.subplots(1, 2)
+    bins, risk = found["reliability"], found["risk"]
+    left.plot([0, 1], [0, 1], color="0.7", linewidth=0.8)
+    left.fill_between(
+        bins["confidence"],
+        bins["calibrated_low"],
+        bins["calibrated_high"],
+        color=VALIDATION_COLOR,
+        alpha=0.3,
+        label="95% of calibrated networks",
+    )
+    left.plot(bins["confidence"], bins["accuracy"], "o-", color=TRAIN_COLOR, label="this network")
+    left.set_xlabel("confidence")
+    left.set_ylabel("accuracy")
+    left.legend(frameon=False)
+    right.plot(risk["coverage"], risk["error_rate"], color=TRAIN_COLOR)
+    right.set_xlabel("coverage: share of images, the most confident first")
+    right.set_ylabel("error rate among them")
+    for axes in (left, right):
+        axes.grid(alpha=0.25)
+    _save(figure, path)
+
+
+def plot_faithfulness(found: dict[str, Any], baselines: Sequence[str], path: Path, title: str) -> None:
+    """SRG of methods and baselines, for wrong and right predictions, with both fills.
+
+    Args:
+      found: as `evaluation.measure_faithfulness` returns it.
+      baselines: names of those that are no method.
+      path: the PNG to write.
+      title: printed above.
+    """
+    figure = Figure(figsize=(10, 4.6), layout="constrained")
+    figure.suptitle(title)
+    fills = [kind for kind in found if kind != "images"]
+    for axes, kind in zip(figure.subplots(1, len(fills), sharey=True), fills, strict=True):
+        names = list(found[kind])
+        for shift, group, color in ((-0.15, "wrong", TEST_COLOR), (0.15, "right", TRAIN_COLOR)):
+            rows = [(i, found[kind][name][group]) for i, name in enumerate(names) if group in found[kind][name]]
+            values = np.array([row["srg"] for _, row in rows])
+            ends = np.array([row["interval"] for _, row in rows]).reshape(-1, 2).T
+            places = [i + shift for i, _ in rows]
+            axes.errorbar(values, places, xerr=abs(ends - values), fmt="o", markersize=4, color=color, label=group)
+        axes.set_yticks(range(len(names)), [f"({name})" if name in baselines else name for name in names])
+        axes.axvline(0, color="0.7", linewidth=0.8)
+        axes.set_xlabel(f"SRG, fill: {kind}; (baselines)")
+        axes.grid(alpha=0.25, axis="x")
+    figure.axes[0].invert_yaxis()
+    figure.axes[0].legend(frameon=False, title="predictions")
+    _save(figure, path)
+
+
+def plot_pairs(
+    maps: np.ndarray, pairs: Sequence[tuple[int, int, int]], class_names: Sequence[str], path: Path, title: str
+) -> None:
+    """Mean maps of the most frequent confusions: of the predicted class above, of the true one below.
+
+    Args:
+      maps: float `[pairs, 2, h, w]`, on one scale.
+      pairs: (true, predicted, count).
+      class_names: the ten names.
+      path: the PNG to write.
+      title: printed above.
+    """
+    figure = Figure(figsize=(max(6, 1.4 * len(pairs)), 4), layout="constrained")
+    figure.suptitle(title)
+    grid = figure.subplots(2, max(1, len(pairs)), squeeze=False)
+    for column, map_pair, (true, predicted, count) in zip(grid.T, maps, pairs, strict=False):
+        names = (f"{class_names[true]} taken for\n{class_names[predicted]} ({count})", f"of {class_names[true]}")
+        for axes, picture, name in zip(column, map_pair, names, strict=True):
+            _bare(axes, picture, name, vmin=0, vmax=maps.max(), cmap="viridis")
+    for axes, name in zip(grid[:, 0], ("map of the predicted class", "map of the true class"), strict=True):
+        axes.set_ylabel(name, fontsize=8)
+    _blank(grid[:, len(pairs) :].flat)
+    _save(figure, path)

@@ -19,7 +19,7 @@ PURE = {
     "data": {"augment", "normalization"},
     "network": {"model", "norm", "convolution", "forms", "cpu"},
     "training": {"metrics", "optim", "step"},
-    "explaining": {"cam"},
+    "explaining": {"agreement", "cam", "calibration", "faithfulness"},
 }
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts): path

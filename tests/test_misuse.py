@@ -1,9 +1,11 @@
 """Every wrong input is one line that says what to do, exit code 2, and nothing lost."""
 
 import errno
+import json
 import os
 import sys
 
+import numpy as np
 import pytest
 import safetensors.numpy
 
@@ -105,6 +107,16 @@ EXPLAIN = {
     "--out text --overwrite": "--out text is no explanation",
     "--out text/below": "--out text/below cannot be written",
     "--export text": "--export text exists",
+    "--evaluate 1": "--evaluate is 1: expected 2 or more images",
+    "--evaluate -5": "--evaluate is -5: expected 2 or more images",
+    "--evaluate 1001": "--evaluate is 1001: expected at most the 1,000 images",
+    "--evaluate many": "argument --evaluate: invalid int value: 'many'",
+    "--evaluate --seed -1": "--seed is -1: expected 0 or more",
+    "--human-labels nowhere": "--human-labels nowhere cannot be read as a NumPy array",
+    "--human-labels text": "--human-labels text cannot be read as a NumPy array",
+    "--human-labels short.npy": "--human-labels short.npy has the shape (9999, 10)",
+    "--label-errors text": "--label-errors text cannot be read as JSON",
+    "--label-errors far.json": "--label-errors far.json, entry 0: expected counts, and an id below 10,000",
     "--half": "--half is about --export FILE, which is not given",
     "--export nowhere/x.safetensors": "nowhere/x.safetensors cannot be written",
     "--data full --source sample": "for the sample use --data sample",
@@ -169,6 +181,10 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "there" / "precious").write_text("kept")
     (tmp_path / "text").write_text("kept")
     (tmp_path / "broken" / "cifar-10-python.tar.gz").write_bytes(b"not an archive")
+    np.save(tmp_path / "short.npy", np.ones((9999, 10), int))
+    votes = {"given": 5, "guessed": 0, "neither": 0, "both": 0}
+    far = [{"id": 10_000, "given_original_label": 0, "mturk": votes}]
+    (tmp_path / "far.json").write_text(json.dumps(far))
     smoke = config.to_json(config.PRESETS["smoke"])
     (tmp_path / "run" / "config.json").write_text(smoke)
     (tmp_path / "edited" / "config.json").write_text(smoke.replace('"batch_size": 64', '"batch_size": -5'))

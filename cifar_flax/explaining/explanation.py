@@ -47,15 +47,16 @@ def spread(params: Any, batch: Sequence[Any]) -> tuple[Any, Sequence[jax.Array]]
     return jax.device_put(params, execution.replicated), jax.device_put(batch, execution.by_batch)
 
 
-def _in_batches(
+def in_batches(
     function: Callable[..., jax.Array],
     params: Any,
     arrays: tuple[np.ndarray, ...],
     on_batch: Callable[[int], None],
+    batch_size: int = _BATCH_SIZE,
 ) -> np.ndarray:
     """Applies a jitted function of parameters and slices of arrays, the last one padded, and joins the results."""
     count = len(arrays[0])
-    size = min(_BATCH_SIZE, count)
+    size = min(batch_size, count)
     results = []
     for start in range(0, count, size):
         parts = [array[start : start + size] for array in arrays]
@@ -88,7 +89,7 @@ def predict(network: Network, images: np.ndarray, on_batch: Callable[[int], None
     Returns:
       float32 `[N, 10]`.
     """
-    return _in_batches(build_logits(network.model), network.params, (images,), on_batch)
+    return in_batches(build_logits(network.model), network.params, (images,), on_batch)
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:
@@ -184,6 +185,6 @@ def explain(
     if not len(images):
         return np.zeros((0, NUM_CLASSES + 1, 1, 1), np.float32)
     maps = build_maps(network.model, stage, method)
-    raw = _in_batches(maps, network.params, (images, labels, predicted), on_batch)
+    raw = in_batches(maps, network.params, (images, labels, predicted), on_batch)
     chex.assert_tree_all_finite(raw)
     return raw

@@ -12,14 +12,22 @@ import numpy as np
 
 from cifar_flax import plots
 from cifar_flax.errors import UserError
-from cifar_flax.explaining import cam, explanation, report
+from cifar_flax.explaining import cam, evaluation, explanation, people, report
 from cifar_flax.explaining.explanation import DIFFERENCE, TestSet
+from cifar_flax.explaining.people import People
 from cifar_flax.training.trained import Network
 
 NUM_CORRECT = 10
 _REPORT_CORRECT_PER_CLASS = 20
 _MANIFEST = "manifest.json"
 _ZOOM = 8  # a 32x32 image is shown at 256x256: its pixels as squares, maps interpolated
+
+
+class Trust(NamedTuple):
+    """What to evaluate: so many images, drawn by the seed, or all where `num_images` is None."""
+
+    num_images: int | None
+    seed: int = 0
 
 
 class Choice(NamedTuple):
@@ -104,6 +112,8 @@ def write(
     overwrite: bool,
     progress: Callable[[str, int], Callable[[int], None]],
     say: Callable[[str], None],
+    said: People | None = None,
+    trust: Trust | None = None,
 ) -> dict[str, Any]:
     """Explains a network on a test set and writes all of it, or nothing.
 
@@ -115,6 +125,8 @@ def write(
       overwrite: replace `folder`, once the new one is complete.
       progress: (what, total) to a function that is told how many more are done.
       say: called with lines for the person.
+      said: what people said of these images, for a badge on every wrong prediction.
+      trust: also measure how far the maps and the confidence can be believed.
 
     Returns:
       The manifest.
@@ -138,12 +150,24 @@ def write(
         method=choice.method,
         on_batch=progress("explaining", len(shown)),
     )
+    evaluated = None
+    if trust is not None:
+        evaluated = evaluation.evaluate(
+            network,
+            test,
+            logits,
+            stage=choice.stage,
+            method=choice.method,
+            count=trust.num_images,
+            seed=trust.seed,
+            progress=progress,
+        )
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
             new = Path(temporary) / "new"
             new.mkdir()
-            manifest = _write_files(new, network, test, choice, logits, wrong, correct, shown, raw)
+            manifest = _write_files(new, network, test, choice, logits, wrong, correct, shown, raw, said, evaluated)
             _replace(folder, new, Path(temporary) / "old")
     except OSError as error:
         raise UserError(f"--out {folder} cannot be written: {error.strerror}; choose another") from error
@@ -160,17 +184,21 @@ def _write_files(
     correct: np.ndarray,
     shown: np.ndarray,
     raw: np.ndarray,
+    said: People | None,
+    evaluated: tuple[dict[str, Any], evaluation.Pictures] | None,
 ) -> dict[str, Any]:
     p, guesses = explanation.probabilities(logits), logits.argmax(axis=1)
     maps = dict(zip(shown.tolist(), raw, strict=True))
     accuracy = 100 * float((guesses == test.labels).mean())
     subtitle = f"{choice.method} at {choice.stage}, {test.name}"
+    badges = [None] * len(guesses) if said is None else people.judge(said, test.labels, guesses)
     (folder / "gradcam_images").mkdir()
 
     entries: dict[str, list[dict[str, Any]]] = {}
     for kind, positions in (("wrong", wrong), ("correct", correct)):
         entries[kind] = [
             _entry(test, p, guesses, maps, position, f"gradcam_images/{kind}_{number}.png")
+            | ({} if badges[position] is None else {"badge": badges[position]})
             for number, position in enumerate(positions.tolist(), start=1)
         ]
         _draw(folder, kind, test, entries[kind], positions, maps, subtitle)
@@ -194,6 +222,8 @@ def _write_files(
         "wrong": entries["wrong"],
         "correct": entries["correct"],
     }
+    if said is not None:
+        manifest["people"] = people.summarise(said, test.labels, guesses, p.max(axis=1), badges)
     (folder / _MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
     chosen = np.concatenate([wrong, correct]).astype(int)
     np.savez(
@@ -201,9 +231,30 @@ def _write_files(
         indices=test.indices[chosen],
         raw=np.stack([maps[position] for position in chosen.tolist()]) if len(chosen) else raw[:0],
     )
-    html = report.render(manifest, network.rows, confusion, test, shown, p, raw)
+    figures = None
+    if evaluated is not None:
+        figures = evaluated[0] if said is None else evaluated[0] | {"people": manifest["people"]}
+        _write_trust(folder, figures, evaluated[1], test.class_names)
+    html = report.render(manifest, network.rows, confusion, test, shown, p, raw, badges, figures)
     (folder / "report.html").write_text(html, encoding="utf-8")
     return manifest
+
+
+def _write_trust(
+    folder: Path, figures: dict[str, Any], pictures: evaluation.Pictures, class_names: Sequence[str]
+) -> None:
+    (folder / "trust.json").write_text(json.dumps(figures, indent=1) + "\n")
+    where = f"{figures['images']:,} images, {figures['data']}"
+    calibrated, faithful = figures["calibration"], figures["faithfulness"]
+    title = f"ECE {100 * calibrated['ece']:.2f}%; {where}"
+    plots.plot_calibration(calibrated, folder / "calibration.png", title)
+    title = (
+        f"Faithfulness at {figures['layer']}, {faithful['images']['wrong']} wrong and {faithful['images']['right']} "
+    )
+    title += f"right predictions, {figures['data']}"
+    plots.plot_faithfulness(faithful, evaluation.BASELINES, folder / "faithfulness.png", title)
+    title = f"Where it looked: mean {figures['method']} at {figures['layer']}, {where}"
+    plots.plot_pairs(pictures.pair_maps, pictures.pairs, class_names, folder / "confusion_maps.png", title)
 
 
 def _entry(
@@ -251,10 +302,14 @@ def _draw(
         true, predicted = names.index(entry["true"]), names.index(entry["predicted"])
         confidence = f"{100 * entry['probabilities'][predicted]:.0f}%"
         label = f"true: {entry['true']}\n" if true != predicted else ""
-        titles.append(f"#{entry['index']}\n{label}predicted: {entry['predicted']} {confidence}")
+        badge = entry.get("badge")
+        titles.append(
+            f"#{entry['index']}\n{label}predicted: {entry['predicted']} {confidence}" + (f"\n{badge}" if badge else "")
+        )
         explained = [predicted] if true == predicted else [predicted, true]
         overlays.append([_overlay(image, raw[label]) for label in explained])
         overlay_titles.append([f"for {names[label]}" for label in explained])
+        said = f", {badge}" if badge else ""
         verdict = "correctly predicted" if true == predicted else f"taken for {entry['predicted']}"
         plots.plot_explanation(
             image,
@@ -264,7 +319,7 @@ def _draw(
             np.array(entry["probabilities"]),
             names,
             folder / entry["files"][0],
-            f"test image {entry['index']}: {entry['true']}, {verdict} ({confidence}); {subtitle}",
+            f"test image {entry['index']}: {entry['true']}, {verdict} ({confidence}){said}; {subtitle}",
             f"test images {entry['index']}",
         )
     word = {"wrong": "Wrong predictions", "correct": "Correct predictions"}[kind]

@@ -197,3 +197,26 @@ def test_overwriting_replaces_the_directory(tmp_path):
     assert process.returncode == 0, process.stderr
     assert not (tmp_path / "a" / "old").exists() and (tmp_path / "a" / "report.html").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_what_people_say_is_in_manifest_and_report(tmp_path, sample):
+    """Made-up files: people are unanimous, but that they dispute the label of the first wrong prediction."""
+    places = data.sample_indices("test")
+    counts = np.zeros((10_000, 10), int)
+    counts[:, 0] = 50
+    counts[places] = 50 * np.eye(10, dtype=int)[sample.test_labels]
+    np.save(tmp_path / "counts.npy", counts)
+    logits = explanation.predict(trained.load_network(None), sample.test_images)
+    first = int(np.flatnonzero(logits.argmax(axis=1) != sample.test_labels)[0])
+    votes = {"given": 0, "guessed": 5, "neither": 0, "both": 0}
+    entry = {"id": int(places[first]), "given_original_label": int(sample.test_labels[first]), "mturk": votes}
+    (tmp_path / "votes.json").write_text(json.dumps([entry]))
+    flags = ("--human-labels", "counts.npy", "--label-errors", "votes.json")
+    process = explain("--count", 2, "--out", "a", *flags, cwd=tmp_path)
+    assert process.returncode == 0, process.stderr
+    manifest = json.loads((tmp_path / "a" / "manifest.json").read_text())
+    assert [entry["badge"] for entry in manifest["wrong"]] == ["label disputed", "people are unanimous"]
+    assert not any("badge" in entry for entry in manifest["correct"])
+    assert manifest["people"]["label disputed"] == 1
+    assert manifest["people"]["wrong"] == 1 + manifest["people"]["people are unanimous"]
+    assert "label disputed" in (tmp_path / "a" / "report.html").read_text()

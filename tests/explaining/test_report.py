@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cifar_flax.explaining import cam, report
+from cifar_flax.explaining import cam, people, report
 from cifar_flax.explaining.explanation import TestSet as Images
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
@@ -44,7 +44,13 @@ def arguments(sample):
         for e in (1, 2, 3)
     ]
     test = Images("embedded SAMPLE", sample.test_images[:count], labels, np.arange(count) * 3, NAMES)
-    return manifest, rows, confusion, test, np.arange(count), p, raw
+    # What people say of each: the counts are of the label, and the network's answer at every fourth position.
+    counts = 50 * np.eye(10, dtype=int)[labels]
+    counts[3::4] += 10 * np.eye(10, dtype=int)[guesses[3::4]]
+    said = people.People(counts, None)
+    badges = people.judge(said, labels, guesses)
+    manifest["people"] = people.summarise(said, labels, guesses, p.max(axis=1), badges)
+    return manifest, rows, confusion, test, np.arange(count), p, raw, badges
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +87,7 @@ def choose(page, **values):
         "true": "any",
         "predicted": "any",
         "sort": "index",
+        "badge": "any",
         "map": "predicted",
     }.items():
         page.select_option(f"#{name}", values.get(name, value))
@@ -127,6 +134,16 @@ def test_gallery_filters_by_class(page, arguments):
     assert cards(page) == [] and page.locator("#count").inner_text() == "0 images"
     choose(page, kind="correct", true="3")
     assert cards(page) == [3 * i for i in range(200) if not i % 2 and labels[i] == 3]
+
+
+def test_gallery_filters_by_what_people_say(page):
+    choose(page, badge=people.SHARED)
+    assert cards(page) == [3 * i for i in range(3, 200, 4)]
+    assert page.locator(".card").first.locator(".badge").inner_text() == people.SHARED
+    choose(page, badge=people.UNANIMOUS)
+    assert cards(page) == [3 * i for i in range(1, 200, 4)]
+    assert page.locator("#people tbody tr").first.inner_text().split("\t") == ["any", "100", "0", "50", "50", "0"]
+    choose(page)
 
 
 def test_gallery_sorts_by_confidence(page, arguments):

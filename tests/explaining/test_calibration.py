@@ -1,0 +1,105 @@
+import numpy as np
+import pytest
+from scipy.special import softmax
+
+from cifar_flax.explaining import calibration
+
+# Two images of two classes, by hand: confidences 0.8 and 0.6, the first right, the second wrong.
+P = np.array([[0.8, 0.2], [0.4, 0.6]])
+LABELS = np.array([0, 0])
+
+
+@pytest.fixture
+def predictions(rng):
+    """600 images of ten classes, overconfident."""
+    logits = rng.normal(size=(600, 10))
+    labels = np.array([rng.choice(10, p=p) for p in softmax(logits, axis=1)])
+    return 2 * logits, labels
+
+
+def test_figures_of_a_2x2_example():
+    found = calibration.evaluate(np.log(P), LABELS, np.random.default_rng(0))
+    assert found["nll"] == pytest.approx(-(np.log(0.8) + np.log(0.4)) / 2)
+    assert found["brier"] == pytest.approx((2 * 0.2**2 + 2 * 0.6**2) / 2)
+    assert found["ece"] == pytest.approx((0.2 + 0.6) / 2) == found["adaptive_ece"]
+    assert found["classwise_ece"] == pytest.approx(0.4)
+    assert found["aurc"] == pytest.approx((0 + 1 / 2) / 2)
+    assert found["augrc"] == pytest.approx((0 + 1 / 2) / 2)
+    assert calibration.accuracy_at(0.5, P.max(axis=1), np.array([True, False])) == 1
+
+
+def test_certain_predictions_share_the_last_bin():
+    np.testing.assert_array_equal(calibration.equal_width(np.array([0, 0.95, 1.0]), 10), [0, 9, 9])
+
+
+def test_bins_of_equal_count_keep_the_order(rng):
+    values = rng.random(100)
+    bins = calibration.equal_count(values)
+    assert set(np.bincount(bins, minlength=15)) == {6, 7}
+    assert (np.diff(bins[np.argsort(values)]) >= 0).all()
+
+
+def test_ties_share_their_errors():
+    """Any order of the right and the wrong of equal confidence gives the same, and it is the mean of the orders."""
+    errors = [
+        calibration.risk_coverage(np.array([0.9, 0.5, 0.5]), np.array([True, *order]))
+        for order in ((True, False), (False, True))
+    ]
+    np.testing.assert_array_equal(errors[0], errors[1])
+    np.testing.assert_array_equal(errors[0], [0, 0.5, 1])
+
+
+def test_a_perfect_ranking_has_the_smallest_area(rng):
+    correct = rng.random(200) < 0.8
+    best = calibration.augrc(correct + 0.1 * rng.random(200), correct)
+    assert best == pytest.approx((~correct).sum() * ((~correct).sum() + 1) / 2 / 200**2)
+    assert best < calibration.augrc(rng.random(200), correct)
+
+
+def test_temperature_undoes_a_scale(predictions):
+    logits, labels = predictions
+    fitted = calibration.fit_temperature(logits, labels)
+    assert fitted == pytest.approx(2, rel=0.15)
+    assert calibration.fit_temperature(3 * logits, labels) == pytest.approx(3 * fitted, rel=1e-3)
+
+
+def test_halves_are_fitted_on_each_other(predictions):
+    """What a half is given does not depend on its own labels."""
+    logits, labels = predictions
+    first = np.random.default_rng(3).permutation(len(labels))[:300]
+    changed = labels.copy()
+    changed[first] = (changed[first] + 1) % 10
+    p, _ = calibration.cross_fit(logits, labels, np.random.default_rng(3))
+    q, _ = calibration.cross_fit(logits, changed, np.random.default_rng(3))
+    np.testing.assert_array_equal(p[first], q[first])
+    assert not np.allclose(p, q)
+
+
+def test_equal_seeds_give_equal_figures(predictions):
+    runs = [calibration.evaluate(*predictions, np.random.default_rng(1), draws=20) for _ in range(2)]
+    assert runs[0] == runs[1]
+
+
+def test_the_band_holds_a_calibrated_network(rng):
+    logits = rng.normal(size=(5000, 10))
+    labels = np.array([rng.choice(10, p=p) for p in softmax(logits, axis=1)])
+    found = calibration.evaluate(logits, labels, rng, draws=200)
+    bins = {name: np.array(values) for name, values in found["reliability"].items()}
+    inside = (bins["calibrated_low"] <= bins["accuracy"]) & (bins["accuracy"] <= bins["calibrated_high"])
+    assert inside.mean() >= 0.8
+    assert found["ece"] < 2 * found["ece_calibrated"]["percentile_95"]
+
+
+def test_agrees_with_scikit_learn(predictions):
+    metrics = pytest.importorskip("sklearn.metrics", reason="needs scikit-learn: the extra test")
+    curve = pytest.importorskip("sklearn.calibration").calibration_curve
+    logits, labels = predictions
+    p = softmax(logits, axis=1)
+    confidence, correct = p.max(axis=1), p.argmax(axis=1) == labels
+    found = calibration.evaluate(logits, labels, np.random.default_rng(0), draws=2)
+    assert found["nll"] == pytest.approx(metrics.log_loss(labels, p, labels=range(10)))
+    brier = metrics.brier_score_loss(labels, p, labels=list(range(10)), scale_by_half=False)
+    assert found["brier"] == pytest.approx(brier)
+    accuracies, confidences = curve(correct, confidence, n_bins=calibration.NUM_BINS)
+    np.testing.assert_allclose(found["reliability"]["accuracy"], accuracies)
+    np.testing.assert_allclose(found["reliability"]["confidence"], confidences)

@@ -1,0 +1,123 @@
+"""The whole evaluation on few images; the embedded network is its subject."""
+
+import json
+
+import numpy as np
+import pytest
+
+from cifar_flax import data, plots
+from cifar_flax.explaining import cam, evaluation, explanation, report
+from cifar_flax.explaining.explanation import TestSet as Images
+from cifar_flax.training import trained
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def network():
+    return trained.load_network(None)
+
+
+@pytest.fixture(scope="module")
+def test(sample):
+    return Images("test", sample.test_images[:120], sample.test_labels[:120], np.arange(120), data.CLASS_NAMES)
+
+
+@pytest.fixture(scope="module")
+def logits(network, test):
+    return explanation.predict(network, test.images)
+
+
+@pytest.fixture(scope="module")
+def evaluate(network, test, logits):
+    def run(seed=0, count=None):
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in {"FAITHFUL": 10, "RANDOMISED": 8, "SEEDS": 2, "GRIDS": 6}.items():
+                patch.setattr(evaluation, f"NUM_{name}", value)
+            return evaluation.evaluate(
+                network,
+                test,
+                logits,
+                stage="stage3",
+                method="grad-cam",
+                count=count,
+                seed=seed,
+                progress=lambda what, total: lambda n: None,
+            )
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def evaluated(evaluate):
+    return evaluate()
+
+
+def test_equal_seeds_give_equal_figures(evaluate, evaluated):
+    assert json.dumps(evaluate()[0]) == json.dumps(evaluated[0])
+
+
+def test_a_subset_is_drawn_by_the_seed(evaluate):
+    found = evaluate(count=50)[0]
+    assert found["images"] == 50 and found["whole"]["wrong"]["count"] + found["whole"]["right"]["count"] == 50
+
+
+def test_methods_that_are_one_map_are_shown_as_one(evaluated):
+    found = evaluated[0]
+    assert list(found["faithfulness"]["mean"])[:4] == [
+        "grad-cam = hires-cam = xgrad-cam",
+        *list(found["faithfulness"]["mean"])[1:4],
+    ]
+    assert list(found["faithfulness"]["road"])[-5:] == list(evaluation.BASELINES)
+
+
+def test_the_reference_that_looks_at_the_answer_is_best_and_chance_is_none(evaluated):
+    gains = {name: row["all"]["srg"] for name, row in evaluated[0]["faithfulness"]["mean"].items()}
+    assert max(gains, key=gains.get) == "occlusion"
+    assert abs(gains["random"]) < 0.15
+
+
+def test_all_weighs_wrong_and_right_as_they_occur(evaluated):
+    row, accuracy = evaluated[0]["faithfulness"]["mean"]["centre"], evaluated[0]["accuracy"]
+    expected = accuracy * row["right"]["srg"] + (1 - accuracy) * row["wrong"]["srg"]
+    assert row["all"]["srg"] == pytest.approx(expected)
+    assert row["all"]["interval"][0] <= row["all"]["srg"] <= row["all"]["interval"][1]
+
+
+def test_parameters_initialised_anew_from_either_end_are_the_same_in_the_end(evaluated):
+    found = evaluated[0]["randomisation"]
+    assert found["from the head"]["to stem"] == found["from the stem"]["to head"]
+    assert list(found["from the head"]) == ["to head", "to stage3", "to stage2", "to stage1", "to stem"]
+
+
+def test_mean_maps_are_those_of_their_images(network, test, logits, evaluated):
+    (true, predicted, count), maps = evaluated[1].pairs[0], evaluated[1].pair_maps[0]
+    chosen = (test.labels == true) & (logits.argmax(axis=1) == predicted)
+    assert chosen.sum() == count
+    guesses = logits.argmax(axis=1)[chosen]
+    raw = explanation.explain(
+        network, test.images[chosen], test.labels[chosen], guesses, stage="stage3", method="grad-cam"
+    )
+    positive = np.maximum(raw[:, predicted], 0)
+    expected = (positive / positive.sum(axis=(1, 2), keepdims=True)).mean(axis=0)
+    np.testing.assert_allclose(maps[0], expected, rtol=1e-4, atol=1e-7)
+
+
+def test_identical_maps_are_found_and_no_others(rng):
+    maps = rng.normal(size=(3, len(cam.METHODS), 4, 4))
+    maps[:, 4] = maps[:, 0] * (1 + 1e-6)
+    found = evaluation.distinct(maps)
+    assert len(found) == 5 and found["grad-cam = xgrad-cam"] == 0
+
+
+def test_tables_and_pictures_hold_every_figure_as_text(evaluated, tmp_path):
+    found, pictures = evaluated
+    tables = report.trust_tables(json.loads(json.dumps(found)))
+    assert len(tables) == 6
+    for table in tables:
+        assert all(len(row) == len(table["columns"]) and all(isinstance(x, str) for x in row) for row in table["rows"])
+        assert "Measured on" in table["text"]
+    plots.plot_calibration(found["calibration"], tmp_path / "a.png", "title")
+    plots.plot_faithfulness(found["faithfulness"], evaluation.BASELINES, tmp_path / "b.png", "title")
+    plots.plot_pairs(pictures.pair_maps, pictures.pairs, data.CLASS_NAMES, tmp_path / "c.png", "title")
+    assert len(list(tmp_path.iterdir())) == 3
