@@ -1,4 +1,7 @@
 import os
+import platform
+import subprocess
+import sys
 
 import jax
 import pytest
@@ -45,3 +48,56 @@ def test_a_limit_on_waiting_in_the_environment_stands(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", f"{name}=7")
     machine.set_up_cpu()
     assert os.environ["XLA_FLAGS"] == f"{name}=7"
+
+
+# What XLA:CPU does with a step's temporary arrays: one aligned block, written and freed, among small ones that stay.
+_STEPS = """
+import ctypes, os, resource, statistics, sys
+from cifar_flax import devices
+
+devices.set_up_cpu()
+libc = ctypes.CDLL(None)
+libc.aligned_alloc.restype = ctypes.c_void_p
+size = int(sys.argv[1]) << 20
+
+def step():
+    block = libc.aligned_alloc(64, ctypes.c_size_t(size))
+    ctypes.memset(block, 1, size)
+    for _ in range(int(sys.argv[2])):
+        libc.malloc(ctypes.c_size_t(24))
+    libc.free(ctypes.c_void_p(block))
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") >> 20
+
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+step()
+before, taken = resident(), []
+for _ in range(15):
+    start = faults()
+    step()
+    taken.append(faults() - start)
+print(resident() - before, statistics.median(taken))
+"""
+
+
+def _megabytes_and_pages(megabytes: int, small_blocks: int) -> tuple[int, int]:
+    """By how much steps with a block of this size grow a process, and how many pages the system gives to one."""
+    command = [sys.executable, "-c", _STEPS, str(megabytes), str(small_blocks)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    grown, pages = map(int, done.stdout.split())
+    return grown, pages
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="is about glibc's malloc")
+def test_a_wide_networks_block_does_not_grow_the_process():
+    assert _megabytes_and_pages(400, 1000)[0] < 30
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="is about glibc's malloc")
+def test_the_compact_networks_block_is_kept():
+    """96 MiB are 24,576 pages."""
+    assert _megabytes_and_pages(96, 0)[1] < 1000
