@@ -1,6 +1,7 @@
 """From a trained network to its predictions, a choice of images and their class activation maps."""
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -18,6 +19,8 @@ from cifar_flax.training.trained import Network
 
 SORTS = ("index", "confidence", "loss")
 _BATCH_SIZE = 250
+# Numbers in the first stage's map of a batch: it bounds the memory that wide networks take.
+_LARGEST_MAP = 2**22
 
 
 class TestSet(NamedTuple):
@@ -56,7 +59,8 @@ def in_batches(
 ) -> np.ndarray:
     """Applies a jitted function of parameters and slices of arrays, the last one padded, and joins the results."""
     count = len(arrays[0])
-    size = min(batch_size, count)
+    an_image = math.prod(model.IMAGE_SHAPE[:2]) * params["conv"]["kernel"].shape[-1]
+    size = min(batch_size, count, max(1, _LARGEST_MAP // an_image))
     results = []
     for start in range(0, count, size):
         parts = [array[start : start + size] for array in arrays]
