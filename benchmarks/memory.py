@@ -19,10 +19,10 @@ from typing import Any
 import machine
 from matplotlib.figure import Figure
 
-from cifar_flax import data, devices
+from cifar_flax import data, machine
 from cifar_flax.config import PRESETS, Config
-from cifar_flax.metrics import Metrics
-from cifar_flax.program import Split, build_program
+from cifar_flax.training.metrics import Metrics
+from cifar_flax.training.program import Split, build_program
 
 
 def resident() -> int:
@@ -95,7 +95,7 @@ def main() -> None:
             changes["batch_size"] = int(batch_size)
         if preset == "resnet18":
             changes["muon_learning_rate"] = arguments.muon_learning_rate
-        devices.set_up()
+        machine.set_up()
         print(json.dumps(measure(dataclasses.replace(config, **changes), arguments.steps)))
         return
     runs = {}
@@ -111,8 +111,8 @@ def main() -> None:
             flush=True,
         )
         if arguments.json:
-            devices.set_up()
-            result = {"machine": machine.describe_machine(), "memory": devices.memory(), "runs": runs}
+            machine.set_up()
+            result = {"machine": machine.describe_machine(), "memory": machine.memory(), "runs": runs}
             arguments.json.write_text(json.dumps(result, indent=1) + "\n")
         if arguments.plot:
             plot(runs, arguments.plot)

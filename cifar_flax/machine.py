@@ -1,5 +1,6 @@
 """The machine, made ready: cores as devices, freed memory kept, compiled programs kept."""
 
+import contextlib
 import ctypes
 import hashlib
 import os
@@ -93,3 +94,14 @@ def _keep_freed_memory() -> None:
     for parameter, value in _MALLOPT.values():
         if mallopt is not None:
             mallopt(parameter, value)
+
+
+def memory() -> int | None:
+    """Bytes of memory that this process may use, by the machine or its control group; None where neither says."""
+    limits = []
+    if hasattr(os, "sysconf") and {"SC_PHYS_PAGES", "SC_PAGE_SIZE"} <= os.sysconf_names.keys():
+        limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):  # versions 2 and 1
+        with contextlib.suppress(OSError, ValueError):  # ValueError: "max"
+            limits.append(int(Path(path).read_text()))
+    return min(limits, default=None)

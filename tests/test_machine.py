@@ -53,9 +53,9 @@ def test_a_limit_on_waiting_in_the_environment_stands(monkeypatch):
 # What XLA:CPU does with a step's temporary arrays: one aligned block, written and freed, among small ones that stay.
 _STEPS = """
 import ctypes, os, resource, statistics, sys
-from cifar_flax import devices
+from cifar_flax import machine
 
-devices.set_up_cpu()
+machine.set_up_cpu()
 libc = ctypes.CDLL(None)
 libc.aligned_alloc.restype = ctypes.c_void_p
 size = int(sys.argv[1]) << 20
@@ -101,3 +101,10 @@ def test_a_wide_networks_block_does_not_grow_the_process():
 def test_the_compact_networks_block_is_kept():
     """96 MiB are 24,576 pages."""
     assert _megabytes_and_pages(96, 0)[1] < 1000
+
+
+def test_memory_is_the_least_that_the_machine_and_its_control_group_allow(monkeypatch):
+    monkeypatch.setattr(os, "sysconf", lambda name: {"SC_PHYS_PAGES": 2**20, "SC_PAGE_SIZE": 2**12}[name])
+    for text, expected in (("max\n", 2**32), ("1073741824\n", 2**30), ("9223372036854771712\n", 2**32)):
+        monkeypatch.setattr(machine.Path, "read_text", lambda path, text=text: text)
+        assert machine.memory() == expected

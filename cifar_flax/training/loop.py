@@ -3,6 +3,7 @@
 import concurrent.futures
 import contextlib
 import dataclasses
+import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -26,8 +27,8 @@ from cifar_flax.training.metrics import NO_STEP, Metrics
 from cifar_flax.training.program import Program, Split, build_program
 from cifar_flax.training.step import TrainState
 
-# ResNet-18 trains at 28 images/s on one core of a 2-core machine; only used to warn beforehand.
-_RESNET18_IMAGES_PER_SECOND_PER_CORE = 28
+# ResNet-18 trains at some 22 images/s on a core that multiplies in bfloat16; only used to warn beforehand.
+_RESNET18_IMAGES_PER_SECOND_PER_CORE = 22
 
 
 def fit(
@@ -94,6 +95,7 @@ def _fit(
     newest = _newest_intact(config, folder / rundir.CHECKPOINTS, say)
     execution = _resolve(config, newest, num_devices, say)
     program = build_program(config, num_train, execution)
+    _require_memory(config, program)
     if newest is not None:
         progress = _restore(program, newest)
     else:
@@ -182,6 +184,26 @@ def _resolve(config: Config, newest: Path | None, num_devices: int, say: Callabl
     if idle := jax.device_count() - execution.mesh.size if not execution.on_cpu and not num_devices else 0:
         say(f"Note: {idle} of {jax.device_count()} devices are idle: --batch-size {config.batch_size} does not divide")
     return execution
+
+
+# Of the layers' float32 outputs: what XLA:CPU keeps for the gradient and works with, measured with both networks.
+_MEMORY_OF_OUTPUTS = 2.5
+_OTHER_MEMORY = 10**9  # the data set, JAX, and what it has compiled
+
+
+def _require_memory(config: Config, program: Program) -> None:
+    """Refuses, before anything slow, a batch whose step a CPU's memory cannot hold: a `UserError`."""
+    there = machine.memory()
+    if not program.execution.on_cpu or there is None:
+        return
+    layers = layer_table(program.model)
+    an_image = _MEMORY_OF_OUTPUTS * 4 * sum(math.prod(layer.shape) for layer in layers)
+    others = _OTHER_MEMORY + 4 * 8 * sum(layer.num_params for layer in layers)
+    if (needed := an_image * config.batch_size + others) > there:
+        raise UserError(
+            f"--batch-size {config.batch_size} needs about {needed / 1e9:.0f} GB of memory for this network, and "
+            f"there are {there / 1e9:.0f}: choose {max(1, int((there - others) / an_image))} or less"
+        )
 
 
 def _restore(program: Program, path: Path) -> Progress:

@@ -7,18 +7,11 @@ import numpy as np
 import pytest
 
 from cifar_flax.config import PRESETS
-<<<<<<< HEAD:tests/explaining/test_explanation.py
 from cifar_flax.data import normalize
 from cifar_flax.explaining import cam, explanation
 from cifar_flax.explaining.explanation import DIFFERENCE, Network
 from cifar_flax.network import model, weights
 from cifar_flax.training.program import build_model
-=======
-from cifar_flax.errors import UserError
-from cifar_flax.explanation import DIFFERENCE, Network
-from cifar_flax.model import ResNet
-from cifar_flax.program import build_model
->>>>>>> 65abdce (Explain wide networks in smaller batches):tests/test_explanation.py
 
 CONFIG = dataclasses.replace(PRESETS["compact"], widths=(4, 6), strides=(2, 2))
 
@@ -128,71 +121,13 @@ def test_another_network_of_the_same_shape_needs_no_other_program(network, sampl
 
 def test_nothing_to_explain_is_no_error(network, sample, logits):
     assert len(explain(network, sample, logits, 0)) == 0
-<<<<<<< HEAD:tests/explaining/test_explanation.py
-=======
-
-
-# ---- networks ----
-
-
-def save(path, network, params=None):
-    weights.save_weights(
-        path, network.params if params is None else params, network.config, {"metrics": [{"epoch": 1}]}
-    )
-
-
-def test_network_of_a_file_is_the_one_that_was_saved(network, tmp_path):
-    save(tmp_path / "a.safetensors", network)
-    loaded = explanation.load_network(tmp_path / "a.safetensors")
-    assert (loaded.digest, loaded.config, loaded.rows) == (network.digest, network.config, [{"epoch": 1}])
-    chex.assert_trees_all_equal(loaded.params, network.params)
-
-
-def test_parameters_that_are_not_the_configs_are_named(network, tmp_path):
-    params = {name: value for name, value in network.params.items() if name != "linear"}
-    save(tmp_path / "a.safetensors", network, params)
-    with pytest.raises(UserError, match=r"linear\.bias is missing; linear\.kernel is missing"):
-        explanation.load_network(tmp_path / "a.safetensors")
-    wide = network.params["norm"] | {"scale": np.ones(7, np.float32)}
-    save(tmp_path / "a.safetensors", network, network.params | {"norm": wide})
-    with pytest.raises(UserError, match=r"norm\.scale is \(7,\), expected \(4,\)"):
-        explanation.load_network(tmp_path / "a.safetensors")
-
-
-def test_what_is_no_checkpoint_is_refused(tmp_path):
-    for path in (tmp_path, tmp_path / "nowhere", tmp_path / "checkpoints" / "3"):
-        with pytest.raises(UserError, match="is no checkpoint"):
-            explanation.load_network(path)
-
-
-@pytest.mark.slow
-def test_network_of_a_run_is_its_averaged_parameters(tiny, few, tmp_path):
-    loop.fit(dataclasses.replace(tiny, epochs=2), few, tmp_path / "run")
-    newest = explanation.load_network(tmp_path / "run")
-    assert newest.name.endswith("epoch 2") and len(newest.rows) == 2
-    first = explanation.load_network(tmp_path / "run" / "checkpoints" / "1")
-    assert first.name.endswith("epoch 1") and len(first.rows) == 1
-    assert first.digest != newest.digest
-    correct = (explanation.predict(newest, few.test_images).argmax(axis=1) == few.test_labels).sum()
-    assert correct == newest.rows[-1]["test_correct"]
-    with pytest.raises(UserError, match="no checkpoint of epoch 7: it has 1, 2"):
-        explanation.load_network(tmp_path / "run" / "checkpoints" / "7")
-
-
-def test_embedded_network_is_the_compact_one():
-    embedded = explanation.load_network(None)
-    assert embedded.config.preset == "compact"
-    assert sum(leaf.size for leaf in jax.tree.leaves(embedded.params)) <= 176_426
-    assert len(embedded.rows) >= 20
-    chex.assert_tree_all_finite(embedded.params)
 
 
 def test_a_wide_network_is_given_smaller_batches():
     """64 channels, four times the compact network's: 64 images of 32x32 pixels are 2**22 numbers."""
     sizes = []
-    for widths in ((16,), (64,)):
-        wide = explanation.Network("", ResNet(widths, (1,)), {}, CONFIG, [], "")
+    for channels in (16, 64):
+        params = {"conv": {"kernel": np.zeros((3, 3, 3, channels), np.float32)}}
         images = np.zeros((300, 1), np.float32)
-        explanation._in_batches(lambda _, x: sizes.append(len(x)) or x, wide, (images,), lambda n: None)
+        explanation.in_batches(lambda _, x: sizes.append(len(x)) or x, params, (images,), lambda n: None)
     assert sizes == [250] * 2 + [64] * 5
->>>>>>> 65abdce (Explain wide networks in smaller batches):tests/test_explanation.py

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cifar_flax import machine
 from cifar_flax.config import PRESETS
 from cifar_flax.data import normalization
 from cifar_flax.errors import Interrupted, NonFiniteError, UserError
@@ -412,3 +413,15 @@ def test_a_program_does_not_mind_x64(tiny):
         state, sums = jax.eval_shape(program.create_state), jax.eval_shape(Metrics.empty)
         split = Split(jax.ShapeDtypeStruct((200, 32, 32, 3), np.uint8), jax.ShapeDtypeStruct((200,), np.int32))
         program.lower(state, sums, split)
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="is about a CPU's memory")
+def test_a_batch_that_memory_cannot_hold_is_refused_before_the_first_step(few, tmp_path, monkeypatch):
+    monkeypatch.setattr(machine, "memory", lambda: 24 * 10**9)
+    config = dataclasses.replace(PRESETS["resnet18"], batch_size=200)
+    loop._require_memory(config, build_program(config, 200))
+    config = dataclasses.replace(config, batch_size=8192)
+    with pytest.raises(
+        UserError, match=r"--batch-size 8192 needs about 1\d\d GB of memory .* there are 24: choose 1\d{3}"
+    ):
+        loop.fit(config, few, tmp_path / "run")
