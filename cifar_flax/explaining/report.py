@@ -65,7 +65,8 @@ def trust_tables(trust: dict[str, Any]) -> list[dict[str, Any]]:
       For each table its title, its text, its columns and its rows, all of them strings.
     """
     words, calibrated, faithful = trust["definitions"], trust["calibration"], trust["faithfulness"]
-    all_images = f"Measured on {trust['images']:,} images, {trust['data']}, seed {trust['seed']}"
+    of = f"{trust['images']:,} images, {trust['data']}, seed {trust['seed']}"
+    all_images = f"Measured on {of}"
     tables = []
 
     def add(title: str, text: str, columns: Sequence[str], rows: list[list[str]]) -> None:
@@ -75,7 +76,7 @@ def trust_tables(trust: dict[str, Any]) -> list[dict[str, Any]]:
     names = [f"{kind}, {group}" for kind in ("mean", "road") for group in ("wrong", "right", "all")]
     add(
         "Faithfulness: does the probability fall where the map says so?",
-        f"Measured on {number['wrong']} wrong and {number['right']} right predictions drawn from these, at "
+        f"Measured on {number['wrong']} wrong and {number['right']} right predictions drawn from {of}, at "
         f"{trust['layer']}. {words['faithfulness']}",
         ["SRG by fill and predictions", *names, "zero maps"],
         [
@@ -100,7 +101,8 @@ def trust_tables(trust: dict[str, Any]) -> list[dict[str, Any]]:
     ]
     add(
         "Parameter randomisation: does the map depend on what was learnt?",
-        f"Measured on {shuffled['images']} images and {shuffled['seeds']} seeds, at {trust['layer']}. "
+        f"Measured on {shuffled['images']} images and {shuffled['seeds']} seeds of new parameters, "
+        f"drawn from {of}, at {trust['layer']}. "
         f"{words['randomisation']}",
         ["parts initialised anew", *methods],
         [
@@ -112,7 +114,8 @@ def trust_tables(trust: dict[str, Any]) -> list[dict[str, Any]]:
     kinds = ("first and second class", "two images")
     add(
         "Class sensitivity: does the map depend on the class?",
-        f"Measured on {sensitive['images']} images, at {trust['layer']}. {words['class_sensitivity']}",
+        f"Measured on the {sensitive['images']} images of the first table, at {trust['layer']}. "
+        f"{words['class_sensitivity']}",
         ["correlation of signed maps", *kinds],
         [[name, *(_number(sensitive[name][kind]) for kind in kinds)] for name in sensitive if name != "images"],
     )
@@ -120,7 +123,7 @@ def trust_tables(trust: dict[str, Any]) -> list[dict[str, Any]]:
     if pointing["grids"]:
         add(
             "Grid pointing: does the map find the right one of four images?",
-            f"Measured on {pointing['grids']} grids, at every stage. {words['pointing']}",
+            f"Measured on {pointing['grids']} grids drawn from {of}, at every stage. {words['pointing']}",
             ["share in the right quadrant", "stage", "share [95% interval]", "zero maps"],
             [
                 [name, stage, _with_interval(row), str(row["zero_maps"])]
