@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import machine
+from machine import describe_machine
 from matplotlib.figure import Figure
 
 from cifar_flax import data, machine
@@ -112,7 +112,7 @@ def main() -> None:
         )
         if arguments.json:
             machine.set_up()
-            result = {"machine": machine.describe_machine(), "memory": machine.memory(), "runs": runs}
+            result = {"machine": describe_machine(), "memory": machine.memory(), "runs": runs}
             arguments.json.write_text(json.dumps(result, indent=1) + "\n")
         if arguments.plot:
             plot(runs, arguments.plot)
