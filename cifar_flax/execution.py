@@ -88,8 +88,8 @@ def resolve(precision: str, batch_size: int, num_devices: int = 0) -> Execution:
         raise UserError(f"this is one of {jax.process_count()} processes: expected one; start the command alone")
     devices = jax.devices()
     on_cpu = devices[0].platform == "cpu"
-    if num_devices > len(devices):
-        raise UserError(f"--devices is {num_devices}: this machine has {len(devices)}")
+    if not 0 <= num_devices <= len(devices):
+        raise UserError(f"--devices is {num_devices}: expected 1 to the {len(devices)} of this machine")
     if num_devices and batch_size % num_devices:
         raise UserError(f"--devices is {num_devices}: expected a divisor of the {batch_size} images of --batch-size")
     limit = min(len(devices), max(1, batch_size // (_MIN_IMAGES_PER_CORE if on_cpu else 1)))

@@ -5,7 +5,7 @@ import types
 import jax
 import pytest
 
-from cifar_flax import execution
+from cifar_flax import execution, machine
 from cifar_flax.errors import UserError
 from cifar_flax.execution import resolve
 
@@ -37,16 +37,27 @@ def test_accelerators_share_even_small_parts(monkeypatch):
 @NEEDS_TWO_DEVICES
 def test_a_number_of_devices_can_be_chosen():
     assert resolve("auto", 64, num_devices=1).mesh.size == 1
-    with pytest.raises(UserError, match="--devices is 3: this machine has 2"):
-        resolve("auto", 64, num_devices=3)
+    for number in (-1, 3):
+        with pytest.raises(UserError, match=f"--devices is {number}: expected 1 to the 2 of this machine"):
+            resolve("auto", 64, num_devices=number)
     with pytest.raises(UserError, match="--devices is 2: expected a divisor of the 63 images"):
         resolve("auto", 63, num_devices=2)
 
 
 @NEEDS_CPU
-def test_a_cpu_takes_float32_and_one_step_at_a_time():
-    assert (resolve("auto", 64).dtype, resolve("auto", 64).steps_at_once) == ("float32", 1)
-    assert resolve("bfloat16", 64).dtype == "bfloat16"
+def test_a_cpu_takes_one_step_at_a_time_and_keeps_float32_activations():
+    for precision in ("auto", "float32", "bfloat16"):
+        assert (resolve(precision, 64).dtype, resolve(precision, 64).steps_at_once) == ("float32", 1)
+
+
+@NEEDS_CPU
+@pytest.mark.parametrize(
+    ("flags", "precision"), [({"avx2"}, "float32"), ({"avx2", "amx_bf16"}, "bfloat16"), ({"avx512_bf16"}, "bfloat16")]
+)
+def test_a_cpu_multiplies_in_bfloat16_where_it_can(flags, precision, monkeypatch):
+    monkeypatch.setattr(machine, "cpu_flags", lambda: flags)
+    assert resolve("auto", 64).precision == precision
+    assert resolve("float32", 64).precision == "float32" and resolve("bfloat16", 64).precision == "bfloat16"
 
 
 @pytest.mark.parametrize(
@@ -68,5 +79,5 @@ def test_one_of_several_processes_is_refused(monkeypatch):
 
 def test_a_record_says_what_decides_about_bits():
     record = resolve("float32", 64).record()
-    assert record.keys() == {"platform", "device", "devices", "dtype", "jax"}
-    assert (record["dtype"], record["jax"]) == ("float32", jax.__version__)
+    assert record.keys() == {"platform", "device", "devices", "precision", "jax"}
+    assert (record["precision"], record["jax"]) == ("float32", jax.__version__)

@@ -80,6 +80,8 @@ TRAIN = {
     "--source archive --data-dir broken": "broken/cifar-10-python.tar.gz cannot be read as an archive",
 }
 SLOWER_TRAIN = {
+    "--preset smoke --out new --devices 99": "--devices is 99: expected 1 to the",
+    "--data sample --batch-size 1000 --widths 4096,8 --strides 1,2 --out new": "of memory for this network",
     "--preset smoke --profile text": "--profile text cannot be written",
     "--preset smoke --out new --init nowhere": "nowhere cannot be read as safetensors",
     "--preset smoke --out new --init torch.safetensors": "a PyTorch state dict becomes one with",
