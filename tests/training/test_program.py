@@ -66,7 +66,6 @@ IN_THE_PROGRAM = {
     "cooldown": 2,
     "min_scale": 0.0,
     "seed": 1,
-    "precision": "bfloat16",
 }
 # What the run must show of each: its rows or its last state.
 IN_THE_LOOP = {"val_size": 64, "epochs": 2, "monitor": "train_loss", "init": "weights.safetensors"}
@@ -102,9 +101,24 @@ def reference(sample):
     return outcome(BASE, sample)
 
 
+def test_precision_reaches_the_program():
+    """On a CPU it is that of wide convolutions alone; so their program is looked at, not their numbers."""
+
+    def text(precision: str) -> str:
+        config = dataclasses.replace(BASE, widths=(128,), precision=precision)
+        program = build_program(config, NUM_TRAIN)
+        state, sums = jax.eval_shape(program.create_state), jax.eval_shape(Metrics.empty)
+        images = jax.ShapeDtypeStruct((NUM_TRAIN, 32, 32, 3), np.uint8)
+        return program.lower(state, sums, Split(images, jax.ShapeDtypeStruct((NUM_TRAIN,), np.int32))).as_text()
+
+    assert "bf16" in text("bfloat16") and "bf16" not in text("float32")
+
+
 def test_every_field_is_listed():
     names = {field.name for field in dataclasses.fields(Config)}
-    assert IN_THE_PROGRAM.keys() | IN_THE_LOOP.keys() | WITHOUT_EFFECT.keys() | {"eval_batch_size"} == names
+    assert (
+        IN_THE_PROGRAM.keys() | IN_THE_LOOP.keys() | WITHOUT_EFFECT.keys() | {"precision", "eval_batch_size"} == names
+    )
 
 
 def test_an_outcome_is_a_function_of_the_config(sample, reference):
