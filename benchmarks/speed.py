@@ -212,7 +212,9 @@ def maps(arguments: argparse.Namespace) -> Benchmark:
     network = trained.load_network(None)
     if arguments.preset != "compact":
         chosen = config.PRESETS[arguments.preset]
-        network = Network(arguments.preset, build_model(chosen), _initial(chosen), chosen, [], "")
+        network = Network(
+            arguments.preset, build_model(chosen, resolve("float32", 1)), _initial(chosen), chosen, [], ""
+        )
     stage = arguments.layer or network.model.stage_names[-1]
     if stage not in network.model.stage_names[1:]:
         raise UserError(f"--layer {stage}: expected one of {', '.join(network.model.stage_names[1:])}")

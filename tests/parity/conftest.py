@@ -13,6 +13,7 @@ import pytest
 from cifar_flax import interop
 from cifar_flax.config import PRESETS
 from cifar_flax.data import normalization
+from cifar_flax.execution import resolve
 from cifar_flax.network import model, weights
 from cifar_flax.training import trained
 from cifar_flax.training.program import build_model
@@ -41,7 +42,7 @@ class Pair:
     def __init__(self, preset: str, dtype: str):
         config = PRESETS[preset]
         self.dtype = np.dtype(dtype)
-        self.model = build_model(config, self.dtype)
+        self.model = build_model(config, resolve("float32", 1)).clone(dtype=self.dtype)
         if preset == "compact":
             params = weights.load_weights(trained.EMBEDDED).params
         else:
