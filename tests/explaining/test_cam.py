@@ -104,9 +104,10 @@ def test_an_image_is_explained_alike_alone_and_in_any_batch(method, params, imag
 def test_jit_agrees_with_eager(method, last_stage):
     activation, gradient = last_stage[0][0], last_stage[1][0, 0]
     function = cam.METHODS[method]
-    chex.assert_trees_all_close(
-        jax.jit(function)(activation, gradient), function(activation, gradient), rtol=1e-4, atol=1e-6
-    )
+    eager = function(activation, gradient)
+    # Where a sum nearly cancels, its rounding is that of its terms: of the map's largest value.
+    atol = 1e-6 * max(1.0, float(jnp.abs(eager).max()))
+    chex.assert_trees_all_close(jax.jit(function)(activation, gradient), eager, rtol=1e-4, atol=atol)
 
 
 def test_definitions_agree_with_numpy_in_loops(rng):
