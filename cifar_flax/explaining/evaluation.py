@@ -26,9 +26,6 @@ NUM_RANDOMISED = 50
 NUM_SEEDS = 10
 NUM_GRIDS = 50
 NUM_PAIRS = 10
-# Few enough for one device: on several of a CPU's, the singular value decompositions of Eigen-CAM wait for each other
-# for ever.
-_ALL_METHODS_BATCH = 50
 _SURE = 0.99
 _SAME = 1e-4  # of a map's largest value: below it the maps of two methods are one
 
@@ -265,7 +262,9 @@ def measure_randomisation(
     compiled = build_class_maps(network.model, stage, list(cam.METHODS))
 
     def maps_of(params):
-        return explanation.in_batches(compiled, params, (images, classes[:, None]), on_batch, _ALL_METHODS_BATCH)[:, 0]
+        return explanation.in_batches(
+            compiled, params, (images, classes[:, None]), on_batch, explanation.EIGEN_BATCH_SIZE
+        )[:, 0]
 
     original = maps_of(network.params)
     methods, parts = distinct(original), _parts(network.params)
@@ -348,7 +347,7 @@ def measure_pointing(
     for stage in network.model.stage_names:
         compiled = build_class_maps(network.model, stage, list(cam.METHODS))
         maps = explanation.in_batches(
-            compiled, network.params, (grids, classes), on_batch, _ALL_METHODS_BATCH
+            compiled, network.params, (grids, classes), on_batch, explanation.EIGEN_BATCH_SIZE
         )  # [G, 4, methods, h, w]
         shares = agreement.pointing(maps.swapaxes(1, 2))
         found[stage] = {}
@@ -459,7 +458,7 @@ def evaluate(
     few = rng.permutation(few)  # so that another image's map is of a wrong prediction as often as of a right one
     compiled = build_class_maps(network.model, stage, list(cam.METHODS))
     two = explanation.in_batches(
-        compiled, network.params, (images[few], ranked[few, :2]), _nothing, _ALL_METHODS_BATCH
+        compiled, network.params, (images[few], ranked[few, :2]), _nothing, explanation.EIGEN_BATCH_SIZE
     )
     num_curves = len(few) * len(faithfulness.FILLS) * (len(distinct(two[:, 0])) + len(BASELINES))
     faithful = measure_faithfulness(

@@ -19,6 +19,8 @@ from cifar_flax.training.trained import Network
 
 SORTS = ("index", "confidence", "loss")
 _BATCH_SIZE = 250
+# Few enough to stay on one core: XLA:CPU comes to a stop where several devices are in LAPACK at once.
+EIGEN_BATCH_SIZE = 50
 # Numbers in the first stage's map of a batch: it bounds the memory that wide networks take.
 _LARGEST_MAP = 2**22
 
@@ -189,6 +191,7 @@ def explain(
     if not len(images):
         return np.zeros((0, NUM_CLASSES + 1, 1, 1), np.float32)
     maps = build_maps(network.model, stage, method)
-    raw = in_batches(maps, network.params, (images, labels, predicted), on_batch)
+    batch_size = EIGEN_BATCH_SIZE if method == "eigen-cam" else _BATCH_SIZE
+    raw = in_batches(maps, network.params, (images, labels, predicted), on_batch, batch_size)
     chex.assert_tree_all_finite(raw)
     return raw
