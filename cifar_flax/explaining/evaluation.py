@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from cifar_flax.data import normalize
-from cifar_flax.execution import resolve
 from cifar_flax.explaining import agreement, calibration, cam, explanation, faithfulness
 from cifar_flax.explaining.explanation import TestSet
 from cifar_flax.network import model
@@ -77,7 +76,7 @@ def build_class_maps(network: ResNet, stage: str, methods: Sequence[str]) -> Cal
     def to_maps(activation, gradient):
         return jnp.stack([cam.METHODS[method](activation, gradient) for method in methods])
 
-    @functools.partial(jax.jit, compiler_options=resolve("float32", 1).compiler_options)
+    @explanation.compiled
     def maps(params, images, classes):
         head = functools.partial(model.head, network, params, stage=stage)
         activations = model.features(network, params, normalize(images), stage=stage)
@@ -103,7 +102,7 @@ def build_curves(network: ResNet, kind: str, key: jax.Array) -> Callable[..., ja
     An image's noise depends on the key and its number alone.
     """
 
-    @functools.partial(jax.jit, compiler_options=resolve("float32", 1).compiler_options)
+    @explanation.compiled
     def curves(params, images, classes, ranks, numbers):
         noise = jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), images.shape[1:]))(numbers)
         probability = _probability(network, params, classes)
@@ -115,7 +114,7 @@ def build_curves(network: ResNet, kind: str, key: jax.Array) -> Callable[..., ja
 def build_occlusion(network: ResNet) -> Callable[..., jax.Array]:
     """A compiled function of parameters, images and classes: `faithfulness.occlusion`."""
 
-    @functools.partial(jax.jit, compiler_options=resolve("float32", 1).compiler_options)
+    @explanation.compiled
     def occlusion(params, images, classes):
         return faithfulness.occlusion(_probability(network, params, classes), normalize(images))
 
@@ -175,9 +174,7 @@ def measure_faithfulness(
       on_batch: called with the number of curves done since the last call.
     """
     rng, count = np.random.default_rng(seed), len(images)
-    occluded = explanation.in_batches(
-        build_occlusion(network.model), network.params, (images, classes), lambda n: None
-    )
+    occluded = explanation.in_batches(build_occlusion(network.model), network.params, (images, classes), _nothing)
     methods = distinct(maps)
     scores = {name: faithfulness.to_cells(maps[:, place]) for name, place in methods.items()}
     zero = {name: np.asarray(cam.is_zero(jnp.asarray(maps[:, place]))) for name, place in methods.items()}

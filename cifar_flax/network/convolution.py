@@ -105,7 +105,7 @@ def _winograd(x: jax.Array, kernel: jax.Array, product: str, factors: Any = None
       Lavin and Gray 2016, "Fast Algorithms for Convolutional Neural Networks", section 4.1.
     """
     batch, height, width, channels = x.shape
-    tiles = [[tile.reshape(-1, channels) for tile in row] for row in _tiles(x, (1, 2))]
+    tiles = [[tile.reshape(-1, channels) for tile in row] for row in _tiles(x)]
     matrices = _along_both(lambda a, b, c: (a, (a + b + c) / 2, (a - b + c) / 2, c), kernel)
     products = _products(product, tiles, matrices, factors)
     outputs = _along_both(lambda a, b, c, d: (a + b + c, b - c - d), products)
@@ -121,7 +121,7 @@ def _winograd_by_kernel(x: jax.Array, gradient: jax.Array, factors: Any) -> jax.
     the last of the tiles' axes, so that what adds up is contiguous.
     """
     x, gradient = jax.lax.optimization_barrier((x.transpose(3, 1, 2, 0), gradient.transpose(1, 2, 0, 3)))
-    inputs = _tiles(x, (1, 2))
+    inputs = _tiles(x)
     outputs = [[gradient[i::2, j::2] for j in range(2)] for i in range(2)]
     outputs = _along_both(lambda a, b: (a, a + b, a - b, -b), outputs)
     products = _products("chwb,hwbf->cf", inputs, outputs, factors)
@@ -129,16 +129,11 @@ def _winograd_by_kernel(x: jax.Array, gradient: jax.Array, factors: Any) -> jax.
     return jnp.stack([jnp.stack(row) for row in by_kernel])
 
 
-def _tiles(x: jax.Array, axes: tuple[int, int]) -> list:
-    """What Winograd's products take of an image: 4x4 arrays of a number a tile, in each of two axes half as long."""
-    x = jnp.pad(x, [(1, 1) if axis in axes else (0, 0) for axis in range(x.ndim)])
-
-    def every_second(i: int, j: int) -> jax.Array:
-        first = dict(zip(axes, (i, j), strict=True))
-        ends = (slice(first[a], first[a] + x.shape[a] - 3, 2) if a in axes else slice(None) for a in range(x.ndim))
-        return x[tuple(ends)]
-
-    inputs = [[every_second(i, j) for j in range(4)] for i in range(4)]
+def _tiles(x: jax.Array) -> list:
+    """What Winograd's products take of `[_, H, W, _]`: 4x4 arrays of a number a tile, H and W half as long."""
+    height, width = x.shape[1:3]
+    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    inputs = [[x[:, i : i + height - 1 : 2, j : j + width - 1 : 2] for j in range(4)] for i in range(4)]
     return _along_both(lambda a, b, c, d: (a - c, b + c, c - b, b - d), inputs)
 
 

@@ -1,6 +1,6 @@
 """The network's operations in the forms that XLA's CPU compiler is fast at; their values are those of the plain ones.
 
-It needs `compiler_options()` of `cifar_flax.execution`: XLA:CPU drops optimization barriers before it fuses.
+It needs `Execution.compiler_options`: XLA:CPU drops optimization barriers before it fuses.
 """
 
 from collections.abc import Callable
