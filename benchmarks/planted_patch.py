@@ -23,7 +23,7 @@ from machine import describe_machine
 
 from cifar_flax import cli, data, machine
 from cifar_flax.data import normalize
-from cifar_flax.explaining import agreement, cam, evaluation, faithfulness
+from cifar_flax.explaining import agreement, cam, faithfulness, measures
 from cifar_flax.network import model
 
 SIZE = 4
@@ -101,15 +101,15 @@ def run(steps: int, seed: int, count: int) -> dict[str, Any]:
     }
     if found["accuracy_with_patch"] < 0.95 or found["accuracy_without_patch"] > 0.2:
         return found | {"void": "the network does not look at the patch alone"}
-    occluded = evaluation.build_occlusion(network)(params, planted, labels)
+    occluded = measures.build_occlusion(network)(params, planted, labels)
     for stage in STAGES:
         maps = np.asarray(
-            evaluation.build_class_maps(network, stage, list(cam.METHODS))(params, planted, labels[:, None])
+            measures.build_class_maps(network, stage, list(cam.METHODS))(params, planted, labels[:, None])
         )[:, 0]
-        scores = {name: faithfulness.to_cells(maps[:, i]) for name, i in evaluation.distinct(maps).items()}
+        scores = {name: faithfulness.to_cells(maps[:, i]) for name, i in measures.distinct(maps).items()}
         scores |= dict(
             zip(
-                evaluation.BASELINES,
+                measures.BASELINES,
                 (
                     faithfulness.random_scores(count, rng),
                     faithfulness.centre_scores(count) + 100,  # positive, so that its mass can be measured

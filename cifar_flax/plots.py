@@ -268,7 +268,7 @@ def plot_faithfulness(found: dict[str, Any], baselines: Sequence[str], path: Pat
     """SRG of methods and baselines, for wrong and right predictions, with both fills.
 
     Args:
-      found: as `evaluation.measure_faithfulness` returns it.
+      found: as `measures.measure_faithfulness` returns it.
       baselines: names of those that are no method.
       path: the PNG to write.
       title: printed above.

@@ -20,7 +20,7 @@ from cifar_flax.training.trained import Network
 SORTS = ("index", "confidence", "loss")
 _BATCH_SIZE = 250
 # Few enough to stay on one core: XLA:CPU comes to a stop where several devices are in LAPACK at once.
-EIGEN_BATCH_SIZE = 50
+_EIGEN_BATCH_SIZE = 50
 # Numbers in the first stage's map of a batch: it bounds the memory that wide networks take.
 _LARGEST_MAP = 2**22
 
@@ -62,10 +62,19 @@ def in_batches(
     params: Any,
     arrays: tuple[np.ndarray, ...],
     on_batch: Callable[[int], None],
-    batch_size: int = _BATCH_SIZE,
+    methods: Sequence[str] = (),
 ) -> np.ndarray:
-    """Applies a jitted function of parameters and slices of arrays, the last one padded, and joins the results."""
+    """Applies a jitted function of parameters and slices of arrays, the last one padded, and joins the results.
+
+    Args:
+      function: of the parameters and the slices.
+      params: the network's.
+      arrays: `[N, ...]` each.
+      on_batch: called with the number of images done since the last call.
+      methods: the maps that the function makes, if any.
+    """
     count = len(arrays[0])
+    batch_size = _EIGEN_BATCH_SIZE if "eigen-cam" in methods else _BATCH_SIZE
     an_image = math.prod(model.IMAGE_SHAPE[:2]) * params["conv"]["kernel"].shape[-1]
     size = min(batch_size, count, max(1, _LARGEST_MAP // an_image))
     results = []
@@ -196,7 +205,6 @@ def explain(
     if not len(images):
         return np.zeros((0, NUM_CLASSES + 1, 1, 1), np.float32)
     maps = build_maps(network.model, stage, method)
-    batch_size = EIGEN_BATCH_SIZE if method == "eigen-cam" else _BATCH_SIZE
-    raw = in_batches(maps, network.params, (images, labels, predicted), on_batch, batch_size)
+    raw = in_batches(maps, network.params, (images, labels, predicted), on_batch, [method])
     chex.assert_tree_all_finite(raw)
     return raw

@@ -12,7 +12,7 @@ import numpy as np
 
 from cifar_flax import plots
 from cifar_flax.errors import UserError
-from cifar_flax.explaining import cam, evaluation, explanation, people, report
+from cifar_flax.explaining import cam, evaluation, explanation, measures, people, report, trust_tables
 from cifar_flax.explaining.explanation import DIFFERENCE, TestSet
 from cifar_flax.explaining.people import People
 from cifar_flax.training.trained import Network
@@ -185,7 +185,7 @@ def _write_files(
     shown: np.ndarray,
     raw: np.ndarray,
     said: People | None,
-    evaluated: tuple[dict[str, Any], evaluation.Pictures] | None,
+    evaluated: tuple[dict[str, Any], measures.Pictures] | None,
 ) -> dict[str, Any]:
     p, guesses = explanation.probabilities(logits), logits.argmax(axis=1)
     maps = dict(zip(shown.tolist(), raw, strict=True))
@@ -231,17 +231,19 @@ def _write_files(
         indices=test.indices[chosen],
         raw=np.stack([maps[position] for position in chosen.tolist()]) if len(chosen) else raw[:0],
     )
-    figures = None
+    tables = []
     if evaluated is not None:
         figures = evaluated[0] if said is None else evaluated[0] | {"people": manifest["people"]}
         _write_trust(folder, figures, evaluated[1], test.class_names)
-    html = report.render(manifest, network.rows, confusion, test, shown, p, raw, badges, figures)
+        tables = trust_tables.build(figures)
+    pictures = {table.picture: (folder / table.picture).read_bytes() for table in tables if table.picture}
+    html = report.render(manifest, network.rows, confusion, test, shown, p, raw, badges, tables, pictures)
     (folder / "report.html").write_text(html, encoding="utf-8")
     return manifest
 
 
 def _write_trust(
-    folder: Path, figures: dict[str, Any], pictures: evaluation.Pictures, class_names: Sequence[str]
+    folder: Path, figures: dict[str, Any], pictures: measures.Pictures, class_names: Sequence[str]
 ) -> None:
     (folder / "trust.json").write_text(json.dumps(figures, indent=1) + "\n")
     where = f"{figures['images']:,} images, {figures['data']}"
@@ -252,7 +254,7 @@ def _write_trust(
         f"Faithfulness at {figures['layer']}, {faithful['images']['wrong']} wrong and {faithful['images']['right']} "
     )
     title += f"right predictions, {figures['data']}"
-    plots.plot_faithfulness(faithful, evaluation.BASELINES, folder / "faithfulness.png", title)
+    plots.plot_faithfulness(faithful, measures.BASELINES, folder / "faithfulness.png", title)
     title = f"Where it looked: mean {figures['method']} at {figures['layer']}, {where}"
     plots.plot_pairs(pictures.pair_maps, pictures.pairs, class_names, folder / "confusion_maps.png", title)
 

@@ -6,7 +6,7 @@ import dataclasses
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,7 +20,7 @@ from cifar_flax.data import Cifar10
 from cifar_flax.errors import Interrupted, NonFiniteError, UserError
 from cifar_flax.execution import Execution, resolve
 from cifar_flax.network import weights
-from cifar_flax.network.model import layer_table
+from cifar_flax.network.model import Layer, layer_table
 from cifar_flax.training import checkpoint, interrupts, rundir
 from cifar_flax.training.checkpoint import DamagedError, Progress
 from cifar_flax.training.metrics import NO_STEP, Metrics
@@ -95,7 +95,8 @@ def _fit(
     newest = _newest_intact(config, folder / rundir.CHECKPOINTS, say)
     execution = _resolve(config, newest, num_devices, say)
     program = build_program(config, num_train, execution)
-    _require_memory(config, program)
+    layers = layer_table(program.model)
+    _require_memory(config, layers, execution)
     if newest is not None:
         progress = _restore(program, newest)
     else:
@@ -103,7 +104,7 @@ def _fit(
     rundir.write_config(folder, config)
     rundir.write_rows(folder, progress.rows)
     publish = _publisher(config, folder, stack, tensorboard)
-    for line in _greeting(config, program, folder, num_train, progress):
+    for line in _greeting(config, layers, execution, folder, num_train, progress):
         say(line)
 
     train = program.place(Split(data.train_images[:num_train], data.train_labels[:num_train]))
@@ -191,12 +192,11 @@ _MEMORY_OF_OUTPUTS = 2.5
 _OTHER_MEMORY = 10**9  # the data set, JAX, and what it has compiled
 
 
-def _require_memory(config: Config, program: Program) -> None:
+def _require_memory(config: Config, layers: Sequence[Layer], execution: Execution) -> None:
     """Refuses, before anything slow, a batch whose step a CPU's memory cannot hold: a `UserError`."""
     there = machine.memory()
-    if not program.execution.on_cpu or there is None:
+    if not execution.on_cpu or there is None:
         return
-    layers = layer_table(program.model)
     an_image = _MEMORY_OF_OUTPUTS * 4 * sum(math.prod(layer.shape) for layer in layers)
     others = _OTHER_MEMORY + 4 * 8 * sum(layer.num_params for layer in layers)
     if (needed := an_image * config.batch_size + others) > there:
@@ -298,19 +298,21 @@ def _progress_bar(config: Config, num_train: int, progress: Progress) -> tqdm:
     )
 
 
-def _greeting(config: Config, program: Program, folder: Path, num_train: int, progress: Progress) -> Iterator[str]:
+def _greeting(
+    config: Config, layers: Sequence[Layer], execution: Execution, folder: Path, num_train: int, progress: Progress
+) -> Iterator[str]:
     done, steps = len(progress.rows), progress.steps
     within = f" and {steps} steps" if steps else ""
     yield f"Run: {folder}" + (f", resumed after epoch {done}{within}" if done or steps else "")
-    where = program.execution.record()
+    where = execution.record()
     yield f"Devices: {where['devices']} x {where['device']}, {where['precision']}"
-    size = sum(layer.num_params for layer in layer_table(program.model))
+    size = sum(layer.num_params for layer in layers)
     yield f"Model: {config.preset}, {size:,} parameters, LayerNorm only"
     held_out = f", {config.val_size:,} held out for validation" if config.val_size else ""
     yield f"Data: {_DATA_NAMES[config.data]}, {num_train:,} training images{held_out}"
     if config.monitor == "test_loss":
         yield "Note: --monitor test_loss lets the test set steer the learning rate"
-    if program.execution.on_cpu and size > 5_000_000:
+    if execution.on_cpu and size > 5_000_000:
         images = (config.epochs - done) * num_train
         hours = images / (_RESNET18_IMAGES_PER_SECOND_PER_CORE * machine.num_cores()) / 3600
         yield (

@@ -103,3 +103,32 @@ def test_agrees_with_scikit_learn(predictions):
     accuracies, confidences = curve(correct, confidence, n_bins=calibration.NUM_BINS)
     np.testing.assert_allclose(found["reliability"]["accuracy"], accuracies)
     np.testing.assert_allclose(found["reliability"]["confidence"], confidences)
+    weights = np.histogram(confidence, calibration.NUM_BINS, (0, 1))[0] / len(labels)
+    assert found["ece"] == pytest.approx(weights[weights > 0] @ abs(accuracies - confidences))
+
+
+def test_temperature_is_that_of_scikit_learn(predictions):
+    pytest.importorskip("sklearn", reason="needs scikit-learn: the extra test")
+    from sklearn.base import BaseEstimator, ClassifierMixin
+    from sklearn.calibration import CalibratedClassifierCV
+    from sklearn.frozen import FrozenEstimator
+
+    class Given(ClassifierMixin, BaseEstimator):
+        """A classifier whose inputs are its logits."""
+
+        def fit(self, x, y):
+            self.classes_ = np.arange(10)
+            return self
+
+        def decision_function(self, x):
+            return x
+
+        def predict(self, x):
+            return x.argmax(axis=1)
+
+    logits, labels = predictions
+    peer = CalibratedClassifierCV(FrozenEstimator(Given().fit(logits, labels)), method="temperature")
+    peer.fit(logits, labels)
+    expected = peer.predict_proba(logits)
+    found = softmax(logits / calibration.fit_temperature(logits, labels), axis=1)
+    np.testing.assert_allclose(found, expected, atol=1e-3)

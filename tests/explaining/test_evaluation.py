@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cifar_flax import data, plots
-from cifar_flax.explaining import cam, evaluation, explanation, report
+from cifar_flax.explaining import cam, evaluation, explanation, measures, trust_tables
 from cifar_flax.explaining.explanation import TestSet as Images
 from cifar_flax.training import trained
 
@@ -31,19 +31,17 @@ def logits(network, test):
 @pytest.fixture(scope="module")
 def evaluate(network, test, logits):
     def run(seed=0, count=None):
-        with pytest.MonkeyPatch.context() as patch:
-            for name, value in {"FAITHFUL": 10, "RANDOMISED": 8, "SEEDS": 2, "GRIDS": 6}.items():
-                patch.setattr(evaluation, f"NUM_{name}", value)
-            return evaluation.evaluate(
-                network,
-                test,
-                logits,
-                stage="stage3",
-                method="grad-cam",
-                count=count,
-                seed=seed,
-                progress=lambda what, total: lambda n: None,
-            )
+        return evaluation.evaluate(
+            network,
+            test,
+            logits,
+            stage="stage3",
+            method="grad-cam",
+            count=count,
+            seed=seed,
+            progress=measures.quiet,
+            sizes=evaluation.Sizes(faithful=10, randomised=8, seeds=2, grids=6),
+        )
 
     return run
 
@@ -68,7 +66,7 @@ def test_methods_that_are_one_map_are_shown_as_one(evaluated):
         "grad-cam = hires-cam = xgrad-cam",
         *list(found["faithfulness"]["mean"])[1:4],
     ]
-    assert list(found["faithfulness"]["road"])[-5:] == list(evaluation.BASELINES)
+    assert list(found["faithfulness"]["road"])[-5:] == list(measures.BASELINES)
 
 
 def test_the_reference_that_looks_at_the_answer_is_best_and_chance_is_none(evaluated):
@@ -106,18 +104,18 @@ def test_mean_maps_are_those_of_their_images(network, test, logits, evaluated):
 def test_identical_maps_are_found_and_no_others(rng):
     maps = rng.normal(size=(3, len(cam.METHODS), 4, 4))
     maps[:, 4] = maps[:, 0] * (1 + 1e-6)
-    found = evaluation.distinct(maps)
+    found = measures.distinct(maps)
     assert len(found) == 5 and found["grad-cam = xgrad-cam"] == 0
 
 
 def test_tables_and_pictures_hold_every_figure_as_text(evaluated, tmp_path):
     found, pictures = evaluated
-    tables = report.trust_tables(json.loads(json.dumps(found)))
+    tables = trust_tables.build(json.loads(json.dumps(found)))
     assert len(tables) == 6
     for table in tables:
-        assert all(len(row) == len(table["columns"]) and all(isinstance(x, str) for x in row) for row in table["rows"])
-        assert "Measured on" in table["text"]
+        assert all(len(row) == len(table.columns) and all(isinstance(x, str) for x in row) for row in table.rows)
+        assert "Measured on" in table.text
     plots.plot_calibration(found["calibration"], tmp_path / "a.png", "title")
-    plots.plot_faithfulness(found["faithfulness"], evaluation.BASELINES, tmp_path / "b.png", "title")
+    plots.plot_faithfulness(found["faithfulness"], measures.BASELINES, tmp_path / "b.png", "title")
     plots.plot_pairs(pictures.pair_maps, pictures.pairs, data.CLASS_NAMES, tmp_path / "c.png", "title")
     assert len(list(tmp_path.iterdir())) == 3

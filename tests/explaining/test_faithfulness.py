@@ -63,6 +63,18 @@ def test_area_of_an_example_by_hand():
     assert faithfulness.relevance_gain(np.array([[[1.0, 0, 0], [1.0, 1, 0]]])) == 0.75 - 0.25
 
 
+def test_curves_of_a_2x2_example_by_hand(rng):
+    """Four quarters that are worth 0.4, 0.3, 0.2 and 0.1; two steps replace one of them."""
+    worth = np.array([[0.4, 0.3], [0.2, 0.1]])
+    cells = worth.repeat(4, axis=0).repeat(4, axis=1) / 16
+    images = jnp.ones((1, 8, 8, 3))
+    ranks = faithfulness.rank(cells[None], rng)
+    found = np.asarray(faithfulness.curves(linear(cells), images, ranks, jnp.zeros(images.shape), "mean"))
+    np.testing.assert_allclose(found[0, 0], [1, 0.8, 0.6, 0.45, 0.3, 0.2, 0.1, 0.05, 0], atol=1e-6)
+    np.testing.assert_allclose(found[0, 1], [1, 0.95, 0.9, 0.8, 0.7, 0.55, 0.4, 0.2, 0], atol=1e-6)
+    assert faithfulness.relevance_gain(found) == pytest.approx(0.625 - 0.375)
+
+
 def test_occlusion_of_a_linear_network_is_its_weights(weights):
     found = faithfulness.occlusion(linear(weights), jnp.ones((2, 8, 8, 3)))
     np.testing.assert_allclose(found[1], weights, atol=1e-6)

@@ -18,6 +18,7 @@ from cifar_flax.data import normalization
 from cifar_flax.errors import Interrupted, NonFiniteError, UserError
 from cifar_flax.execution import resolve
 from cifar_flax.network import weights
+from cifar_flax.network.model import layer_table
 from cifar_flax.training import checkpoint, loop, rundir, step
 from cifar_flax.training.checkpoint import Progress
 from cifar_flax.training.metrics import Metrics
@@ -371,10 +372,11 @@ def test_resnet18_on_a_cpu_is_told_what_it_costs(tmp_path):
 
     def told(epochs: int) -> str:
         progress = Progress({}, {}, 0, [{}] * epochs)
-        return list(loop._greeting(config, program, tmp_path, 50_000, progress))[-1]
+        return list(loop._greeting(config, layers, program.execution, tmp_path, 50_000, progress))[-1]
 
     config = PRESETS["resnet18"]
     program = build_program(config, 50_000)
+    layers = layer_table(program.model)
     hours = [float(re.search(r"about ([\d.]+) hours", told(epochs))[1]) for epochs in (0, 20)]
     assert hours[0] == pytest.approx(2 * hours[1], rel=0.1) and 1 < hours[1] < 100
     assert "`--preset compact`" in told(0)
@@ -419,7 +421,8 @@ def test_a_program_does_not_mind_x64(tiny):
 def test_a_batch_that_memory_cannot_hold_is_refused_before_the_first_step(few, tmp_path, monkeypatch):
     monkeypatch.setattr(machine, "memory", lambda: 24 * 10**9)
     config = dataclasses.replace(PRESETS["resnet18"], batch_size=200)
-    loop._require_memory(config, build_program(config, 200))
+    program = build_program(config, 200)
+    loop._require_memory(config, layer_table(program.model), program.execution)
     config = dataclasses.replace(config, batch_size=8192)
     with pytest.raises(
         UserError, match=r"--batch-size 8192 needs about 1\d\d GB of memory .* there are 24: choose 1\d{3}"

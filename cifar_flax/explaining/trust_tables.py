@@ -1,0 +1,158 @@
+"""The tables of the report's section on trust: `trust.json` as text, each with what it was measured on."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+
+class Table(NamedTuple):
+    """A table of strings.
+
+    Attributes:
+      title: a question, as a rule.
+      text: what was measured, on what, and its definition.
+      columns: the header.
+      rows: as many strings each as there are columns.
+      picture: the name of the picture that shows it, or "".
+    """
+
+    title: str
+    text: str
+    columns: list[str]
+    rows: list[list[str]]
+    picture: str = ""
+
+
+def build(trust: dict[str, Any]) -> list[Table]:
+    """The tables of what `evaluation.evaluate` returns."""
+    makers = (_faithfulness, _randomisation, _class_sensitivity, _pointing, _places, _calibration)
+    return [table for maker in makers for table in maker(trust)]
+
+
+def _of(trust: dict[str, Any]) -> str:
+    return f"{trust['images']:,} images, {trust['data']}, seed {trust['seed']}"
+
+
+def _number(value: float | None, digits: int = 2) -> str:
+    return "none scored" if value is None else f"{value:.{digits}f}"
+
+
+def _with_interval(row: dict[str, Any] | None, key: str) -> str:
+    """A mean and its 95% interval, of a row that may have scored nothing."""
+    if row is None or row[key] is None:
+        return "none scored"
+    return f"{row[key]:.2f} [{row['interval'][0]:.2f}, {row['interval'][1]:.2f}]"
+
+
+def _faithfulness(trust: dict[str, Any]) -> Iterator[Table]:
+    found, words = trust["faithfulness"], trust["definitions"]
+    number = found["images"]
+    columns = [(fill, group) for fill in ("mean", "road") for group in ("wrong", "right", "all")]
+    yield Table(
+        "Faithfulness: does the probability fall where the map says so?",
+        f"Measured on {number['wrong']} wrong and {number['right']} right predictions drawn from {_of(trust)}, at "
+        f"{trust['layer']}. {words['faithfulness']} {words['limits']}",
+        ["SRG by fill and predictions", *(f"{fill}, {group}" for fill, group in columns), "zero maps"],
+        [
+            [name, *(_with_interval(found[fill][name].get(group), "srg") for fill, group in columns)]
+            + [str(found["mean"][name]["zero_maps"])]
+            for name in found["mean"]
+        ],
+        "faithfulness.png",
+    )
+
+
+def _randomisation(trust: dict[str, Any]) -> Iterator[Table]:
+    found = trust["randomisation"]
+    floor = "random against random"
+    rows = {
+        f"{order} {part}": row for order in ("from the head", "from the stem") for part, row in found[order].items()
+    }
+    yield Table(
+        "Parameter randomisation: does the map depend on what was learnt?",
+        f"Measured on {found['images']} images and {found['seeds']} seeds of new parameters, drawn from {_of(trust)}, "
+        f"at {trust['layer']}. {trust['definitions']['randomisation']}",
+        ["parts initialised anew", *found[floor]],
+        [
+            [name, *(f"{x['mean']:.2f} ({x['range'][0]:.2f} to {x['range'][1]:.2f})" for x in row.values())]
+            for name, row in (rows | {floor: found[floor]}).items()
+        ],
+    )
+
+
+def _class_sensitivity(trust: dict[str, Any]) -> Iterator[Table]:
+    found = dict(trust["class_sensitivity"])
+    number, kinds = found.pop("images"), ("first and second class", "two images")
+    yield Table(
+        "Class sensitivity: does the map depend on the class?",
+        f"Measured on the {number} images of the first table, at {trust['layer']}. "
+        f"{trust['definitions']['class_sensitivity']}",
+        ["correlation of signed maps", *kinds],
+        [[name, *(_number(row[kind]) for kind in kinds)] for name, row in found.items()],
+    )
+
+
+def _pointing(trust: dict[str, Any]) -> Iterator[Table]:
+    found = trust["pointing"]
+    if not found["grids"]:
+        return
+    yield Table(
+        "Grid pointing: does the map find the right one of four images?",
+        f"Measured on {found['grids']} grids drawn from {_of(trust)}, at every stage. "
+        f"{trust['definitions']['pointing']}",
+        ["share in the right quadrant", "stage", "share [95% interval]", "zero maps"],
+        [
+            [name, stage, _with_interval(row, "share"), str(row["zero_maps"])]
+            for stage, rows in found.items()
+            if isinstance(rows, dict)
+            for name, row in rows.items()
+        ],
+    )
+
+
+def _places(trust: dict[str, Any]) -> Iterator[Table]:
+    found, kinds = trust["whole"], ("wrong", "right")
+    groups = {kind: found[kind] for kind in kinds}
+    groups |= {f"{name}, {kind}": both[kind] for name, both in found["by_class"].items() for kind in kinds}
+    yield Table(
+        "Where the maps lie",
+        f"Measured on {_of(trust)}: {trust['method']} at {trust['layer']}. {trust['definitions']['whole']}",
+        ["predictions", "number", "entropy", "centre: row", "column", "overlap", "zero maps"],
+        [
+            [
+                name,
+                f"{row['count']:,}",
+                _number(row["entropy"]),
+                *(_number(x, 1) for x in row["centre"]),
+                "" if name.endswith("right") else _number(row["overlap"]),
+                "" if row["zero_map_rate"] is None else f"{100 * row['zero_map_rate']:.1f}%",
+            ]
+            for name, row in groups.items()
+        ],
+        "confusion_maps.png",
+    )
+
+
+def _calibration(trust: dict[str, Any]) -> Iterator[Table]:
+    found, words = trust["calibration"], trust["definitions"]["calibration"]
+    before, after, ideal = found, found["after_temperature"], found["ece_calibrated"]
+    first, second = found["temperature"]
+
+    def show(name, value):
+        return f"{100 * value:.2f}%" if name.endswith("ece") else f"{value:.4f}"
+
+    rows = [[name, show(name, before[name]), show(name, after[name]), words[name]] for name in words if name in after]
+    rows += [[name, show(name, found[name]), "", words[name]] for name in ("aurc", "augrc")]
+    rows += [
+        [f"accuracy at {100 * float(share):.0f}% coverage", f"{100 * x:.1f}%", "", words["accuracy_at_coverage"]]
+        for share, x in found["accuracy_at_coverage"].items()
+    ]
+    yield Table(
+        "Calibration: is it right as often as it is sure?",
+        f"Measured on {_of(trust)}. A network of these confidences and perfectly calibrated would show an ECE of "
+        f"{100 * ideal['mean']:.2f}% (95th percentile {100 * ideal['percentile_95']:.2f}%). Temperatures {first:.2f} "
+        f"and {second:.2f}, each fitted on one half of these images and applied to the other: the network has no "
+        "held-out images of its own.",
+        ["figure", "as it is", "after the temperature", "definition"],
+        rows,
+        "calibration.png",
+    )
