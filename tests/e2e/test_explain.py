@@ -1,5 +1,6 @@
 """`python explain.py` as a person runs it, with the embedded network on the embedded sample."""
 
+import base64
 import hashlib
 import json
 import re
@@ -220,3 +221,22 @@ def test_what_people_say_is_in_manifest_and_report(tmp_path, sample):
     assert manifest["people"]["label disputed"] == 1
     assert manifest["people"]["wrong"] == 1 + manifest["people"]["people are unanimous"]
     assert "label disputed" in (tmp_path / "a" / "report.html").read_text()
+
+
+def test_an_evaluation_is_in_files_pictures_and_report(tmp_path):
+    process = explain("--evaluate", 30, "--count", 1, "--out", "a", cwd=tmp_path)
+    assert process.returncode == 0, process.stderr
+    folder = tmp_path / "a"
+    trust = json.loads((folder / "trust.json").read_text())
+    assert trust["images"] == 30 and trust["seed"] == 0 and "SAMPLE" in trust["data"]
+    assert sum(trust["faithfulness"]["images"].values()) == 30
+    parts = ("faithfulness", "randomisation", "class_sensitivity", "pointing", "whole", "calibration")
+    assert set(parts) < set(trust) and set(parts) < set(trust["definitions"])
+    html = (folder / "report.html").read_text()
+    tables = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', html, re.DOTALL)[1])[
+        "trust"
+    ]
+    drawn = [base64.b64decode(table["picture"]) for table in tables if table["picture"]]
+    assert drawn == [
+        (folder / f"{name}.png").read_bytes() for name in ("faithfulness", "confusion_maps", "calibration")
+    ]
