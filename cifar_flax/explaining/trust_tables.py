@@ -33,14 +33,14 @@ def _of(trust: dict[str, Any]) -> str:
 
 
 def _number(value: float | None, digits: int = 2) -> str:
-    return "none scored" if value is None else f"{value:.{digits}f}"
+    return "none scored" if value is None else f"{value:z.{digits}f}"
 
 
 def _with_interval(row: dict[str, Any] | None, key: str) -> str:
     """A mean and its 95% interval, of a row that may have scored nothing."""
     if row is None or row[key] is None:
         return "none scored"
-    return f"{row[key]:.2f} [{row['interval'][0]:.2f}, {row['interval'][1]:.2f}]"
+    return f"{row[key]:z.2f} [{row['interval'][0]:z.2f}, {row['interval'][1]:z.2f}]"
 
 
 def _faithfulness(trust: dict[str, Any]) -> Iterator[Table]:
@@ -73,7 +73,7 @@ def _randomisation(trust: dict[str, Any]) -> Iterator[Table]:
         f"at {trust['layer']}. {trust['definitions']['randomisation']}",
         ["parts initialised anew", *found[floor]],
         [
-            [name, *(f"{x['mean']:.2f} ({x['range'][0]:.2f} to {x['range'][1]:.2f})" for x in row.values())]
+            [name, *(f"{x['mean']:z.2f} ({x['range'][0]:z.2f} to {x['range'][1]:z.2f})" for x in row.values())]
             for name, row in (rows | {floor: found[floor]}).items()
         ],
     )
@@ -150,8 +150,7 @@ def _calibration(trust: dict[str, Any]) -> Iterator[Table]:
         "Calibration: is it right as often as it is sure?",
         f"Measured on {_of(trust)}. A network of these confidences and perfectly calibrated would show an ECE of "
         f"{100 * ideal['mean']:.2f}% (95th percentile {100 * ideal['percentile_95']:.2f}%). Temperatures {first:.2f} "
-        f"and {second:.2f}, each fitted on one half of these images and applied to the other: the network has no "
-        "held-out images of its own.",
+        f"and {second:.2f}, each fitted on one half of these images and applied to the other.",
         ["figure", "as it is", "after the temperature", "definition"],
         rows,
         "calibration.png",
