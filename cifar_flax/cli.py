@@ -9,14 +9,55 @@ from typing import NoReturn
 from cifar_flax.errors import Interrupted, UserError
 
 
+class _HelpAll(argparse.Action):
+    def __call__(self, parser, namespace, values, option_string=None):
+        assert isinstance(parser, Parser)
+        parser.shows_all = True
+        parser.print_help()
+        parser.exit()
+
+
 class Parser(argparse.ArgumentParser):
-    """An `ArgumentParser` whose complaints are `UserError`s, and which wants flags in full."""
+    """An `ArgumentParser` whose complaints are `UserError`s, and which wants flags in full.
+
+    `--help` leaves out the flags of a `rare` group, so that it fits a screen; `--help-all` has them.
+    """
 
     def __init__(self, prog: str, description: str | None = None, epilog: str | None = None):
         super().__init__(prog=prog, description=description, epilog=epilog, allow_abbrev=False)
+        self.shows_all = False
+        self._rare: list[argparse._ArgumentGroup] = []
+
+    def rare(self, title: str) -> argparse._ArgumentGroup:
+        """A group of flags that only `--help-all` shows."""
+        if not self._rare:
+            self.add_argument(
+                "--help-all", action=_HelpAll, nargs=0, default=argparse.SUPPRESS, help="show every flag and exit"
+            )
+        self._rare.append(self.add_argument_group(title))
+        return self._rare[-1]
+
+    def format_help(self) -> str:
+        if not self._rare:
+            return super().format_help()
+        formatter = self._get_formatter()
+        formatter.add_usage("%(prog)s [options]", [], [])
+        formatter.add_text(self.description)
+        for group in self._action_groups:
+            if self.shows_all or group not in self._rare:
+                formatter.start_section(group.title)
+                formatter.add_arguments(group._group_actions)
+                formatter.end_section()
+        formatter.add_text(self.epilog)
+        return formatter.format_help()
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; see --help")
+
+
+def call(prog: str) -> str:
+    """How a program is called: `python train.py` in a clone, `cifar-flax train` where it is installed."""
+    return f"python {prog}" if prog.endswith(".py") else prog
 
 
 def command_line() -> list[str]:

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import types
 import typing
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -19,7 +20,7 @@ def _option(default: Any, help: str) -> Any:
 class Config:
     """A training run. Two runs of equal configs on the same kind of device are equal bit for bit."""
 
-    preset: str = "resnet18"
+    preset: str = _option("resnet18", "the config that other flags change (resnet18)")
 
     # Data
     data: Literal["full", "sample"] = _option("full", "all of CIFAR-10, or the embedded 1,000 + 1,000 images")
@@ -184,16 +185,17 @@ def _int_tuple(text: str) -> tuple[int, ...]:
 _int_tuple.__name__ = "list of integers"  # argparse names it in its messages
 
 
-def add_flags(parser: argparse._ActionsContainer) -> None:
-    """A flag for each field; one that is not given is absent from the parsed namespace."""
+def add_flags(parser: argparse._ActionsContainer, names: Collection[str] | None = None) -> None:
+    """A flag for each field, or for those named; one that is not given is absent from the parsed namespace."""
     hints = typing.get_type_hints(Config)
-    parser.add_argument(
-        "--preset", choices=PRESETS, default=argparse.SUPPRESS, help="the config that other flags change"
-    )
-    for option in dataclasses.fields(Config)[1:]:
+    for option in dataclasses.fields(Config):
+        if names is not None and option.name not in names:
+            continue
         hint = hints[option.name]
         kinds: dict[str, Any] = {"type": hint}
-        if typing.get_origin(hint) is Literal:
+        if option.name == "preset":
+            kinds = {"choices": PRESETS}
+        elif typing.get_origin(hint) is Literal:
             kinds = {"choices": typing.get_args(hint)}
         elif isinstance(hint, types.GenericAlias):
             kinds = {"type": _int_tuple, "metavar": "N,N,..."}
@@ -202,7 +204,7 @@ def add_flags(parser: argparse._ActionsContainer) -> None:
         defaults = [getattr(preset, option.name) for preset in PRESETS.values()]
         values = [str(value).strip("()").replace(" ", "") or "none" for value in defaults]
         values = values if len(set(values)) > 1 else values[:1]
-        help = f"{option.metadata['help']} ({' / '.join(values)})"
+        help = option.metadata["help"] + ("" if option.name == "preset" else f" ({' / '.join(values)})")
         flag = "--" + option.name.replace("_", "-")
         parser.add_argument(flag, default=argparse.SUPPRESS, help=help.replace("%", "%%"), **kinds)
 

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "cifar_flax"
 GROUND = {"errors", "config", "cli", "files", "execution", "machine", "plots"}
 # A room may import the ground floor and the rooms before it.
-ROOMS = ["data", "network", "training", "explaining", "interop"]
+ROOMS = ["data", "network", "training", "explaining", "interop", "commands"]
 # The mathematics: pure functions of plain arguments, which know of no config and no machine.
 PURE = {
     "data": {"augment", "normalization"},
@@ -40,7 +40,7 @@ def imports(path: Path, *, lazy: bool = True) -> Iterator[str]:
 
 def test_the_folders_are_the_rooms():
     assert {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()} == set(ROOMS)
-    assert {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"} == GROUND
+    assert {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", "__main__"} == GROUND
 
 
 @pytest.mark.parametrize("room", ROOMS)

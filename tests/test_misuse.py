@@ -12,8 +12,8 @@ import safetensors.numpy
 import explain
 import train
 from cifar_flax import config
+from cifar_flax.commands import augment
 from cifar_flax.data import __main__ as data
-from cifar_flax.data import augment
 from cifar_flax.interop import __main__ as interop
 from cifar_flax.interop import to_state_dict
 from cifar_flax.network import weights
@@ -119,6 +119,11 @@ EXPLAIN = {
     "--human-labels short.npy": "--human-labels short.npy has the shape (9999, 10)",
     "--label-errors text": "--label-errors text cannot be read as JSON",
     "--label-errors far.json": "--label-errors far.json, entry 0: expected counts, and an id below 10,000",
+    "--images nowhere": "--images nowhere is not there: expected a picture or a folder",
+    "--images text": "--images text cannot be read as a picture: leave it out",
+    "--images there": "--images there holds no picture",
+    "--images nowhere --true cat": "--true is about the test set",
+    "--images nowhere --out there": "--out there exists",
     "--half": "--half is about --export FILE, which is not given",
     "--export nowhere/x.safetensors": "nowhere/x.safetensors cannot be written",
     "--data full --source sample": "for the sample use --data sample",

@@ -7,8 +7,8 @@ from cifar_flax import cli
 from cifar_flax.data.sources import BIN_FOLDER, SOURCES, default_data_dir, load_cifar10
 
 
-def _command(argv: list[str] | None) -> None:
-    parser = cli.Parser("python -m cifar_flax.data", "Fetch or check CIFAR-10.")
+def _command(argv: list[str] | None, prog: str) -> None:
+    parser = cli.Parser(prog, "Fetch or check CIFAR-10.")
     parser.add_argument("action", choices=("prepare", "verify"))
     parser.add_argument("--data-dir", type=Path, default=default_data_dir(), help=f"default: {default_data_dir()}")
     parser.add_argument("--source", choices=SOURCES[:-1], default="auto", help="default: auto")
@@ -21,9 +21,9 @@ def _command(argv: list[str] | None) -> None:
     print(f"{folder / BIN_FOLDER}: {counts}, byte-identical to the official CIFAR-10")
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None, prog: str = "python -m cifar_flax.data") -> int:
     """`python -m cifar_flax.data prepare|verify`; returns the exit code."""
-    return cli.run(lambda: _command(argv))
+    return cli.run(lambda: _command(argv, prog))
 
 
 if __name__ == "__main__":

@@ -8,19 +8,11 @@ black border, exactly as it does in the zero padding of its own convolutions.
 Order: crop and rotation first, as one bilinear resampling (a second one would blur twice), then
 cutout, so that the square keeps its sharp, axis-aligned edge. Each is applied to every image.
 
-`python -m cifar_flax.data.augment --out grid.png` draws originals above augmented versions.
+`cifar-flax augment --out grid.png` draws originals above augmented versions.
 """
-
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-
-from cifar_flax import cli
-from cifar_flax.data.normalization import denormalize, normalize
-from cifar_flax.errors import UserError
 
 
 def shift_and_rotate(images: jax.Array, shifts: jax.Array, angles_degrees: jax.Array) -> jax.Array:
@@ -125,30 +117,3 @@ def augment(
         centers = jax.random.randint(cutout_key, (batch_size, 2), 0, jnp.array([[height, width]]))
         images = cutout(images, centers, cutout_size)
     return images
-
-
-def _command(argv: list[str] | None) -> None:
-    from cifar_flax import plots
-    from cifar_flax.data.sample import load_sample
-
-    parser = cli.Parser("python -m cifar_flax.data.augment", "Draw eight images and five augmented versions of each.")
-    parser.add_argument("--out", type=Path, required=True, help="the PNG file to write")
-    parser.add_argument("--seed", type=int, default=0, help="default: 0")
-    arguments = parser.parse_args(argv)
-    images = normalize(jnp.asarray(load_sample().test_images[:8]))
-    versions = [images] + [augment(key, images) for key in jax.random.split(jax.random.key(arguments.seed), 5)]
-    labels = ["original", *(f"version {i}" for i in range(1, 6))]
-    try:
-        plots.plot_image_grid(np.stack([denormalize(x) for x in versions]), arguments.out, labels)
-    except OSError as error:
-        raise UserError(f"--out {arguments.out} cannot be written: {error.strerror}; choose another") from error
-    print(f"Wrote {arguments.out}")
-
-
-def main(argv: list[str] | None = None) -> int:
-    """`python -m cifar_flax.data.augment --out grid.png`; returns the exit code."""
-    return cli.run(lambda: _command(argv))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,7 +1,6 @@
 """Everything that `explain.py` writes: pictures, `manifest.json`, `cams.npz` and the report."""
 
 import json
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,12 +13,12 @@ from cifar_flax import plots
 from cifar_flax.errors import UserError
 from cifar_flax.explaining import cam, evaluation, explanation, measures, people, report, trust_tables
 from cifar_flax.explaining.explanation import DIFFERENCE, TestSet
+from cifar_flax.explaining.folder import MANIFEST, check, replacing
 from cifar_flax.explaining.people import People
 from cifar_flax.training.trained import Network
 
 NUM_CORRECT = 10
 _REPORT_CORRECT_PER_CLASS = 20
-_MANIFEST = "manifest.json"
 _ZOOM = 8  # a 32x32 image is shown at 256x256: its pixels as squares, maps interpolated
 
 
@@ -81,28 +80,6 @@ def _for_report(test: TestSet, logits: np.ndarray, chosen: np.ndarray) -> np.nda
     return np.unique(np.concatenate([wrong, *correct, chosen]))
 
 
-def check_folder(folder: Path, *, overwrite: bool) -> None:
-    """Refuses an output directory that exists, unless it is an earlier explanation and `overwrite` is set."""
-    if not folder.exists():
-        return
-    if not overwrite:
-        raise UserError(f"--out {folder} exists: replace it with --overwrite, or choose another")
-    if not folder.is_dir() or (any(folder.iterdir()) and not (folder / _MANIFEST).exists()):
-        raise UserError(f"--out {folder} is no explanation, and is not overwritten: choose another")
-
-
-def _replace(folder: Path, new: Path, old: Path) -> None:
-    if not folder.exists():
-        new.rename(folder)
-        return
-    folder.rename(old)
-    try:
-        new.rename(folder)
-    except OSError:
-        old.rename(folder)
-        raise
-
-
 def write(
     folder: Path,
     network: Network,
@@ -134,7 +111,7 @@ def write(
     Raises:
       UserError: `folder` exists, cannot be written, or an image asked for is not in the test set.
     """
-    check_folder(folder, overwrite=overwrite)
+    check(folder, overwrite=overwrite)
     logits = explanation.predict(network, test.images, progress("predicting", len(test.images)))
     wrong, correct = _positions(test, logits, choice)
     if not len(wrong):
@@ -162,16 +139,8 @@ def write(
             seed=trust.seed,
             progress=progress,
         )
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
-            new = Path(temporary) / "new"
-            new.mkdir()
-            manifest = _write_files(new, network, test, choice, logits, wrong, correct, shown, raw, said, evaluated)
-            _replace(folder, new, Path(temporary) / "old")
-    except OSError as error:
-        raise UserError(f"--out {folder} cannot be written: {error.strerror}; choose another") from error
-    return manifest
+    with replacing(folder, overwrite=overwrite) as new:
+        return _write_files(new, network, test, choice, logits, wrong, correct, shown, raw, said, evaluated)
 
 
 def _write_files(
@@ -224,7 +193,7 @@ def _write_files(
     }
     if said is not None:
         manifest["people"] = people.summarise(said, test.labels, guesses, p.max(axis=1), badges)
-    (folder / _MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
     chosen = np.concatenate([wrong, correct]).astype(int)
     np.savez(
         folder / "cams.npz",

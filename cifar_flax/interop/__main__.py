@@ -40,8 +40,8 @@ def _numbers(kind: type, count: int | None = None) -> Any:
     return parse
 
 
-def _command(argv: list[str] | None) -> None:
-    parser = cli.Parser("python -m cifar_flax.interop", "Networks from and to PyTorch.")
+def _command(argv: list[str] | None, prog: str) -> None:
+    parser = cli.Parser(prog, "Networks from and to PyTorch.")
     actions = parser.add_subparsers(dest="action", required=True, parser_class=cli.Parser)
     importer = actions.add_parser("import", help="from a state dict of PyTorch")
     importer.add_argument("model", type=Path, help="a .safetensors, .pth or .pt file")
@@ -72,9 +72,9 @@ def _command(argv: list[str] | None) -> None:
         print(f"Wrote {arguments.out}: load it into ResNet(widths={widths}, strides={strides}), see --show-module")
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None, prog: str = "python -m cifar_flax.interop") -> int:
     """`python -m cifar_flax.interop import|export`; returns the exit code."""
-    return cli.run(lambda: _command(argv))
+    return cli.run(lambda: _command(argv, prog))
 
 
 if __name__ == "__main__":

@@ -413,7 +413,7 @@ def test_sample_is_part_of_the_official_data(sample):
     try:
         full = data.load_cifar10(source="cache")
     except UserError:
-        pytest.skip("the full CIFAR-10 is not on this machine; `python -m cifar_flax.data prepare` fetches it")
+        pytest.skip("the full CIFAR-10 is not on this machine; `cifar-flax data prepare` fetches it")
     train, test = data.sample_indices("train"), data.sample_indices("test")
     np.testing.assert_array_equal(sample.train_images, full.train_images[train])
     np.testing.assert_array_equal(sample.train_labels, full.train_labels[train])

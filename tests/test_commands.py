@@ -1,0 +1,58 @@
+"""`cifar-flax` and its help."""
+
+import dataclasses
+import re
+import subprocess
+import sys
+
+import pytest
+
+import cifar_flax
+from cifar_flax import commands
+from cifar_flax.config import Config
+
+COMMANDS = ("train", "explain", "data", "import", "export", "augment")
+
+
+def helped(capsys, *words):
+    with pytest.raises(SystemExit) as raised:
+        commands.main(list(words))
+    assert raised.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_version_and_usage(capsys):
+    assert commands.main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith(f"cifar-flax {cifar_flax.__version__} (jax ")
+    for words in ([], ["--help"]):
+        assert commands.main(words) == 0
+        usage = capsys.readouterr().out
+        assert all(re.search(rf"^  {name} +\w", usage, re.MULTILINE) for name in COMMANDS)
+
+
+def test_a_word_that_is_no_command_is_one_line(capsys):
+    assert commands.main(["trian"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: trian is no command: expected one of train, ") and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_fits_a_screen(name, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    text = helped(capsys, name, "--help")
+    assert text.startswith(f"usage: cifar-flax {name}") and len(text.splitlines()) <= 40
+
+
+def test_all_of_the_help_has_every_field(capsys):
+    text = helped(capsys, "train", "--help-all")
+    assert {field.name for field in dataclasses.fields(Config)} <= {
+        flag.replace("-", "_") for flag in re.findall(r"^  --([\w-]+)", text, re.MULTILINE)
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["train", "explain"])
+def test_help_is_answered_without_jax(name):
+    answer = f"import sys; from cifar_flax import commands\ntry: commands.main(['{name}', '--help'])\n"
+    code = answer + "except SystemExit: pass\nassert 'jax' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
