@@ -119,6 +119,7 @@ EXPLAIN = {
     "--human-labels short.npy": "--human-labels short.npy has the shape (9999, 10)",
     "--label-errors text": "--label-errors text cannot be read as JSON",
     "--label-errors far.json": "--label-errors far.json, entry 0: expected counts, and an id below 10,000",
+    "--compare nowhere": "--compare nowhere is no checkpoint: expected a run directory",
     "--images nowhere": "--images nowhere is not there: expected a picture or a folder",
     "--images text": "--images text cannot be read as a picture: leave it out",
     "--images there": "--images there holds no picture",

@@ -3,6 +3,7 @@
 """
 
 import argparse
+import json
 import logging
 import sys
 from collections.abc import Callable
@@ -27,6 +28,9 @@ def _parser(prog: str) -> Parser:
     parser.add_argument("--pred", metavar="CLASS", help="only images taken for this class")
     parser.add_argument("--method", default="grad-cam", help="how maps are made (grad-cam)")
     parser.add_argument("--layer", help="stage that is explained (the last)")
+    parser.add_argument(
+        "--compare", type=Path, metavar="OTHER", help="also show what another network mends and breaks: as --ckpt"
+    )
     parser.add_argument(
         "--evaluate",
         type=int,
@@ -89,7 +93,7 @@ def _explain(flags: argparse.Namespace) -> None:
         raise UserError(f"--count is {flags.count}: expected 1 or more")
     if flags.evaluate is not None and (flags.evaluate < 0 or flags.evaluate == 1):
         raise UserError(f"--evaluate is {flags.evaluate}: expected 2 or more images, or no number for all")
-    alone = ("evaluate", "human_labels", "label_errors", "indices", "true", "pred", "data")
+    alone = ("evaluate", "compare", "human_labels", "label_errors", "indices", "true", "pred", "data")
     if flags.images is not None and (given := [name for name in alone if getattr(flags, name) is not None]):
         flag = "--" + given[0].replace("_", "-")
         raise UserError(f"{flag} is about the test set, of which --images explains nothing: leave out one of them")
@@ -116,6 +120,11 @@ def _explain(flags: argparse.Namespace) -> None:
     if flags.images is not None:
         _explain_own(flags, network, stage)
         return
+    other = None
+    if flags.compare is not None:
+        compared = trained.load_network(flags.compare, "--compare")
+        names = compared.model.stage_names
+        other = compared, _one_of("--layer", flags.layer or names[-1], names)
     # An embedded network is explained on the embedded sample unless all images are asked for.
     which = flags.data or ("sample" if flags.ckpt is None else network.config.data)
     out = flags.out or network.folder / "explain"
@@ -137,12 +146,31 @@ def _explain(flags: argparse.Namespace) -> None:
     print(f"Network: {network.name}, {network.config.preset}, SHA-256 {network.digest[:12]}", flush=True)
     print(f"Data: {name}, {len(test.images):,} images", flush=True)
     manifest = outputs.write(
-        out, network, test, choice, overwrite=flags.overwrite, progress=_progress(), say=print, said=said, trust=trust
+        out,
+        network,
+        test,
+        choice,
+        overwrite=flags.overwrite,
+        progress=_progress(),
+        say=print,
+        said=said,
+        trust=trust,
+        other=other,
     )
     correct = round(manifest["test_accuracy"] * manifest["test_count"] / 100)
     print(f"Test accuracy: {manifest['test_accuracy']:.2f}% ({correct}/{manifest['test_count']})")
+    if flags.compare is not None:
+        print(_sentence(json.loads((out / "comparison.json").read_text())))
     print(f"Wrong predictions explained: {len(manifest['wrong'])}, correct ones: {len(manifest['correct'])}")
     print(f"Wrote {out}: open {out / 'report.html'}")
+
+
+def _sentence(found: dict) -> str:
+    """What a comparison found, in a line."""
+    return (
+        f"{found['checkpoint']}: {100 * found['other_accuracy']:.2f}%, mends {found['mended']} and breaks "
+        f"{found['broken']} (p = {found['p']:.2g})"
+    )
 
 
 def _explain_own(flags: argparse.Namespace, network, stage: str) -> None:

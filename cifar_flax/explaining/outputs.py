@@ -11,13 +11,15 @@ import numpy as np
 
 from cifar_flax import plots
 from cifar_flax.errors import UserError
-from cifar_flax.explaining import cam, evaluation, explanation, measures, people, report, trust_tables
+from cifar_flax.explaining import cam, comparison, evaluation, explanation, measures, people, report, trust_tables
+from cifar_flax.explaining.comparison import Comparison
 from cifar_flax.explaining.explanation import DIFFERENCE, TestSet
 from cifar_flax.explaining.folder import MANIFEST, check, replacing
 from cifar_flax.explaining.people import People
 from cifar_flax.training.trained import Network
 
 NUM_CORRECT = 10
+NUM_CHANGED = 20
 _REPORT_CORRECT_PER_CLASS = 20
 _ZOOM = 8  # a 32x32 image is shown at 256x256: its pixels as squares, maps interpolated
 
@@ -91,6 +93,7 @@ def write(
     say: Callable[[str], None],
     said: People | None = None,
     trust: Trust | None = None,
+    other: tuple[Network, str] | None = None,
 ) -> dict[str, Any]:
     """Explains a network on a test set and writes all of it, or nothing.
 
@@ -104,6 +107,7 @@ def write(
       say: called with lines for the person.
       said: what people said of these images, for a badge on every wrong prediction.
       trust: also measure how far the maps and the confidence can be believed.
+      other: a network to compare with, and its stage that is explained.
 
     Returns:
       The manifest.
@@ -116,8 +120,12 @@ def write(
     wrong, correct = _positions(test, logits, choice)
     if not len(wrong):
         say("No wrong prediction fits this choice; the pictures of wrong predictions are empty.")
-    shown = _for_report(test, logits, np.concatenate([wrong, correct]).astype(int))
     guesses = logits.argmax(axis=1)
+    compared = None
+    if other is not None:
+        compared = comparison.measure(other[0], test, guesses, stage=other[1], method=choice.method, progress=progress)
+    changed = [] if compared is None else [compared.changed]
+    shown = _for_report(test, logits, np.concatenate([wrong, correct, *changed]).astype(int))
     raw = explanation.explain(
         network,
         test.images[shown],
@@ -140,7 +148,7 @@ def write(
             progress=progress,
         )
     with replacing(folder, overwrite=overwrite) as new:
-        return _write_files(new, network, test, choice, logits, wrong, correct, shown, raw, said, evaluated)
+        return _write_files(new, network, test, choice, logits, wrong, correct, shown, raw, said, evaluated, compared)
 
 
 def _write_files(
@@ -155,6 +163,7 @@ def _write_files(
     raw: np.ndarray,
     said: People | None,
     evaluated: tuple[dict[str, Any], measures.Pictures] | None,
+    compared: Comparison | None,
 ) -> dict[str, Any]:
     p, guesses = explanation.probabilities(logits), logits.argmax(axis=1)
     maps = dict(zip(shown.tolist(), raw, strict=True))
@@ -205,8 +214,11 @@ def _write_files(
         figures = evaluated[0] if said is None else evaluated[0] | {"people": manifest["people"]}
         _write_trust(folder, figures, evaluated[1], test.class_names)
         tables = trust_tables.build(figures)
+    if compared is not None:
+        (folder / "comparison.json").write_text(json.dumps(compared.figures, indent=1) + "\n")
+        _draw_changed(folder, test, p, guesses, maps, compared)
     pictures = {table.picture: (folder / table.picture).read_bytes() for table in tables if table.picture}
-    html = report.render(manifest, network.rows, confusion, test, shown, p, raw, badges, tables, pictures)
+    html = report.render(manifest, network.rows, confusion, test, shown, p, raw, badges, tables, pictures, compared)
     (folder / "report.html").write_text(html, encoding="utf-8")
     return manifest
 
@@ -226,6 +238,36 @@ def _write_trust(
     plots.plot_faithfulness(faithful, measures.BASELINES, folder / "faithfulness.png", title)
     title = f"Where it looked: mean {figures['method']} at {figures['layer']}, {where}"
     plots.plot_pairs(pictures.pair_maps, pictures.pairs, class_names, folder / "confusion_maps.png", title)
+
+
+def _draw_changed(
+    folder: Path,
+    test: TestSet,
+    p: np.ndarray,
+    guesses: np.ndarray,
+    maps: dict[int, np.ndarray],
+    compared: Comparison,
+) -> None:
+    """`mended.png` and `broken.png`: the surest of each, with both networks' maps of their own predictions."""
+    theirs = dict(zip(compared.changed.tolist(), compared.maps, strict=True))
+    names, q = test.class_names, compared.probabilities
+    for kind, positions in (("mended", compared.mended), ("broken", compared.broken)):
+        surest = positions[np.argsort(-q.max(axis=1)[positions], kind="stable")][:NUM_CHANGED].tolist()
+        overlays, said = [], []
+        for i in surest:
+            ours, other = int(guesses[i]), int(compared.guesses[i])
+            overlays.append([_overlay(test.images[i], raw) for raw in (maps[i][ours], theirs[i])])
+            by = (("this", ours, p[i, ours]), ("other", other, q[i, other]))
+            said.append([f"{who}: {names[guess]} {100 * confidence:.0f}%" for who, guess, confidence in by])
+        plots.plot_overlays(
+            test.images[np.array(surest, int)],
+            overlays,
+            [f"#{test.indices[i]}\ntrue: {names[int(test.labels[i])]}" for i in surest],
+            said,
+            folder / f"{kind}.png",
+            f"{compared.figures[kind]:,} {kind}: {comparison.DEFINITIONS[kind]}; the other surest first, {test.name}",
+            "test images " + ", ".join(str(test.indices[i]) for i in surest),
+        )
 
 
 def _entry(

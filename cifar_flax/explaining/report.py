@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from cifar_flax.explaining import cam
+from cifar_flax.explaining import cam, comparison
+from cifar_flax.explaining.comparison import Comparison
 from cifar_flax.explaining.explanation import TestSet
 from cifar_flax.explaining.trust_tables import Table
 
@@ -44,6 +45,35 @@ def _pool(raw: np.ndarray) -> np.ndarray:
     return raw.reshape(n, t, h // factor, factor, w // factor, factor).mean(axis=(3, 5))
 
 
+def _quantised(maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Maps `[..., h, w]` as int8 of -127 to 127, and the value that 127 stands for, `[...]`."""
+    scales = np.abs(maps).max(axis=(-2, -1))
+    return np.round(127 * maps / np.maximum(scales, 1e-30)[..., None, None]).astype(np.int8), scales
+
+
+def _compared(compared: Comparison, shown: np.ndarray) -> dict[str, Any]:
+    pooled = _pool(compared.maps[:, None])[:, 0]
+    quantised, scales = _quantised(pooled)
+    places, mended = {position: place for place, position in enumerate(shown.tolist())}, set(compared.mended.tolist())
+    return {
+        "checkpoint": compared.figures["checkpoint"],
+        "model": compared.figures["model"],
+        "tables": [table._asdict() for table in comparison.tables(compared.figures)],
+        "maps": _base64(quantised.tobytes()),
+        "map_shape": list(pooled.shape[-2:]),
+        "images": [
+            {
+                "place": places[position],
+                "mended": position in mended,
+                "predicted": int(compared.guesses[position]),
+                "probabilities": [round(float(x), 4) for x in compared.probabilities[position]],
+                "scale": float(f"{scale:.4g}"),
+            }
+            for position, scale in zip(compared.changed.tolist(), scales, strict=True)
+        ],
+    }
+
+
 def render(
     manifest: dict[str, Any],
     rows: list[dict[str, Any]],
@@ -55,6 +85,7 @@ def render(
     badges: Sequence[str | None] = (),
     trust: Sequence[Table] = (),
     pictures: Mapping[str, bytes] | None = None,
+    compared: Comparison | None = None,
 ) -> str:
     """The page.
 
@@ -69,13 +100,13 @@ def render(
       badges: of the whole test set, what people say of each prediction, as `people.judge` returns it; may be empty.
       trust: the tables of what was evaluated; may be empty.
       pictures: the PNG files that these tables name, by name.
+      compared: what another network says of the test set, or None; all that it changes is among `shown`.
 
     Returns:
       HTML.
     """
     pooled = _pool(raw)
-    scales = np.abs(pooled).max(axis=(-2, -1))
-    quantised = np.round(127 * pooled / np.maximum(scales, 1e-30)[..., None, None]).astype(np.int8)
+    quantised, scales = _quantised(pooled)
     images = [
         {
             "index": int(test.indices[position]),
@@ -102,6 +133,8 @@ def render(
         "map_shape": list(pooled.shape[-2:]),
         "jet": _base64(cam.JET.tobytes()),
     }
+    if compared is not None:
+        content["compared"] = _compared(compared, shown)
     # Inside a script element only "</" could end it, and "<!--" change its meaning.
     embedded = json.dumps(content).replace("<", "\\u003c")
     return _PAGE.read_text(encoding="utf-8").replace("__DATA__", embedded)

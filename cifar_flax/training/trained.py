@@ -41,11 +41,12 @@ class Network(NamedTuple):
     precision: str = "float32"
 
 
-def load_network(path: Path | None) -> Network:
+def load_network(path: Path | None, flag: str = "--ckpt") -> Network:
     """Loads a network from a run directory, one of its epochs, or a file of weights.
 
     Args:
       path: `runs/x`, `runs/x/checkpoints/12`, `x.safetensors`, or None for the embedded network.
+      flag: that named it, for messages.
 
     Raises:
       UserError: there is none, it is broken, or its parameters are not those of its own config.
@@ -54,11 +55,11 @@ def load_network(path: Path | None) -> Network:
         return _from_weights(EMBEDDED, "embedded compact network", Path())
     if path.is_file():
         return _from_weights(path, str(path), path.parent)
-    run, epoch = _locate(path)
+    run, epoch = _locate(path, flag)
     return _from_run(run, epoch)
 
 
-def _locate(path: Path) -> tuple[Path, int | None]:
+def _locate(path: Path, flag: str) -> tuple[Path, int | None]:
     """The run directory that a path names, and the epoch if it names one: `runs/1`, `runs/1/checkpoints/12`, `12`."""
     if (path / rundir.CONFIG).exists() and not checkpoint.is_checkpoint(path):
         return path, None
@@ -66,7 +67,7 @@ def _locate(path: Path) -> tuple[Path, int | None]:
     if resolved.name.isdigit() and (resolved.parents[1] / rundir.CONFIG).exists():
         return path.parent.parent if len(path.parts) > 2 else resolved.parents[1], int(resolved.name)
     raise UserError(
-        f"--ckpt {path} is no checkpoint: expected a run directory, one of its checkpoints/<epoch>, "
+        f"{flag} {path} is no checkpoint: expected a run directory, one of its checkpoints/<epoch>, "
         "or a .safetensors file"
     )
 

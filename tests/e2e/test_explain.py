@@ -8,12 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 from cifar_flax import data
 from cifar_flax.explaining import explanation
+from cifar_flax.network import weights
 from cifar_flax.training import trained
 
 ROOT = Path(__file__).parents[2]
@@ -258,3 +260,28 @@ def test_pictures_of_ones_own_are_explained_and_broken_ones_named(tmp_path, samp
     assert len(manifest["refused"]) == 2 and (tmp_path / "pictures" / "pictures.html").exists()
     assert re.search(r"^b\.webp: \w+ \d+%", process.stdout, re.MULTILINE)
     assert "names one of them for anything" in process.stdout
+
+
+def test_two_networks_are_compared_in_files_pictures_and_report(tmp_path, sample):
+    network = trained.load_network(None)
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda x: np.asarray(x) * (1 + 0.1 * rng.normal(size=x.shape)).astype("f"), network.params)
+    weights.save_weights(tmp_path / "other.safetensors", params, network.config, {})
+    process = explain("--compare", "other.safetensors", "--count", 1, "--out", "a", cwd=tmp_path)
+    assert process.returncode == 0, process.stderr
+    found = json.loads((tmp_path / "a" / "comparison.json").read_text())
+    other = trained.load_network(tmp_path / "other.safetensors")
+    right, other_right = (
+        explanation.predict(x, sample.test_images).argmax(axis=1) == sample.test_labels for x in (network, other)
+    )
+    assert found["mended"] == (~right & other_right).sum() > 0
+    assert found["broken"] == (right & ~other_right).sum() > 0
+    counts = f"mends {found['mended']} and breaks {found['broken']}"
+    assert f"other.safetensors: {100 * other_right.mean():.2f}%, {counts}" in process.stdout
+    places = data.sample_indices("test")
+    for kind, positions in (("mended", ~right & other_right), ("broken", right & ~other_right)):
+        assert set(described(tmp_path / "a" / f"{kind}.png")) <= set(places[positions].tolist())
+    html = (tmp_path / "a" / "report.html").read_text()
+    shown = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', html, re.DOTALL)[1])
+    in_page = {shown["images"][x["place"]]["index"] for x in shown["compared"]["images"] if x["mended"]}
+    assert in_page == set(places[~right & other_right].tolist())
