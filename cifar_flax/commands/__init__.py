@@ -17,7 +17,7 @@ _COMMANDS = {
     "explain": ("cifar_flax.commands.explain", [], "show what a network gets wrong, and what it was looking at"),
     "data": ("cifar_flax.data.__main__", [], "fetch CIFAR-10, or check it"),
     "import": ("cifar_flax.interop.__main__", ["import"], "a network from PyTorch"),
-    "export": ("cifar_flax.interop.__main__", ["export"], "a network to PyTorch"),
+    "export": ("cifar_flax.interop.__main__", ["export"], "a network to PyTorch, StableHLO or a model card"),
     "augment": ("cifar_flax.commands.augment", [], "draw what augmentation does to images"),
 }
 

@@ -1,7 +1,8 @@
-"""Networks from and to PyTorch.
+"""Networks from elsewhere, and out of the house.
 
-In: a state dict of the common CIFAR ResNet, as `.safetensors`, `.pth` or `.pt`. Out: this program's parameters, and
-the other way round; `pytorch/resnet.py` is the `nn.Module` that loads them there.
+In: a state dict of PyTorch's common CIFAR ResNet, as `.safetensors`, `.pth` or `.pt`. Out: this program's parameters,
+and the other way round (`convert`; `pytorch/resnet.py` is the `nn.Module` that loads them there); a network as
+StableHLO, for JAX alone (`stablehlo`); a folder with a model card (`card`).
 """
 
 from cifar_flax.interop.convert import MODULE, from_state_dict, read_state_dict, to_state_dict, write_state_dict

@@ -1,4 +1,4 @@
-"""`python -m cifar_flax.interop import|export`: networks from and to PyTorch."""
+"""`cifar-flax import` and `cifar-flax export`: networks from and to PyTorch, as StableHLO, and with a model card."""
 
 import sys
 from pathlib import Path
@@ -8,9 +8,9 @@ import jax
 
 from cifar_flax import cli
 from cifar_flax.errors import UserError
-from cifar_flax.interop import convert
+from cifar_flax.interop import card, convert, stablehlo
 from cifar_flax.network import weights
-from cifar_flax.training.trained import load_network
+from cifar_flax.training.trained import Network, load_network
 
 
 def _import(source: Path, out: Path, strides: tuple[int, ...] | None, std: tuple[float, ...] | None) -> None:
@@ -41,7 +41,7 @@ def _numbers(kind: type, count: int | None = None) -> Any:
 
 
 def _command(argv: list[str] | None, prog: str) -> None:
-    parser = cli.Parser(prog, "Networks from and to PyTorch.")
+    parser = cli.Parser(prog, "Networks from elsewhere, and out of the house.")
     actions = parser.add_subparsers(dest="action", required=True, parser_class=cli.Parser)
     importer = actions.add_parser("import", help="from a state dict of PyTorch")
     importer.add_argument("model", type=Path, help="a .safetensors, .pth or .pt file")
@@ -52,9 +52,16 @@ def _command(argv: list[str] | None, prog: str) -> None:
     importer.add_argument(
         "--std", type=_numbers(float, 3), help="deviations that its inputs were divided by, if not 0.247,0.243,0.262"
     )
-    exporter = actions.add_parser("export", help="to a state dict of PyTorch")
+    exporter = actions.add_parser("export", help="to a state dict of PyTorch, StableHLO or a model card")
     exporter.add_argument("--ckpt", type=Path, help="what explain.py's --ckpt takes (the embedded network)")
-    exporter.add_argument("--out", type=Path, help="the .safetensors, .pth or .pt file to write")
+    exporter.add_argument("--out", type=Path, help="the file to write; for PyTorch .safetensors, .pth or .pt")
+    exporter.add_argument(
+        "--format",
+        choices=("pytorch", "stablehlo"),
+        default="pytorch",
+        help="of --out (pytorch): a state dict, or StableHLO",
+    )
+    exporter.add_argument("--card", type=Path, metavar="DIR", help="write weights and a model card into DIR")
     exporter.add_argument(
         "--show-module", action="store_true", help="print the PyTorch module that loads it, and exit"
     )
@@ -63,13 +70,25 @@ def _command(argv: list[str] | None, prog: str) -> None:
         _import(arguments.model, arguments.out, arguments.strides, arguments.std)
     elif arguments.show_module:
         print(convert.MODULE.read_text(), end="")
-    elif arguments.out is None:
-        raise UserError("export needs --out: the .safetensors, .pth or .pt file to write")
+    elif arguments.out is None and arguments.card is None:
+        raise UserError("export needs --out: the file to write; or --card: a folder for weights and a model card")
     else:
-        network = load_network(arguments.ckpt)
-        convert.write_state_dict(arguments.out, convert.to_state_dict(jax.device_get(network.params)))
+        _export(load_network(arguments.ckpt), arguments.out, arguments.format, arguments.card)
+
+
+def _export(network: Network, out: Path | None, kind: str, folder: Path | None) -> None:
+    if folder is not None:
+        card.write(folder, network)
+        print(f"Wrote {folder / card.CARD} and {folder / card.WEIGHTS}")
+    if out is None:
+        return
+    if kind == "stablehlo":
+        stablehlo.write(out, network)
+        print(f"Wrote {out}: jax.export.deserialize(...).call of uint8 [N,32,32,3] gives logits [N,10]")
+    else:
+        convert.write_state_dict(out, convert.to_state_dict(jax.device_get(network.params)))
         widths, strides = network.config.widths, network.config.strides
-        print(f"Wrote {arguments.out}: load it into ResNet(widths={widths}, strides={strides}), see --show-module")
+        print(f"Wrote {out}: load it into ResNet(widths={widths}, strides={strides}), see --show-module")
 
 
 def main(argv: list[str] | None = None, prog: str = "python -m cifar_flax.interop") -> int:

@@ -1,0 +1,111 @@
+"""A folder to publish a network in: its weights, and a model card as the Hugging Face Hub reads it."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from cifar_flax.errors import UserError
+from cifar_flax.training import trained
+from cifar_flax.training.trained import Network
+
+WEIGHTS, CARD = "model.safetensors", "README.md"
+_DATA = {"full": "CIFAR-10", "sample": "the embedded sample of CIFAR-10, 1,000 training and 1,000 test images"}
+
+
+def write(folder: Path, network: Network) -> None:
+    """Writes `README.md` and `model.safetensors`.
+
+    Args:
+      folder: made if absent; must hold neither file.
+      network: the network.
+
+    Raises:
+      UserError: one of the files exists, or cannot be written.
+    """
+    for name in (CARD, WEIGHTS):
+        if (folder / name).exists():
+            raise UserError(f"--card {folder} holds a {name}: choose another folder, or delete it")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        trained.export(network, folder / WEIGHTS)
+        (folder / CARD).write_text(text(network), encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"--card {folder} cannot be written: {error.strerror}; choose another") from error
+
+
+def text(network: Network) -> str:
+    """The card: YAML front matter with a model index, then what the network is, from its run's own figures."""
+    config, row = network.config, network.rows[-1] if network.rows else {}
+    size = sum(leaf.size for leaf in jax.tree.leaves(network.params))
+    name = f"cifar_flax {config.preset}, {size:,} parameters"
+    lines = [
+        *_front_matter(name, config.data, row),
+        f"# {name}",
+        "",
+        "A ResNet with LayerNorm over height, width and channels and no other normalisation, trained on "
+        f"{_DATA[config.data]} in JAX and Flax by `cifar_flax`. It knows the ten classes of CIFAR-10, and names one "
+        "of them for anything it is shown.",
+        "",
+        "## Use",
+        "",
+        "```python",
+        "from pathlib import Path",
+        "",
+        "from cifar_flax.explaining import explanation",
+        "from cifar_flax.training.trained import load_network",
+        "",
+        f'network = load_network(Path("{WEIGHTS}"))',
+        "logits = explanation.predict(network, images)  # uint8 [N, 32, 32, 3], RGB",
+        "```",
+        "",
+        f"`cifar-flax explain --ckpt {WEIGHTS}` shows what it gets wrong, and what it was looking at.",
+        "",
+        "## Figures",
+        "",
+        *_figures(network, row),
+        "## How it was trained",
+        "",
+        "| setting | value |",
+        "| --- | --- |",
+        *(f"| `{key}` | {json.dumps(value)} |" for key, value in dataclasses.asdict(config).items()),
+        "",
+        f"SHA-256 of the parameters: `{network.digest}`",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _front_matter(name: str, data: str, row: dict[str, Any]) -> list[str]:
+    lines = ["---", "license: mit", "library_name: flax", "pipeline_tag: image-classification"]
+    lines += ["tags: [jax, flax, cifar10, resnet, layer-normalization, grad-cam]", "datasets: [uoft-cs/cifar10]"]
+    lines += ["metrics: [accuracy]"]
+    if "test_acc" in row:
+        lines += [
+            "model-index:",
+            f"- name: {json.dumps(name)}",
+            "  results:",
+            "  - task: {type: image-classification, name: Image classification}",
+            f"    dataset: {{type: uoft-cs/cifar10, name: {json.dumps(_DATA[data])}, split: test}}",
+            "    metrics:",
+            f"    - {{type: accuracy, value: {row['test_acc'] / 100:.4f}, name: test accuracy of the last epoch}}",
+            f"    - {{type: loss, value: {row['test_loss']:.4f}, name: test loss of the last epoch}}",
+        ]
+    return [*lines, "---", ""]
+
+
+def _figures(network: Network, row: dict[str, Any]) -> list[str]:
+    if not row:
+        return ["The weights came without their training's figures.", ""]
+    lines = [f"At the last epoch, {row['epoch']}:", "", "| images | loss | accuracy |", "| --- | --: | --: |"]
+    titles = {"train": "training, augmented", "val": "held out of training", "test": "test"}
+    for key, title in titles.items():
+        if f"{key}_acc" in row:
+            counts = f"{row[f'{key}_acc']:.2f}% ({row[f'{key}_correct']:,} of {row[f'{key}_total']:,})"
+            lines.append(f"| {title} | {row[f'{key}_loss']:.3f} | {counts} |")
+    if "test_acc" in row:
+        best = max(network.rows, key=lambda x: x["test_acc"])
+        lines += ["", f"The best epoch, {best['epoch']}, has {best['test_acc']:.2f}%: it is chosen on the test set."]
+    return [*lines, ""]

@@ -1,0 +1,66 @@
+"""Out of the house: StableHLO that JAX alone runs, and a model card that the Hugging Face Hub's library reads."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from cifar_flax import commands
+from cifar_flax.explaining import explanation
+from cifar_flax.interop import card
+from cifar_flax.training import trained
+
+ALONE = """
+import sys
+from pathlib import Path
+import jax, numpy as np
+images = np.load("images.npy")
+network = jax.export.deserialize(bytearray(Path("net.stablehlo").read_bytes()))
+assert network.platforms == ("cpu", "cuda", "tpu")
+np.save("logits.npy", np.concatenate([network.call(part) for part in (images[:5], images[5:])]))
+assert not {"flax", "cifar_flax"} & set(sys.modules)
+"""
+
+
+@pytest.mark.slow
+def test_jax_alone_runs_it_for_any_number_of_images(tmp_path, sample, monkeypatch):
+    pytest.importorskip("flatbuffers", reason="needs flatbuffers: the extra export")
+    monkeypatch.chdir(tmp_path)
+    assert commands.main(["export", "--format", "stablehlo", "--out", "net.stablehlo"]) == 0
+    np.save("images.npy", sample.test_images[:20])
+    process = subprocess.run([sys.executable, "-c", ALONE], capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
+    expected = explanation.predict(trained.load_network(None), sample.test_images[:20])
+    np.testing.assert_allclose(np.load("logits.npy"), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_card_is_read_by_the_hub_and_its_figures_are_the_runs(tmp_path, capsys):
+    hub = pytest.importorskip("huggingface_hub", reason="needs huggingface-hub: the extra test")
+    assert commands.main(["export", "--card", str(tmp_path / "card")]) == 0
+    network = trained.load_network(None)
+    read = hub.ModelCard.load(tmp_path / "card" / card.CARD)
+    found = {result.metric_type: result.metric_value for result in read.data.eval_results}
+    assert found["accuracy"] == pytest.approx(network.rows[-1]["test_acc"] / 100, abs=1e-4)
+    assert found["loss"] == pytest.approx(network.rows[-1]["test_loss"], abs=1e-4)
+    assert read.data.license == "mit" and read.data.eval_results[0].dataset_split == "test"
+    assert (
+        network.digest in read.text and f"| `muon_learning_rate` | {network.config.muon_learning_rate} |" in read.text
+    )
+    assert trained.load_network(tmp_path / "card" / card.WEIGHTS).digest == network.digest
+
+
+def test_a_card_without_figures_claims_none():
+    text = card.text(trained.load_network(None)._replace(rows=[]))
+    assert "model-index" not in text and "without their training's figures" in text
+
+
+def test_what_is_there_is_not_overwritten(tmp_path, capsys):
+    (tmp_path / "README.md").write_text("mine")
+    (tmp_path / "net").write_text("mine")
+    assert commands.main(["export", "--card", str(tmp_path)]) == 2
+    assert commands.main(["export", "--format", "stablehlo", "--out", str(tmp_path / "net")]) == 2
+    assert commands.main(["export"]) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 3 and "holds a README.md" in errors[0] and "exists" in errors[1] and "--card" in errors[2]
+    assert {path.read_text() for path in tmp_path.iterdir()} == {"mine"}
