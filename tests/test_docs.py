@@ -15,7 +15,8 @@ BLOCKS = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize("block", BLOCKS)
-def test_python_in_the_documents_runs(block):
+def test_python_in_the_documents_runs(block, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     exec(compile(block, "block", "exec"), {})
 
 
