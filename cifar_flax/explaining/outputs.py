@@ -148,7 +148,10 @@ def write(
             progress=progress,
         )
     with replacing(folder, overwrite=overwrite) as new:
-        return _write_files(new, network, test, choice, logits, wrong, correct, shown, raw, said, evaluated, compared)
+        on_drawn = progress("drawing", len(wrong) + len(correct))
+        return _write_files(
+            new, network, test, choice, logits, wrong, correct, shown, raw, said, evaluated, compared, on_drawn
+        )
 
 
 def _write_files(
@@ -164,6 +167,7 @@ def _write_files(
     said: People | None,
     evaluated: tuple[dict[str, Any], measures.Pictures] | None,
     compared: Comparison | None,
+    on_drawn: Callable[[int], None],
 ) -> dict[str, Any]:
     p, guesses = explanation.probabilities(logits), logits.argmax(axis=1)
     maps = dict(zip(shown.tolist(), raw, strict=True))
@@ -179,7 +183,7 @@ def _write_files(
             | ({} if badges[position] is None else {"badge": badges[position]})
             for number, position in enumerate(positions.tolist(), start=1)
         ]
-        _draw(folder, kind, test, entries[kind], positions, maps, subtitle)
+        _draw(folder, kind, test, entries[kind], positions, maps, subtitle, on_drawn)
     if network.rows:
         plots.plot_curves(network.rows, folder / "loss_accuracy.png", f"training of {network.config.preset}")
     confusion = np.zeros((10, 10), int)
@@ -306,6 +310,7 @@ def _draw(
     positions: np.ndarray,
     maps: dict[int, np.ndarray],
     subtitle: str,
+    on_drawn: Callable[[int], None],
 ) -> None:
     names = list(test.class_names)
     description = "test images " + ", ".join(str(entry["index"]) for entry in entries)
@@ -335,6 +340,7 @@ def _draw(
             f"test image {entry['index']}: {entry['true']}, {verdict} ({confidence}){said}; {subtitle}",
             f"test images {entry['index']}",
         )
+        on_drawn(1)
     word = {"wrong": "Wrong predictions", "correct": "Correct predictions"}[kind]
     plots.plot_predictions(images, titles, folder / f"{kind}_prediction.png", f"{word}, {test.name}", description)
     file, title = folder / f"gradcam_{kind}.png", f"{word}: {subtitle}"

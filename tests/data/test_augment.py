@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
+from cifar_flax import commands
 from cifar_flax.data import augment, normalization
 
 EAGER_AND_JIT = pytest.mark.parametrize("transform", [lambda f: f, jax.jit], ids=["eager", "jit"])
@@ -151,7 +152,7 @@ def test_normalize_whitens_the_training_images_and_can_be_undone(sample):
 
 
 def test_command_draws_a_grid(tmp_path, capsys):
-    assert augment.main(["--out", str(tmp_path / "grid.png")]) == 0
+    assert commands.main(["augment", "--out", str(tmp_path / "grid.png")]) == 0
     assert (tmp_path / "grid.png").read_bytes().startswith(b"\x89PNG")
-    assert augment.main(["--out", str(tmp_path / "nowhere" / "grid.png")]) == 2
+    assert commands.main(["augment", "--out", str(tmp_path / "nowhere" / "grid.png")]) == 2
     assert "cannot be written" in capsys.readouterr().err
