@@ -237,7 +237,7 @@ def _write_files(
         _write_trust(folder, figures, evaluated[1], test.class_names)
         tables = trust_tables.build(figures)
     pictures = {table.picture: (folder / table.picture).read_bytes() for table in tables if table.picture}
-    html = report.render(manifest, network.rows, confusion, test, shown, p, raw, badges, tables, pictures)
+    html = report.render(manifest, network.rows, confusion, test, shown, p, raw, badges, tables, pictures, network)
     (folder / "report.html").write_text(html, encoding="utf-8")
     return manifest
 
