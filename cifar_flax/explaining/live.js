@@ -174,12 +174,16 @@ function startLive() {
   $("file").onchange = () => { if ($("file").files.length) take($("file").files[0]); $("file").value = ""; };
   document.ondragover = event => { event.preventDefault(); $("live").classList.add("drop"); };
   document.ondragleave = event => { if (!event.relatedTarget) $("live").classList.remove("drop"); };
-  document.ondrop = event => { event.preventDefault(); $("live").classList.remove("drop"); if (event.dataTransfer.files.length) { take(event.dataTransfer.files[0]); $("live").scrollIntoView(); } };
+  document.ondrop = event => {
+    event.preventDefault();
+    $("live").classList.remove("drop");
+    if (event.dataTransfer.files.length) { $("detail").close(); $("live").scrollIntoView(); take(event.dataTransfer.files[0]); }
+  };
   // The most confident wrong prediction of each class, or what there is.
   const wrong = images.filter(image => image.true !== image.predicted).sort((a, b) => b.confidence - a.confidence);
   const examples = (wrong.length ? wrong : images).filter((image, i, all) => all.findIndex(other => other.true === image.true) === i);
   examples.forEach(image => {
-    const button = make("button", undefined, "card"), canvas = make("canvas"); canvas.width = canvas.height = 64;
+    const button = make("button"), canvas = make("canvas"); canvas.width = canvas.height = 64;
     draw(canvas, image, PLAIN);
     button.title = titleOf(image); button.setAttribute("aria-label", button.title);
     button.append(canvas); button.onclick = () => startWith(image);

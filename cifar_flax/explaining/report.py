@@ -1,7 +1,7 @@
 """The HTML report: one file for a person, with its pictures, maps and script inside.
 
-The page is `report.html` beside this module, with the scripts `network.js` and `live.js`; here it is given its data, as
-JSON. The page itself writes every string as text, never as HTML.
+The page is `report.html` beside this module, with the scripts `network.js` and `live.js`; here it is given its data,
+as JSON. The page itself writes every string as text, never as HTML.
 """
 
 import base64
