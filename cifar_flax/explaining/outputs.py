@@ -222,7 +222,9 @@ def _write_files(
         (folder / "comparison.json").write_text(json.dumps(compared.figures, indent=1) + "\n")
         _draw_changed(folder, test, p, guesses, maps, compared)
     pictures = {table.picture: (folder / table.picture).read_bytes() for table in tables if table.picture}
-    html = report.render(manifest, network.rows, confusion, test, shown, p, raw, badges, tables, pictures, compared)
+    html = report.render(
+        manifest, network.rows, confusion, test, shown, p, raw, badges, tables, pictures, network, compared
+    )
     (folder / "report.html").write_text(html, encoding="utf-8")
     return manifest
 

@@ -1,7 +1,7 @@
 """The HTML report: one file for a person, with its pictures, maps and script inside.
 
-The page is `report.html` beside this module; here it is given its data, as JSON. The page itself
-writes every string as text, never as HTML.
+The page is `report.html` beside this module, with the scripts `network.js` and `live.js`; here it is given its data,
+as JSON. The page itself writes every string as text, never as HTML.
 """
 
 import base64
@@ -14,14 +14,19 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from cifar_flax.data.normalization import MEAN, STD
 from cifar_flax.explaining import cam, comparison
 from cifar_flax.explaining.comparison import Comparison
 from cifar_flax.explaining.explanation import TestSet
 from cifar_flax.explaining.trust_tables import Table
+from cifar_flax.network import weights
+from cifar_flax.training.trained import Network
 
-_PAGE = Path(__file__).parent / "report.html"
+_FOLDER = Path(__file__).parent
 _SPRITE_COLUMNS = 40
 _LARGEST_MAP = 16
+# Bytes of the parameters that a page takes, so that it stays under 8 MB: 500,000 of float32, twice as many of float16.
+_LARGEST_NETWORK = 2_000_000
 
 
 def _base64(content: bytes) -> str:
@@ -74,6 +79,30 @@ def _compared(compared: Comparison, shown: np.ndarray) -> dict[str, Any]:
     }
 
 
+def _embedded(network: Network) -> dict[str, Any]:
+    """What `network.js` makes the network of; without its parameters where these are too many.
+
+    They are float16 if that loses nothing, as in a file written with `--half`, and else float32: rounding to float16
+    would move a logit by 0.01.
+    """
+    tensors = {name: np.asarray(x, np.float32) for name, x in weights.flatten(network.params).items()}
+    values = np.concatenate([x.ravel() for x in tensors.values()])
+    with np.errstate(over="ignore"):
+        half = values.astype(np.float16)
+    stored = half if (half == values).all() else values
+    return {
+        "num_parameters": values.size,
+        "bytes": stored.nbytes,
+        "largest": _LARGEST_NETWORK,
+        "dtype": stored.dtype.name,
+        "shapes": {name: x.shape for name, x in tensors.items()},
+        "blocks": [(name, stride) for name, _, stride in network.model.blocks()],
+        "mean": MEAN.tolist(),
+        "std": STD.tolist(),
+        "parameters": _base64(stored.tobytes()) if stored.nbytes <= _LARGEST_NETWORK else None,
+    }
+
+
 def render(
     manifest: dict[str, Any],
     rows: list[dict[str, Any]],
@@ -85,6 +114,7 @@ def render(
     badges: Sequence[str | None] = (),
     trust: Sequence[Table] = (),
     pictures: Mapping[str, bytes] | None = None,
+    network: Network | None = None,
     compared: Comparison | None = None,
 ) -> str:
     """The page.
@@ -100,6 +130,7 @@ def render(
       badges: of the whole test set, what people say of each prediction, as `people.judge` returns it; may be empty.
       trust: the tables of what was evaluated; may be empty.
       pictures: the PNG files that these tables name, by name.
+      network: what runs in the page, for pictures that its reader covers or brings; None for nothing.
       compared: what another network says of the test set, or None; all that it changes is among `shown`.
 
     Returns:
@@ -132,9 +163,13 @@ def render(
         "maps": _base64(quantised.tobytes()),
         "map_shape": list(pooled.shape[-2:]),
         "jet": _base64(cam.JET.tobytes()),
+        "network": None if network is None else _embedded(network),
     }
     if compared is not None:
         content["compared"] = _compared(compared, shown)
     # Inside a script element only "</" could end it, and "<!--" change its meaning.
     embedded = json.dumps(content).replace("<", "\\u003c")
-    return _PAGE.read_text(encoding="utf-8").replace("__DATA__", embedded)
+    page = (_FOLDER / "report.html").read_text(encoding="utf-8")
+    for script in ("network.js", "live.js"):
+        page = page.replace(f"/* {script} */", (_FOLDER / script).read_text(encoding="utf-8"))
+    return page.replace("__DATA__", embedded)

@@ -1,0 +1,493 @@
+"""The network in the report, in a real browser, against the program's."""
+
+import base64
+import io
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from cifar_flax.data import normalization
+from cifar_flax.explaining import cam, explanation, report
+from cifar_flax.explaining.explanation import TestSet as Images
+from cifar_flax.network import ResNet, init_params
+from cifar_flax.training import trained
+
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+COUNT = 100
+TRAINING_MEAN = np.round(255 * normalization.MEAN).astype(np.uint8)
+MARKUP = "<img src=x onerror=alert(1)>"
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def network():
+    return trained.load_network(None)
+
+
+@pytest.fixture(scope="module")
+def test_set(sample):
+    names = [*sample.class_names[:9], MARKUP]
+    return Images("sample", sample.test_images[:COUNT], sample.test_labels[:COUNT], np.arange(COUNT), names)
+
+
+@pytest.fixture(scope="module")
+def logits(network, test_set):
+    return explanation.predict(network, test_set.images)
+
+
+@pytest.fixture(scope="module")
+def raw(network, test_set, logits):
+    guesses = logits.argmax(axis=1)
+    return explanation.explain(network, test_set.images, test_set.labels, guesses, stage="stage3", method="grad-cam")
+
+
+@pytest.fixture(scope="module")
+def render(test_set, logits, raw):
+    """A function of a network or None: the report of the images with these predictions."""
+    manifest = {
+        "checkpoint": "some",
+        "checkpoint_sha256": "0" * 64,
+        "model": "compact",
+        "layer": "stage3",
+        "method": "grad-cam",
+        "data": "sample",
+        "test_accuracy": 90.0,
+        "test_count": COUNT,
+    }
+    confusion = np.zeros((10, 10), int)
+    np.add.at(confusion, (test_set.labels, logits.argmax(axis=1)), 1)
+    arguments = manifest, [], confusion, test_set, np.arange(COUNT), explanation.probabilities(logits), raw
+    return lambda network: report.render(*arguments, network=network)
+
+
+@pytest.fixture(scope="module")
+def show(tmp_path_factory):
+    """A function of a report: it in headless Chromium. Fails on any error, warning or request over a network."""
+    if BROWSER is None:
+        pytest.skip("needs Chromium: apt-get install chromium")
+    playwright_api = pytest.importorskip("playwright.sync_api", reason="needs Playwright: pip install playwright")
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
+    with playwright_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=BROWSER, args=flags)
+        said, asked = [], []
+
+        def show(html):
+            path = tmp_path_factory.mktemp("report") / "report.html"
+            path.write_text(html, encoding="utf-8")
+            page = browser.new_page(viewport={"width": 1200, "height": 900}, has_touch=True)
+            page.on("console", lambda message: said.append(message.text))
+            page.on("pageerror", lambda error: said.append(str(error)))
+            page.on("request", lambda request: asked.append(request.url))
+            page.goto(path.as_uri())
+            page.wait_for_selector(".card")
+            return page
+
+        yield show
+        assert said == []
+        assert all(url.startswith(("file:", "data:")) for url in asked)
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def shared_page(show, render, network):
+    return show(render(network))
+
+
+@pytest.fixture
+def page(shared_page):
+    """The page as it is at first, with its first example."""
+    shared_page.reload()
+    shared_page.wait_for_function("document.getElementById('live-status').textContent")
+    return shared_page
+
+
+def rgba(image):
+    return np.concatenate([image, np.full((32, 32, 1), 255, np.uint8)], axis=-1).ravel().tolist()
+
+
+def settled(page):
+    """Waits for the frame before which what was asked for is drawn."""
+    page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+
+def covered(page):
+    """The picture as the network in the page is given it, uint8 `[32, 32, 3]`."""
+    return np.array(page.evaluate("Array.from(live.pixels)"), np.uint8).reshape(32, 32, 4)[..., :3]
+
+
+def set_range(page, selector, value):
+    page.locator(selector).evaluate("(e, value) => { e.value = value; e.dispatchEvent(new Event('input')); }", value)
+    settled(page)
+
+
+def drawn(page, selector):
+    url = page.locator(selector).evaluate("canvas => canvas.toDataURL('image/png')")
+    with Image.open(io.BytesIO(base64.b64decode(url.split(",")[1]))) as picture:
+        return np.array(picture.convert("RGB"))
+
+
+def first_example(test_set, logits):
+    """Position of the wrong prediction that the page begins with: the most confident one."""
+    p, guesses = explanation.probabilities(logits), logits.argmax(axis=1)
+    return int(np.argmax(np.where(guesses == test_set.labels, 0, p.max(axis=1).round(4))))
+
+
+def bars(page):
+    """Class, probability in percent, and logit, of each bar shown."""
+    shown = page.locator("#top button:visible").all()
+    return [[button.locator("xpath=./span").nth(i).inner_text() for i in (0, 2, 3)] for button in shown]
+
+
+def assert_says(page, network, test_set, image):
+    """The page shows what the program computes of an image."""
+    (expected,) = explanation.predict(network, image[None])
+    (p,) = explanation.probabilities(expected[None])
+    set_range(page, "#top-count", 10)
+    order = np.argsort(-expected)
+    for (name, share, logit), c in zip(bars(page), order, strict=True):
+        assert name == test_set.class_names[c]
+        assert float(share[:-1]) == pytest.approx(100 * p[c], abs=0.06 + 0.1)
+        assert float(logit) == pytest.approx(expected[c], abs=0.006)
+    assert page.locator("#live-status").inner_text().startswith(f"{test_set.class_names[order[0]]}, ")
+
+
+# ---- the numbers ---------------------------------------------------------------------------------
+
+
+def test_logits_are_the_programs(page, test_set, logits):
+    found = [page.evaluate("pixels => network.head(network.features(pixels))", rgba(x)) for x in test_set.images]
+    np.testing.assert_allclose(found, logits, rtol=0, atol=1e-3)
+
+
+def test_maps_are_the_programs(page, test_set, logits, raw):
+    targets = np.eye(10)
+    for image, label, scores, maps in list(zip(test_set.images, test_set.labels, logits, raw, strict=True))[:30]:
+        difference = targets[scores.argmax()] - targets[label]
+        found = page.evaluate(
+            "([pixels, targets]) => { const x = network.features(pixels); "
+            "return targets.map(target => Array.from(network.gradCam(x, target))); }",
+            [rgba(image), [*targets.tolist(), difference.tolist()]],
+        )
+        np.testing.assert_allclose(np.reshape(found, maps.shape), maps, rtol=0, atol=1e-4)
+
+
+def build(widths, strides, blocks_per_stage, network):
+    """A network of another shape, with parameters of which none is 0 or 1."""
+    model = ResNet(widths, strides, blocks_per_stage)
+    leaves, tree = jax.tree.flatten(init_params(model, jax.random.key(0)))
+    rng = np.random.default_rng(0)
+    params = jax.tree.unflatten(tree, [np.asarray(x + rng.normal(0, 0.1, x.shape), np.float32) for x in leaves])
+    return network._replace(model=model, params=params)
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_networks_of_other_shapes_are_the_programs(page, network, test_set, half):
+    other = build((5, 6, 9), (2, 1, 2), 1, network)
+    if half:
+        params = jax.tree.map(lambda x: x.astype(np.float16).astype(np.float32), other.params)
+        params["linear"]["bias"][:3] = 2.0**-24, -3 * 2.0**-20, 0  # subnormal in float16
+        other = other._replace(params=params)
+    given = report._embedded(other)
+    assert given["dtype"] == ("float16" if half else "float32")
+    found = page.evaluate(
+        "([given, images]) => { const other = buildNetwork(given, bytes(given.parameters)); "
+        "return images.map(pixels => other.head(other.features(pixels))); }",
+        [given, [rgba(image) for image in test_set.images[:10]]],
+    )
+    np.testing.assert_allclose(found, explanation.predict(other, test_set.images[:10]), rtol=0, atol=1e-3)
+
+
+def test_forward_pass_takes_less_than_100_ms(page):
+    times = page.evaluate(
+        "Array.from({length: 30}, () => { const start = performance.now(); "
+        "network.head(network.features(live.pixels)); return performance.now() - start; })"
+    )
+    assert np.median(times[10:]) < 100
+
+
+def test_page_stays_small(render, network):
+    assert len(render(network)) - len(render(None)) < 1_000_000
+    assert report._LARGEST_NETWORK * 4 / 3 < 3_000_000
+
+
+# ---- covering ------------------------------------------------------------------------------------
+
+
+def test_page_begins_with_the_most_confident_wrong_prediction(page, network, test_set, logits):
+    position = first_example(test_set, logits)
+    np.testing.assert_array_equal(covered(page), test_set.images[position])
+    assert f"#{position}: " in page.locator("#covered-caption").inner_text()
+    assert "knows ten classes" in page.locator("#live-what").inner_text()
+    assert_says(page, network, test_set, test_set.images[position])
+    assert page.locator("#examples button").count() > 3
+    page.locator("#examples button").nth(1).click()
+    settled(page)
+    assert page.locator("#examples button").nth(1).get_attribute("aria-pressed") == "true"
+    assert_says(page, network, test_set, covered(page))
+
+
+@pytest.mark.parametrize("canvas", ["#covered", "#live-map"])
+def test_mouse_covers_on_either_picture(page, network, test_set, logits, canvas):
+    image = test_set.images[first_example(test_set, logits)].copy()
+    page.locator(canvas).scroll_into_view_if_needed()
+    box = page.locator(canvas).bounding_box()
+    pixel = box["width"] / 32
+    page.mouse.move(box["x"] + 12 * pixel, box["y"] + 16 * pixel)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 20 * pixel, box["y"] + 16 * pixel)
+    page.mouse.up()
+    page.mouse.move(box["x"] + 4 * pixel, box["y"] + 4 * pixel)  # only moves the brush
+    image[12:20, 8:24] = TRAINING_MEAN
+    np.testing.assert_array_equal(covered(page), image)
+    settled(page)
+    assert_says(page, network, test_set, image)
+    assert page.locator("#live-before").inner_text().startswith("Uncovered: ")
+    shown = image.repeat(8, axis=0).repeat(8, axis=1)
+    np.testing.assert_array_equal(drawn(page, "#covered"), shown)
+    page.click("#undo")
+    np.testing.assert_array_equal(covered(page), test_set.images[first_example(test_set, logits)])
+    settled(page)
+    assert page.locator("#undo").is_disabled()
+
+
+def test_map_shown_is_that_of_the_covered_picture(page, network):
+    page.select_option("#fill", "grey")
+    page.locator("#covered").click()
+    settled(page)
+    image = covered(page)
+    (expected,) = explanation.predict(network, image[None])
+    guess = np.array([expected.argmax()])
+    (maps,) = explanation.explain(network, image[None], guess, guess, stage="stage3", method="grad-cam")
+    zoomed = image.repeat(8, axis=0).repeat(8, axis=1) / np.float32(255)
+    overlay = cam.overlay(zoomed, np.asarray(cam.to_image(maps[guess[0]], (256, 256))))
+    difference = abs(drawn(page, "#live-map").astype(int) - overlay)
+    assert difference.mean() < 0.5 and np.percentile(difference, 99) < 6
+
+
+def test_finger_covers(page, test_set, logits):
+    page.locator("#covered").scroll_into_view_if_needed()
+    box = page.locator("#covered").bounding_box()
+    page.touchscreen.tap(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    image = test_set.images[first_example(test_set, logits)].copy()
+    image[12:20, 12:20] = TRAINING_MEAN
+    np.testing.assert_array_equal(covered(page), image)
+    for canvas in ("#covered", "#live-map"):
+        assert page.locator(canvas).evaluate("canvas => getComputedStyle(canvas).touchAction") == "none"
+
+
+def test_keyboard_covers_and_takes_back(page, network, test_set, logits):
+    own = test_set.images[first_example(test_set, logits)]
+    said = page.locator("#live-status").inner_text()
+    assert page.locator("#live-status").get_attribute("aria-live") == "polite"
+    page.locator("#covered").focus()
+    set_range(page, "#brush-size", 16)
+    for key in ("Shift+ArrowUp", "Shift+ArrowLeft", "ArrowDown", "ArrowRight", "Space"):
+        page.keyboard.press(key)
+    image = own.copy()
+    image[9:25, 9:25] = TRAINING_MEAN
+    np.testing.assert_array_equal(covered(page), image)
+    settled(page)
+    assert page.locator("#live-status").inner_text() != said
+    assert_says(page, network, test_set, image)
+    outline, brush = (
+        page.locator(selector).evaluate(f"e => getComputedStyle(e).{what}")
+        for selector, what in (("#covered", "outlineStyle"), ("#covered + .brush", "visibility"))
+    )
+    assert (outline, brush) == ("solid", "visible")
+    page.keyboard.press("ArrowUp")
+    page.keyboard.press("Space")
+    page.keyboard.press("Control+z")
+    np.testing.assert_array_equal(covered(page), image)
+    page.keyboard.press("Space")
+    page.locator("#reset").press("Enter")
+    settled(page)
+    np.testing.assert_array_equal(covered(page), own)
+    assert page.locator("#live-status").inner_text() == said
+    assert page.locator("#reset").is_disabled()
+
+
+def test_colours_of_the_brush(page):
+    before = covered(page)
+    mean = before.reshape(-1, 3).mean(axis=0)
+    for kind, colour in (("grey", [128] * 3), ("picture", mean), ("training", TRAINING_MEAN)):
+        page.select_option("#fill", kind)
+        page.locator("#covered").press("Space")
+        np.testing.assert_allclose(covered(page)[14, 14], colour, atol=0.51)
+
+
+def test_any_picture_of_the_gallery_can_be_covered(page, test_set):
+    page.select_option("#kind", "correct")
+    card = page.locator("#gallery .card").nth(2)
+    index = int(card.get_attribute("data-index"))
+    card.press("Enter")
+    page.keyboard.press("Escape")
+    assert not page.locator("#detail").is_visible()
+    card.press("Enter")
+    page.locator("#try").press("Enter")
+    assert not page.locator("#detail").is_visible()
+    np.testing.assert_array_equal(covered(page), test_set.images[index])
+    assert page.evaluate("document.activeElement.id") == "covered"
+    settled(page)
+    assert page.locator("#live-status").inner_text().endswith(": right")
+
+
+# ---- classes and opacity -------------------------------------------------------------------------
+
+
+def test_top_classes_are_as_many_as_asked_for_and_choose_the_map(page):
+    for count in (1, 3, 10):
+        set_range(page, "#top-count", count)
+        assert len(bars(page)) == count
+    seen = set()
+    for i in range(10):
+        page.locator("#top button").nth(i).press("Enter")
+        assert page.locator("#top [aria-pressed='true']").count() == 1
+        seen.add(drawn(page, "#live-map").tobytes())
+    assert len(seen) >= 9  # maps without evidence look alike only on one picture
+    page.select_option("#live-which", "difference")
+    settled(page)
+    assert drawn(page, "#live-map").tobytes() not in seen
+    assert page.locator("#top [aria-pressed='true']").count() == 0
+
+
+def test_opacity_is_that_of_every_map(page, test_set, raw):
+    page.select_option("#map", "3")
+    card = page.locator("#gallery .card").first
+    index = int(card.get_attribute("data-index"))
+    selectors = [f".card[data-index='{index}'] canvas", "#pair canvas:last-child", "#live-map"]
+    card.click()
+    before = [drawn(page, selector) for selector in selectors]
+    set_range(page, "#detail .opacity", 20)
+    assert {slider.input_value() for slider in page.locator(".opacity").all()} == {"20"}
+    after = [drawn(page, selector) for selector in selectors]
+    assert all((a != b).mean() > 0.5 for a, b in zip(before, after, strict=True))
+    zoomed = test_set.images[index].repeat(8, axis=0).repeat(8, axis=1) / np.float32(255)
+    heat = np.asarray(cam.to_image(raw[index, 3], (256, 256)))
+    mixed = 0.2 * cam.JET[(255 * heat).astype(np.uint8)] / 255 + 0.8 * zoomed
+    difference = abs(after[1] - 255 * mixed / mixed.max())
+    assert difference.mean() < 1.5 and np.percentile(difference, 99) < 6
+
+
+# ---- pictures of one's own -----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def photo(sample):
+    """Smooth and wide, 301x203."""
+    rng = np.random.default_rng(0)
+    base = Image.fromarray(sample.test_images[7]).resize((301, 203), Image.Resampling.BICUBIC)
+    noisy = np.asarray(base, int) + rng.integers(-30, 31, (203, 301, 3))
+    return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
+
+
+def as_pillow_has_it(photo):
+    side = min(photo.size)
+    left, top = (photo.width - side) // 2, (photo.height - side) // 2
+    square = photo.crop((left, top, left + side, top + side))
+    return np.asarray(square.resize((32, 32), Image.Resampling.BILINEAR))
+
+
+def wait_for_picture(page, name):
+    page.wait_for_function("name => document.getElementById('covered-caption').textContent === name", arg=name)
+    settled(page)
+
+
+@pytest.mark.parametrize("size", [(301, 203), (32, 32), (20, 31)])
+def test_own_picture_is_brought_to_32x32_as_pillow_does(page, network, test_set, photo, tmp_path, size):
+    own = photo.resize(size)
+    own.save(tmp_path / "own.png")
+    page.select_option("#live-which", "difference")
+    page.set_input_files("#file", tmp_path / "own.png")
+    wait_for_picture(page, "own.png")
+    np.testing.assert_allclose(covered(page).astype(int), as_pillow_has_it(own), atol=1)
+    assert_says(page, network, test_set, covered(page))
+    assert page.locator("#original").is_visible()
+    assert page.locator("#live-which").input_value() == "predicted"  # its class is not known
+    assert not page.locator("#live-status").inner_text().endswith(("right", "wrong"))
+    page.locator("#covered").press("Space")
+    settled(page)
+    assert_says(page, network, test_set, covered(page))
+    page.locator("#examples button").first.click()
+    assert page.locator("#original").is_hidden()
+
+
+def test_own_picture_is_turned_as_its_exif_says_and_its_transparent_parts_are_white(page, photo, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photo.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.jpg", exif=exif, quality=100, subsampling=0)
+    page.set_input_files("#file", tmp_path / "turned.jpg")
+    wait_for_picture(page, "turned.jpg")
+    np.testing.assert_allclose(covered(page).astype(int), as_pillow_has_it(photo), atol=4)
+    Image.new("RGBA", (50, 40), (10, 20, 30, 0)).save(tmp_path / "clear.png")
+    page.set_input_files("#file", tmp_path / "clear.png")
+    wait_for_picture(page, "clear.png")
+    assert (covered(page) == 255).all()
+
+
+def test_picture_can_be_dropped_anywhere(page, photo):
+    buffer = io.BytesIO()
+    photo.save(buffer, "PNG")
+    page.evaluate(
+        "([text, name]) => { const transfer = new DataTransfer(); transfer.items.add(new File([bytes(text)], name)); "
+        "for (const type of ['dragover', 'drop']) document.body.dispatchEvent("
+        "new DragEvent(type, {dataTransfer: transfer, bubbles: true, cancelable: true})); }",
+        [base64.b64encode(buffer.getvalue()).decode(), MARKUP],
+    )
+    wait_for_picture(page, MARKUP)  # as text
+    np.testing.assert_allclose(covered(page).astype(int), as_pillow_has_it(photo), atol=1)
+    assert page.locator("#live.drop").count() == 0
+
+
+@pytest.mark.parametrize("content", [b"", b"no picture", b"\x89PNG\r\n\x1a\n broken"])
+def test_broken_file_is_one_line(page, content, photo, tmp_path):
+    before, said = covered(page), page.locator("#live-status").inner_text()
+    page.set_input_files("#file", {"name": "<b>broken.png", "mimeType": "image/png", "buffer": content})
+    page.locator("#live-error").wait_for(state="visible")
+    line = page.locator("#live-error").inner_text()
+    assert line.startswith("<b>broken.png is no picture") and "\n" not in line
+    np.testing.assert_array_equal(covered(page), before)
+    assert page.locator("#live-status").inner_text() == said
+    photo.save(tmp_path / "own.png")
+    page.set_input_files("#file", tmp_path / "own.png")
+    wait_for_picture(page, "own.png")
+    assert page.locator("#live-error").is_hidden()
+
+
+# ---- the page ------------------------------------------------------------------------------------
+
+
+def test_page_with_a_network_fits_a_phone(page):
+    page.set_viewport_size({"width": 360, "height": 740})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    page.set_viewport_size({"width": 1200, "height": 900})
+
+
+def test_strings_are_text(page):
+    assert page.locator("img, b").count() == 0
+
+
+def test_too_large_network_is_one_line(show, render, network):
+    model = ResNet()
+    shapes = jax.eval_shape(lambda key: init_params(model, key), jax.random.key(0))
+    params = jax.tree.map(lambda x: np.full(x.shape, 1 / 3, np.float32), shapes)
+    html = render(network._replace(model=model, params=params))
+    assert len(html) - len(render(None)) < 10_000
+    page = show(html)
+    assert page.locator("#live-what").inner_text() == (
+        "This network's 11,173,962 parameters take 44.7 MB: "
+        "too many to run in this page, which holds up to 2 MB of them."
+    )
+    assert page.locator("#live-tools").is_hidden()
+    page.locator("#gallery .card").first.click()
+    assert page.locator("#detail").is_visible() and page.locator("#try").is_hidden()
+    page.close()
+
+
+def test_page_without_a_network_says_nothing_of_one(show, render):
+    page = show(render(None))
+    assert page.locator("#live").is_hidden()
+    page.close()
