@@ -1,16 +1,18 @@
 """Trains a LayerNorm-only ResNet on CIFAR-10: `python train.py --epochs 40`."""
 
 import datetime
+import functools
 import os
 import shlex
 import sys
 from pathlib import Path
 from typing import Any
 
-from cifar_flax import cli
+from cifar_flax import cli, distributed
 from cifar_flax import config as config_lib
 from cifar_flax.cli import Parser
 from cifar_flax.config import Config
+from cifar_flax.distributed import Job
 from cifar_flax.errors import Interrupted, UserError
 
 # Without atomic additions in an order of their own, and without kernels picked by a timing.
@@ -34,6 +36,7 @@ def _parser() -> Parser:
         "--profile", type=Path, metavar="DIR", help="trace ten steps into DIR, print where their time goes, and exit"
     )
     run.add_argument("--summary", action="store_true", help="print the layer table and exit")
+    distributed.add_flags(parser.add_argument_group("several processes, each started with the same command"))
     config_lib.add_flags(parser.add_argument_group("what is trained, and how"))
     return parser
 
@@ -60,17 +63,28 @@ def _config(flags: dict, out: Path | None, resume: bool) -> Config:
 
 
 def _train(
-    config: Config, out: Path, *, resume: bool, data_dir: Path | None, source: str, devices: int, **options: Any
+    config: Config,
+    out: Path,
+    job: Job,
+    *,
+    resume: bool,
+    data_dir: Path | None,
+    source: str,
+    devices: int,
+    **options: Any,
 ) -> None:
     from cifar_flax import data, machine  # heavy imports, not needed before here
     from cifar_flax.training import loop, rundir
 
-    rundir.claim(out, resume=resume)  # before anything slow
-    dataset = data.load_named(config.data, data_dir, source, lambda line: print(line, flush=True))
+    job.together(lambda: rundir.claim(out, resume=resume) if job.is_first else None)  # before anything slow
+    say = functools.partial(print, flush=True) if job.is_first else lambda line: None
+    dataset = job.together(lambda: data.load_named(config.data, data_dir, source, say))
     machine.set_up()
     try:
-        loop.fit(config, dataset, out, resume=resume, num_devices=devices, **options)
+        loop.fit(config, dataset, out, resume=resume, num_devices=devices, job=job, **options)
     except (Interrupted, KeyboardInterrupt):
+        if not job.is_first:
+            raise
         again = {"--data-dir": data_dir, "--source": source, "--devices": devices, "--out": out}
         given = [
             f"{flag} {shlex.quote(str(value))}" for flag, value in again.items() if value not in (None, "auto", 0)
@@ -94,21 +108,30 @@ def _command(argv: list[str] | None) -> None:
     flags: dict[str, Any] = vars(_parser().parse_args(argv))
     trace: Path | None = flags.pop("profile")
     out, resume, summary = flags.pop("out"), flags.pop("resume"), flags.pop("summary")
+    settings = distributed.from_flags(flags)
     names = ("data_dir", "source", "tensorboard", "checkpoint_every_minutes", "devices")
     options = {name: flags.pop(name) for name in names}
-    config = _config(flags, out, resume)
-    if config.deterministic:  # read by XLA when it is first used
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DETERMINISTIC}"
-    if summary:
-        from cifar_flax.network import model
-        from cifar_flax.training import program
+    if settings is not None and (summary or trace is not None):
+        raise UserError("--summary and --profile are of one process: leave out what joins several")
+    with distributed.joined(settings) as job:
+        if job.processes > 1:
+            asked = {"--" + name.replace("_", "-"): value for name, value in flags.items()}
+            asked |= {"--resume": resume, "--devices": options["devices"]}
+            job.require_equal(distributed.code_version() | asked)
+        config = config_lib.from_json(job.of_first(lambda: config_lib.to_json(_config(flags, out, resume))))
+        if config.deterministic:  # read by XLA when it is first used
+            os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DETERMINISTIC}"
+        if summary:
+            from cifar_flax.network import model
+            from cifar_flax.training import program
 
-        print(model.format_layer_table(program.build_model(config)))
-    elif trace is not None:
-        _profile(config, trace, options["data_dir"], options["source"])
-    else:
-        out = out or Path("runs") / f"{config.preset}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
-        _train(config, out, resume=resume, **options)
+            print(model.format_layer_table(program.build_model(config)))
+        elif trace is not None:
+            _profile(config, trace, options["data_dir"], options["source"])
+        else:
+            dated = Path("runs") / f"{config.preset}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+            out = Path(job.of_first(lambda: str(out or dated)))
+            _train(config, out, job, resume=resume, **options)
 
 
 def main(argv: list[str] | None = None) -> int:
