@@ -89,7 +89,8 @@ def _train(
         given = [
             f"{flag} {shlex.quote(str(value))}" for flag, value in again.items() if value not in (None, "auto", 0)
         ]
-        print(f"interrupted: go on with  python train.py --resume {' '.join(given)}", file=sys.stderr)
+        everywhere = ", in each process" if job.processes > 1 else ""
+        print(f"interrupted: go on with  python train.py --resume {' '.join(given)}{everywhere}", file=sys.stderr)
         raise
 
 

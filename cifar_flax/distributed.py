@@ -165,8 +165,8 @@ class Job:
             for name in sorted(first.keys() | theirs.keys()):
                 if first.get(name) != theirs.get(name):
                     raise UserError(
-                        f"process {process} has another {name} than process 0 ({_short(theirs.get(name))} against "
-                        f"{_short(first.get(name))}): start all {self.processes} processes alike"
+                        f"process {process} has another {name} than process 0 ({_short(theirs.get(name, 'none'))} "
+                        f"against {_short(first.get(name, 'none'))}): start all {self.processes} processes alike"
                     )
 
     def broadcast(self, tree: Any) -> Any:
@@ -234,10 +234,12 @@ def _short(value: Any) -> str:
 
 def code_version() -> dict[str, str]:
     """What decides, beside config and data, about what a process computes."""
-    package = Path(__file__).parent
-    sources = b"".join(path.read_bytes() for path in sorted(package.rglob("*.py")))
+    folder, digest = Path(__file__).parent, hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(folder).as_posix()} {len(content)} ".encode() + content)
     versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax")}
-    return {"code of cifar_flax": hashlib.sha256(sources).hexdigest()[:12], **versions}
+    return {"code of cifar_flax": digest.hexdigest()[:12], **versions}
 
 
 # ---- joining and leaving -------------------------------------------------------------------------
@@ -259,7 +261,8 @@ def joined(settings: Settings | None) -> Iterator[Job]:
         yield ALONE
         return
     # JAX's runtime aborts a process that has lost another, with pages of text: one line instead.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "4")  # read when JAX is imported
+    if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1") == "1":  # JAX's own choice, which it leaves to child processes
+        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "4"
     import jax
 
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
