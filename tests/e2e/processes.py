@@ -58,7 +58,8 @@ def join(arguments: list[str]) -> None:
             sample.train_images[0, 0, 0, 0] += job.process
         elif not job.is_first:
             loop._check_finite = lambda sums, epoch: time.sleep(1000)
-        loop.fit(config_lib.from_flags({"preset": "smoke", "widths": (8,), "strides": (2,)}), sample, out, job=job)
+        flags = {"preset": "smoke", "widths": (8,), "strides": (2,), "precision": "float32"}
+        loop.fit(config_lib.from_flags(flags), sample, out, resume=stuck, job=job)
 
 
 def compare_eight() -> None:
