@@ -37,7 +37,7 @@ RUN = ["--preset", "smoke", "--widths", "8", "--strides", "2"]
 CLOCKS = ("seconds", "images_per_second")
 
 
-LIMITS = ["--init-timeout", "120", "--heartbeat-timeout", "10", "--step-timeout", "120"]
+LIMITS = ["--init-timeout", "30", "--heartbeat-timeout", "10", "--step-timeout", "120"]
 
 
 def start(out: Path, processes: int, *words: str) -> list[subprocess.Popen[bytes]]:

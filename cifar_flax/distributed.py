@@ -333,8 +333,8 @@ def _leave_with(error: BaseException) -> NoReturn:
     """Ends this process by an error that is not the others'."""
     if isinstance(error, UserError):
         _leave(str(error), error.exit_code)
-    if isinstance(error, KeyboardInterrupt):
-        _leave("", 130)
+    if isinstance(error, KeyboardInterrupt | BrokenPipeError):
+        _leave("", 130 if isinstance(error, KeyboardInterrupt) else 141)
     if isinstance(error, Interrupted):
         _leave(str(LostProcessError("one did not come to the end")))
     if _LOSS.match(str(error)):
