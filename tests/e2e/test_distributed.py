@@ -32,6 +32,7 @@ pytestmark = [
 ]
 ROOT = Path(__file__).parents[2]
 TINY = ["--preset", "smoke", "--widths", "8", "--strides", "2", "--precision", "float32", "--devices", "2"]
+PLAIN = ["--rotate-degrees", "0", "--crop-padding", "0", "--cutout-size", "0"]  # soon compiled
 LOST = "error: a process of this job is gone or stuck ("
 CLOCKS = ("seconds", "images_per_second")
 
@@ -140,10 +141,10 @@ def wait_for_another_epoch(processes, folder):
 FAILURES = [(signal.SIGTERM, 1), (signal.SIGINT, 0), (signal.SIGKILL, 1), (signal.SIGKILL, 0), (signal.SIGSTOP, 1)]
 
 
-def test_signals_and_failures_end_all_processes_and_change_nothing(runs, tmp_path):
+def test_signals_and_failures_end_all_processes_and_change_nothing(tmp_path):
     """One run is stopped in each way in turn, and resumed; at its end it is the run that was left alone."""
     run = tmp_path / "run"
-    shutil.copytree(runs / "two", run)
+    run_one([*TINY, *PLAIN, "--epochs", "1", "--out", "run"], tmp_path)
     words = ["--resume", "--devices", "2", "--out", "run", "--epochs", "10000"]
     for number, victim in FAILURES:
         with running(words, tmp_path) as processes:
@@ -165,7 +166,7 @@ def test_signals_and_failures_end_all_processes_and_change_nothing(runs, tmp_pat
             assert time.monotonic() - sent < 15
     epochs = len(rundir.read_rows(run)) + 1
     run_one(["--resume", "--devices", "2", "--out", "run", "--epochs", str(epochs)], tmp_path)
-    run_one([*TINY, "--epochs", str(epochs), "--out", "alone"], tmp_path)
+    run_one([*TINY, *PLAIN, "--epochs", str(epochs), "--out", "alone"], tmp_path)
     assert_same_run(run, tmp_path / "alone")
 
 
@@ -228,13 +229,14 @@ def test_another_version_of_the_code_is_refused(tmp_path):
 
 def test_processes_that_do_not_meet_are_one_line(tmp_path):
     """Process 0 without the other, and the other without process 0."""
-    with running(TINY, tmp_path, init_timeout=3) as (first, second):
-        second.kill()
-        assert first.wait(60) == 2
     (tmp_path / "elsewhere").mkdir()
-    with running(TINY, tmp_path / "elsewhere", init_timeout=3) as (first, second):
-        first.kill()
-        assert second.wait(60) == 2
+    with (
+        running(TINY, tmp_path, init_timeout=3) as (first, late),
+        running(TINY, tmp_path / "elsewhere", init_timeout=3) as (gone, second),
+    ):
+        late.kill()
+        gone.kill()
+        assert [first.wait(60), second.wait(60)] == [2, 2]
     for path in (tmp_path / "0.err", tmp_path / "elsewhere" / "1.err"):
         assert path.read_text().startswith("error: the processes did not meet at 127.0.0.1:")
         assert path.read_text().count("\n") == 1
