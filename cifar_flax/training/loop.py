@@ -222,10 +222,11 @@ def _require_memory(config: Config, layers: Sequence[Layer], execution: Executio
         return
     an_image = _MEMORY_OF_OUTPUTS * 4 * sum(math.prod(layer.shape) for layer in layers)
     others = _OTHER_MEMORY + 4 * 8 * sum(layer.num_params for layer in layers)
-    if (needed := an_image * config.batch_size + others) > there:
+    processes = jax.process_count()  # each with its part of the batch
+    if (needed := an_image * config.batch_size / processes + others) > there:
         raise UserError(
             f"--batch-size {config.batch_size} needs about {needed / 1e9:.0f} GB of memory for this network, and "
-            f"there are {there / 1e9:.0f}: choose {max(1, int((there - others) / an_image))} or less"
+            f"there are {there / 1e9:.0f}: choose {processes * max(1, int((there - others) / an_image))} or less"
         )
 
 
