@@ -20,6 +20,15 @@ class NonFiniteError(UserError):
     exit_code = 3
 
 
+class LostProcessError(UserError):
+    """Another process of the same job is gone or stuck: exit code 75, which means that it is worth trying again."""
+
+    exit_code = 75
+
+    def __init__(self, reason: str):
+        super().__init__(f"a process of this job is gone or stuck ({reason}): start all of them again, with --resume")
+
+
 class Interrupted(Exception):  # noqa: N818 - it is no error
     """A signal asked for an end, and everything was saved: exit code 128 plus its number."""
 

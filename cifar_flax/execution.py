@@ -68,6 +68,7 @@ class Execution(NamedTuple):
             "platform": self.platform,
             "device": self.mesh.devices.flat[0].device_kind,
             "devices": self.mesh.size,
+            "processes": jax.process_count(),
             "precision": self.precision,
             "jax": jax.__version__,
         }
@@ -79,25 +80,42 @@ def resolve(precision: str, batch_size: int, num_devices: int = 0) -> Execution:
     Args:
       precision: `float32`, `bfloat16`, or `auto`: bfloat16 where the devices multiply in it.
       batch_size: images, to be divided evenly.
-      num_devices: how many devices; 0 for as many as divide the batch into useful parts.
+      num_devices: how many devices, the same number in each process; 0 for as many as divide the batch
+        into useful parts.
 
     Raises:
-      UserError: there are fewer devices, or they do not divide the batch; or this is one of several processes.
+      UserError: there are fewer devices, or they do not divide the batch; or the processes cannot share in it alike.
     """
-    if jax.process_count() > 1:
-        raise UserError(f"this is one of {jax.process_count()} processes: expected one; start the command alone")
-    devices = jax.devices()
+    devices, processes = _devices_by_process()
     on_cpu = devices[0].platform == "cpu"
     if not 0 <= num_devices <= len(devices):
-        raise UserError(f"--devices is {num_devices}: expected 1 to the {len(devices)} of this machine")
+        where = "this machine" if processes == 1 else f"{processes} processes"
+        raise UserError(f"--devices is {num_devices}: expected 1 to the {len(devices)} of {where}")
+    if num_devices % processes:
+        raise UserError(f"--devices is {num_devices}: expected a multiple of the {processes} processes")
     if num_devices and batch_size % num_devices:
         raise UserError(f"--devices is {num_devices}: expected a divisor of the {batch_size} images of --batch-size")
-    limit = min(len(devices), max(1, batch_size // (_MIN_IMAGES_PER_CORE if on_cpu else 1)))
-    size = num_devices or next(n for n in range(limit, 0, -1) if batch_size % n == 0)
+    if batch_size % processes:
+        raise UserError(f"--batch-size is {batch_size}: expected a multiple of the {processes} processes")
+    limit = min(len(devices), max(processes, batch_size // (_MIN_IMAGES_PER_CORE if on_cpu else 1)))
+    size = num_devices or next(n for n in range(limit, 0, -1) if n % processes == 0 and batch_size % n == 0)
     if precision == "auto":
         precision = "bfloat16" if _has_bfloat16(devices[0]) else "float32"
-    mesh = Mesh(np.array(devices[:size]), ("data",))
-    return Execution(mesh, precision, 1 if on_cpu else _STEPS_AT_ONCE)
+    chosen = np.array(devices).reshape(processes, -1)[:, : size // processes].ravel()
+    return Execution(Mesh(chosen, ("data",)), precision, 1 if on_cpu else _STEPS_AT_ONCE)
+
+
+def _devices_by_process() -> tuple[list[Any], int]:
+    """All devices, those of process 0 first, and the number of processes, each of which has as many."""
+    devices, processes = jax.devices(), jax.process_count()
+    if processes > 1:
+        devices = sorted(devices, key=lambda device: (device.process_index, device.id))
+        counts = [sum(device.process_index == i for device in devices) for i in range(processes)]
+        if len(set(counts)) > 1:
+            raise UserError(
+                f"the {processes} processes have {', '.join(map(str, counts))} devices: expected as many in each"
+            )
+    return devices, processes
 
 
 def _has_bfloat16(device: Any) -> bool:

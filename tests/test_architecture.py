@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "cifar_flax"
-GROUND = {"errors", "config", "cli", "files", "execution", "machine", "plots"}
+GROUND = {"errors", "config", "cli", "files", "execution", "machine", "distributed", "plots"}
 # A room may import the ground floor and the rooms before it.
 ROOMS = ["data", "network", "training", "explaining", "interop", "commands"]
 # The mathematics: pure functions of plain arguments, which know of no config and no machine.

@@ -71,13 +71,43 @@ def test_precision_follows_what_the_hardware_has(platform, capability, dtype, mo
     assert 1 < resolve("auto", 64).steps_at_once <= 100
 
 
-def test_one_of_several_processes_is_refused(monkeypatch):
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
-    with pytest.raises(UserError, match="one of 2 processes"):
-        resolve("auto", 64)
+def processes(monkeypatch, counts: list[int]):
+    """As many CPU devices in each process as said, in no good order."""
+    devices = [
+        types.SimpleNamespace(platform="cpu", id=1000 * process + i, process_index=process)
+        for process, count in enumerate(counts)
+        for i in range(count)
+    ]
+    monkeypatch.setattr(jax, "devices", lambda: devices[::-1])
+    monkeypatch.setattr(jax, "process_count", lambda: len(counts))
+    monkeypatch.setattr(execution, "Mesh", lambda devices, axes: types.SimpleNamespace(devices=devices))
+
+
+def test_processes_share_a_batch_alike(monkeypatch):
+    processes(monkeypatch, [4, 4])
+    ids = {number: [d.id for d in resolve("float32", 256, number).mesh.devices] for number in (0, 2, 4)}
+    assert ids == {0: [0, 1, 2, 3, 1000, 1001, 1002, 1003], 2: [0, 1000], 4: [0, 1, 1000, 1001]}
+    assert len(resolve("float32", 6).mesh.devices) == 2  # each has its part, though it is small
+
+
+@pytest.mark.parametrize(
+    ("counts", "batch_size", "num_devices", "message"),
+    [
+        ([2, 2], 64, 1, "--devices is 1: expected a multiple of the 2 processes"),
+        ([2, 2, 2], 64, 2, "--devices is 2: expected a multiple of the 3 processes"),
+        ([2, 2], 64, 6, "--devices is 6: expected 1 to the 4 of 2 processes"),
+        ([2, 2], 66, 4, "--devices is 4: expected a divisor of the 66 images of --batch-size"),
+        ([2, 2], 63, 0, "--batch-size is 63: expected a multiple of the 2 processes"),
+        ([2, 3], 60, 0, "the 2 processes have 2, 3 devices: expected as many in each"),
+    ],
+)
+def test_processes_that_cannot_share_a_batch_are_refused(counts, batch_size, num_devices, message, monkeypatch):
+    processes(monkeypatch, counts)
+    with pytest.raises(UserError, match=message):
+        resolve("float32", batch_size, num_devices)
 
 
 def test_a_record_says_what_decides_about_bits():
     record = resolve("float32", 64).record()
-    assert record.keys() == {"platform", "device", "devices", "precision", "jax"}
-    assert (record["precision"], record["jax"]) == ("float32", jax.__version__)
+    assert record.keys() == {"platform", "device", "devices", "processes", "precision", "jax"}
+    assert (record["processes"], record["precision"], record["jax"]) == (1, "float32", jax.__version__)

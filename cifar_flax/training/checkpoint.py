@@ -33,6 +33,7 @@ import orbax.checkpoint as ocp
 from cifar_flax import config as config_lib
 from cifar_flax import files
 from cifar_flax.config import Config
+from cifar_flax.distributed import ALONE, Job
 from cifar_flax.errors import UserError
 from cifar_flax.training.metrics import Metrics
 from cifar_flax.training.step import TrainState
@@ -169,8 +170,9 @@ class Writer:
           UserError: the one before could not be written.
         """
         self.wait()
-        state = dataclasses.replace(progress.state, key=jax.random.key_data(progress.state.key))
-        state, sums = _copy((state, progress.sums))
+        # What this process has on one device: several processes would have to run a program together.
+        state, sums = jax.tree.map(_on_one_device, (progress.state, progress.sums))
+        state, sums = _copy((dataclasses.replace(state, key=jax.random.key_data(state.key)), sums))
         self._pending = self._thread.submit(self._write, progress._replace(state=state, sums=sums))
 
     def wait(self) -> None:
@@ -199,7 +201,7 @@ class Writer:
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir()
             _refuse_full_disk(part, progress)
-            with _hushed(), ocp.Checkpointer(ocp.StandardCheckpointHandler()) as orbax:
+            with _hushed(), _orbax() as orbax:
                 orbax.save(part.resolve() / "state", args=ocp.args.StandardSave(_tree(progress)))
             files.write_atomically(part / "progress.json", json.dumps(progress.rows))
             files.write_atomically(part / "config.json", config_lib.to_json(self._config))
@@ -238,6 +240,10 @@ def _tree(progress: Progress) -> dict[str, Any]:
     return {"state": progress.state, "sums": progress.sums, "steps": np.int32(progress.steps)}
 
 
+def _on_one_device(x: Any) -> Any:
+    return x.addressable_data(0) if isinstance(x, jax.Array) else x
+
+
 @jax.jit
 def _copy(tree: Any) -> Any:
     """A copy on the devices, which takes no time there: what it is a copy of is donated to the next step."""
@@ -272,22 +278,31 @@ def read_execution(path: Path) -> dict[str, Any]:
         raise UserError(f"checkpoint {path} cannot be restored: {error}") from error
 
 
-def restore(path: Path, like: TrainState) -> Progress:
+def restore(path: Path, like: TrainState, job: Job = ALONE) -> Progress:
     """What a checkpoint holds, on the host.
 
     Args:
       path: one of `find`.
       like: a state of the same structure, shapes and dtypes, or its `jax.eval_shape`.
+      job: the processes that need it: process 0 reads, and sends it to the others, which need not see its disk.
 
     Raises:
       UserError: it is damaged, of another format or of another network.
     """
-    verify(path)
     abstract = jax.eval_shape(lambda state: dataclasses.replace(state, key=jax.random.key_data(state.key)), like)
     empty = jax.eval_shape(Metrics.empty)
     template = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), _tree(Progress(abstract, empty, 0, [])))
+    tree, rows = job.together(lambda: _read(path, template) if job.is_first else (template, []))
+    tree, rows = job.broadcast(tree), job.of_first(lambda: rows)
+    state = dataclasses.replace(tree["state"], key=jax.random.wrap_key_data(tree["state"].key))
+    return Progress(state, tree["sums"], int(tree["steps"]), rows)
+
+
+def _read(path: Path, template: Any) -> tuple[Any, list[dict[str, Any]]]:
+    """The tree and the rows of a checkpoint, whose tree must be as the template."""
+    verify(path)
     try:
-        with _hushed(), ocp.Checkpointer(ocp.StandardCheckpointHandler()) as orbax:
+        with _hushed(), _orbax() as orbax:
             tree = orbax.restore(path.resolve() / "state", args=ocp.args.StandardRestore(template))
         rows = json.loads((path / "progress.json").read_text())
     except Exception as error:  # Orbax and TensorStore raise nearly anything
@@ -295,11 +310,20 @@ def restore(path: Path, like: TrainState) -> Progress:
     shapes, expected = (jax.tree.map(lambda x: (np.shape(x), np.dtype(x.dtype)), t) for t in (tree, template))
     if shapes != expected:  # Orbax would cut or pad the arrays to fit
         raise UserError(f"checkpoint {path} cannot be restored: it is of another network")
-    state = dataclasses.replace(tree["state"], key=jax.random.wrap_key_data(tree["state"].key))
-    return Progress(state, tree["sums"], int(tree["steps"]), rows)
+    return tree, rows
 
 
-# ---- Orbax's failures ----------------------------------------------------------------------------
+# ---- Orbax ---------------------------------------------------------------------------------------
+
+
+def _orbax() -> ocp.Checkpointer:
+    """Orbax for this process alone, which would otherwise wait for all of them."""
+    process = jax.process_index()
+    options = ocp.options.MultiprocessingOptions(
+        primary_host=process, active_processes={process}, barrier_sync_key_prefix="cifar_flax"
+    )
+    handler = ocp.StandardCheckpointHandler(multiprocessing_options=options)
+    return ocp.Checkpointer(handler, multiprocessing_options=options)
 
 
 def _refuse_full_disk(folder: Path, progress: Progress) -> None:

@@ -3,6 +3,7 @@
 import concurrent.futures
 import contextlib
 import dataclasses
+import hashlib
 import math
 import sys
 import time
@@ -17,6 +18,7 @@ from cifar_flax import config as config_lib
 from cifar_flax import machine, plots
 from cifar_flax.config import Config
 from cifar_flax.data import Cifar10
+from cifar_flax.distributed import ALONE, Job
 from cifar_flax.errors import Interrupted, NonFiniteError, UserError
 from cifar_flax.execution import Execution, resolve
 from cifar_flax.network import weights
@@ -40,6 +42,7 @@ def fit(
     tensorboard: bool = False,
     checkpoint_every_minutes: float = 10.0,
     num_devices: int = 0,
+    job: Job = ALONE,
 ) -> list[dict]:
     """Trains, evaluates and writes checkpoints until `config.epochs` epochs are done.
 
@@ -51,6 +54,7 @@ def fit(
       tensorboard: write TensorBoard events as well.
       checkpoint_every_minutes: write checkpoints within an epoch too, where it takes longer than this.
       num_devices: how many share a batch; 0 for as many as divide it into useful parts.
+      job: the processes that train together, all with the same arguments; `folder` is process 0's alone.
 
     Returns:
       The rows of `metrics.jsonl`, one an epoch.
@@ -58,14 +62,13 @@ def fit(
     Raises:
       UserError: the directory holds a run and `resume` is false, is in use or cannot be written; no
         checkpoint is intact, or the newest is of another config; a loss or gradient is not finite; there are
-        fewer devices.
+        fewer devices; the processes have other data.
       Interrupted: SIGTERM or SIGINT came; a checkpoint was written.
     """
-    rundir.claim(folder, resume=resume)
     try:
-        with open(folder / rundir.LOG, "a") as log, contextlib.ExitStack() as stack:
-            rundir.lock(log, folder)
-            return _fit(config, data, folder, log, stack, tensorboard, checkpoint_every_minutes, num_devices)
+        with contextlib.ExitStack() as stack:
+            log = job.together(lambda: _open_log(folder, resume, stack) if job.is_first else None)
+            return _fit(config, data, folder, log, stack, tensorboard, checkpoint_every_minutes, num_devices, job)
     except OSError as error:
         if isinstance(error, BrokenPipeError):
             raise
@@ -74,17 +77,30 @@ def fit(
         ) from error
 
 
+def _open_log(folder: Path, resume: bool, stack: contextlib.ExitStack) -> IO[str]:
+    """The log of a run, which makes this process the only one to write into its directory."""
+    rundir.claim(folder, resume=resume)
+    log = stack.enter_context((folder / rundir.LOG).open("a"))
+    rundir.lock(log, folder)
+    return log
+
+
 def _fit(
     config: Config,
     data: Cifar10,
     folder: Path,
-    log: IO[str],
+    log: IO[str] | None,
     stack: contextlib.ExitStack,
     tensorboard: bool,
     checkpoint_every_minutes: float,
     num_devices: int,
+    job: Job,
 ) -> list[dict]:
+    """`fit`; without a log, in another process than the first, nothing is said or written."""
+
     def say(line: str) -> None:
+        if log is None:
+            return
         tqdm.write(line, file=sys.stdout)
         sys.stdout.flush()
         print(line, file=log, flush=True)
@@ -92,18 +108,21 @@ def _fit(
     if config.monitor == "test_loss" and not len(data.test_images):
         raise UserError("--monitor test_loss needs test images, and there are none: choose train_loss or val_loss")
     num_train = len(data.train_images) - config.val_size
-    newest = _newest_intact(config, folder / rundir.CHECKPOINTS, say)
-    execution = _resolve(config, newest, num_devices, say)
+    if job.processes > 1:
+        job.require_equal({"data set": _digest(data)})
+    newest, before = job.of_first(lambda: _newest_intact(config, folder / rundir.CHECKPOINTS, say))
+    execution = _resolve(config, before, num_devices, say)
+    job.require_equal(execution.record())
     program = build_program(config, num_train, execution)
     layers = layer_table(program.model)
-    _require_memory(config, layers, execution)
-    if newest is not None:
-        progress = _restore(program, newest)
+    job.together(lambda: _require_memory(config, layers, execution))
+    if newest:
+        progress = _restore(program, Path(newest), job)
     else:
-        progress = Progress(_initial_state(config, program), program.place(Metrics.empty()), 0, [])
-    rundir.write_config(folder, config)
-    rundir.write_rows(folder, progress.rows)
-    publish = _publisher(config, folder, stack, tensorboard)
+        progress = Progress(_initial_state(config, program, job), program.place(Metrics.empty()), 0, [])
+    if log is not None:
+        rundir.write_config(folder, config)
+        rundir.write_rows(folder, progress.rows)
     for line in _greeting(config, layers, execution, folder, num_train, progress):
         say(line)
 
@@ -114,17 +133,17 @@ def _fit(
     }
     held_out = {name: program.place(split) for name, split in held_out.items() if len(split.images)}
 
-    writer = stack.enter_context(checkpoint.Writer(folder / rundir.CHECKPOINTS, config, execution.record()))
-    bar = stack.enter_context(_progress_bar(config, num_train, progress))
+    save, publish = _keeper(config, folder, log, stack, tensorboard, execution)
+    bar = stack.enter_context(_progress_bar(config, num_train, progress, hidden=log is None))
     stopped = stack.enter_context(interrupts.as_flag())
     saved_at = time.monotonic()
 
     def on_pause(progress: Progress) -> None:
         """Between two steps: saves where it is time to, and ends the run where a signal asks for it."""
         nonlocal saved_at
-        number = stopped()  # once: a signal may come at any time
+        number = job.agreed(stopped())  # once: a signal may come at any time
         if number or time.monotonic() - saved_at > 60 * checkpoint_every_minutes:
-            writer.save(progress)
+            save(progress)
             saved_at = time.monotonic()
         if number:
             raise Interrupted(number)
@@ -134,12 +153,9 @@ def _fit(
         progress = _run_epoch(config, program, progress, train, held_out, bar, on_pause)
         for line in _results(progress.rows[-1], held_out):
             say(line)
-        rundir.require_in_place(log, folder)
-        rundir.append_row(folder, progress.rows[-1])
-        writer.save(progress)
+        publish(progress)
         saved_at = time.monotonic()
-        publish(progress.rows)
-        if (number := stopped()) and len(progress.rows) < config.epochs:
+        if (number := job.agreed(stopped())) and len(progress.rows) < config.epochs:
             raise Interrupted(number)
     for line in _farewell(config, progress.rows):
         say(line)
@@ -149,8 +165,16 @@ def _fit(
 # ---- where a run begins --------------------------------------------------------------------------
 
 
-def _newest_intact(config: Config, folder: Path, say: Callable[[str], None]) -> Path | None:
-    """The newest intact checkpoint in a directory; None where there is none at all.
+def _digest(data: Cifar10) -> str:
+    """A hash of all images and labels."""
+    digest = hashlib.sha256()
+    for array in (data.train_images, data.train_labels, data.test_images, data.test_labels):
+        digest.update(array.tobytes())
+    return digest.hexdigest()[:12]
+
+
+def _newest_intact(config: Config, folder: Path, say: Callable[[str], None]) -> tuple[str, dict[str, Any]]:
+    """The newest intact checkpoint in a directory, and what it ran on; both empty where there is none at all.
 
     Raises:
       UserError: none of those that are there is intact, or it is of another config.
@@ -167,15 +191,14 @@ def _newest_intact(config: Config, folder: Path, say: Callable[[str], None]) -> 
                 f"config.json was changed since checkpoint {path} was made: {differences}; put it back, "
                 "or start a new run in another --out"
             )
-        return path
+        return str(path), checkpoint.read_execution(path)
     if found:
         raise UserError(f"no checkpoint in {folder} is intact: delete that directory to begin again")
-    return None
+    return "", {}
 
 
-def _resolve(config: Config, newest: Path | None, num_devices: int, say: Callable[[str], None]) -> Execution:
+def _resolve(config: Config, before: dict[str, Any], num_devices: int, say: Callable[[str], None]) -> Execution:
     """What this machine runs a config on; in the dtype that the run began in."""
-    before = {} if newest is None else checkpoint.read_execution(newest)
     execution = resolve(before.get("precision", config.precision), config.batch_size, num_devices)
     now = execution.record()
     if changed := [
@@ -199,25 +222,27 @@ def _require_memory(config: Config, layers: Sequence[Layer], execution: Executio
         return
     an_image = _MEMORY_OF_OUTPUTS * 4 * sum(math.prod(layer.shape) for layer in layers)
     others = _OTHER_MEMORY + 4 * 8 * sum(layer.num_params for layer in layers)
-    if (needed := an_image * config.batch_size + others) > there:
+    processes = jax.process_count()  # each with its part of the batch
+    if (needed := an_image * config.batch_size / processes + others) > there:
         raise UserError(
             f"--batch-size {config.batch_size} needs about {needed / 1e9:.0f} GB of memory for this network, and "
-            f"there are {there / 1e9:.0f}: choose {max(1, int((there - others) / an_image))} or less"
+            f"there are {there / 1e9:.0f}: choose {processes * max(1, int((there - others) / an_image))} or less"
         )
 
 
-def _restore(program: Program, path: Path) -> Progress:
+def _restore(program: Program, path: Path, job: Job) -> Progress:
     """A checkpoint, placed on the devices."""
-    progress = checkpoint.restore(path, jax.eval_shape(program.create_state))
+    progress = checkpoint.restore(path, jax.eval_shape(program.create_state), job)
     return progress._replace(state=program.place(progress.state), sums=program.place(progress.sums))
 
 
-def _initial_state(config: Config, program: Program) -> TrainState:
+def _initial_state(config: Config, program: Program, job: Job) -> TrainState:
     """The state before the first step, its parameters from `config.init` if that is given."""
     state = program.create_state()
     if not config.init:
         return state
-    loaded = weights.load_weights(Path(config.init))
+    loaded = job.together(lambda: weights.load_weights(Path(config.init)))
+    job.require_equal({"--init": weights.digest(loaded.params)})
     if (loaded.config.widths, loaded.config.strides) != (config.widths, config.strides):
         raise UserError(
             f"--init {config.init} holds a network of widths {loaded.config.widths} and strides "
@@ -286,7 +311,7 @@ def _check_finite(sums: Metrics, epoch: int) -> None:
 _DATA_NAMES = {"full": "CIFAR-10", "sample": "embedded SAMPLE of CIFAR-10"}
 
 
-def _progress_bar(config: Config, num_train: int, progress: Progress) -> tqdm:
+def _progress_bar(config: Config, num_train: int, progress: Progress, *, hidden: bool) -> tqdm:
     """A bar over the whole run on a terminal; nothing at all in a pipe or a file."""
     return tqdm(
         total=config.epochs * num_train,
@@ -294,7 +319,7 @@ def _progress_bar(config: Config, num_train: int, progress: Progress) -> tqdm:
         unit=" images",
         unit_scale=True,
         leave=False,
-        disable=None,
+        disable=hidden or None,
     )
 
 
@@ -305,7 +330,8 @@ def _greeting(
     within = f" and {steps} steps" if steps else ""
     yield f"Run: {folder}" + (f", resumed after epoch {done}{within}" if done or steps else "")
     where = execution.record()
-    yield f"Devices: {where['devices']} x {where['device']}, {where['precision']}"
+    spread = f" in {where['processes']} processes" if where["processes"] > 1 else ""
+    yield f"Devices: {where['devices']} x {where['device']}{spread}, {where['precision']}"
     size = sum(layer.num_params for layer in layers)
     yield f"Model: {config.preset}, {size:,} parameters, LayerNorm only"
     held_out = f", {config.val_size:,} held out for validation" if config.val_size else ""
@@ -342,6 +368,29 @@ def _farewell(config: Config, rows: list[dict[str, Any]]) -> Iterator[str]:
     )
     if config.data == "sample":
         yield "These are figures of the embedded sample, not of CIFAR-10."
+
+
+def _keeper(
+    config: Config,
+    folder: Path,
+    log: IO[str] | None,
+    stack: contextlib.ExitStack,
+    tensorboard: bool,
+    execution: Execution,
+) -> tuple[Callable[[Progress], None], Callable[[Progress], None]]:
+    """What keeps a run within an epoch, and what keeps and publishes a finished one; nothing without a log."""
+    if log is None:
+        return (lambda progress: None), (lambda progress: None)
+    draw = _publisher(config, folder, stack, tensorboard)
+    writer = stack.enter_context(checkpoint.Writer(folder / rundir.CHECKPOINTS, config, execution.record()))
+
+    def publish(progress: Progress) -> None:
+        rundir.require_in_place(log, folder)
+        rundir.append_row(folder, progress.rows[-1])
+        writer.save(progress)
+        draw(progress.rows)
+
+    return writer.save, publish
 
 
 def _publisher(

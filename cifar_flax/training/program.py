@@ -35,7 +35,7 @@ class Program(NamedTuple):
 
     Attributes:
       create_state: () to the state before the first step, on the devices.
-      place: puts images and labels on the devices.
+      place: puts arrays, which are the same in all processes, on the devices, whole on each.
       train_steps: (state, sums, split, epoch, steps) to (steps, state, sums) again and again, until the
         epoch's last step: after each on a CPU, now and then on an accelerator. State and sums are donated.
       lower: (state, sums, split) to the lowered form of what `train_steps` runs first.
@@ -134,7 +134,7 @@ def build_program(config: Config, num_train: int, execution: Execution | None = 
     shared_by = execution.mesh if execution.on_cpu else None
     optimizer, plateau = build_optimizer(config, schedule, muon_schedule, shared_by), build_plateau(config)
 
-    @jax.jit
+    @functools.partial(jax.jit, out_shardings=execution.replicated)
     def create_state():
         return step.create_state(jax.random.key(config.seed), model, optimizer, plateau)
 
@@ -143,24 +143,32 @@ def build_program(config: Config, num_train: int, execution: Execution | None = 
         return optim.advance_plateau(plateau, plateau_state, value)
 
     def place(tree: Any) -> Any:
-        return jax.device_put(tree, execution.replicated)
+        return jax.tree.map(lambda x: _place(x, execution), tree)
 
     train_steps, lower = _build_training(
         build_train_step(config, model, optimizer), execution, num_train, config.batch_size
     )
     return Program(
-        create_state=lambda: place(create_state()),
+        create_state=create_state,
         place=place,
         train_steps=train_steps,
         lower=lower,
         evaluate=_build_evaluation(model, execution, config.eval_batch_size),
         learning_rate=lambda state: float(schedule(state.step - 1) * state.plateau_state.scale),
         advance_plateau=lambda state, value: dataclasses.replace(
-            state, plateau_state=next_plateau(state.plateau_state, jnp.float32(value))
+            state, plateau_state=next_plateau(state.plateau_state, np.float32(value))
         ),
         model=model,
         execution=execution,
     )
+
+
+def _place(x: Any, execution: Execution) -> jax.Array:
+    """An array on each device; `jax.device_put` would gather it from all processes to compare it."""
+    if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(_place(jax.random.key_data(x), execution))
+    x = np.asarray(x)
+    return jax.make_array_from_process_local_data(execution.replicated, x, x.shape)
 
 
 def _take(split: Split, indices: jax.Array, execution: Execution):
@@ -198,7 +206,7 @@ def _build_training(train_step: Callable[..., Any], execution: Execution, num_tr
         return jax.lax.scan(body, carry, jax.lax.dynamic_slice_in_dim(order, first, count))[0]
 
     def train_steps(state: TrainState, sums: Metrics, split: Split, epoch: int, first: int):
-        order = epoch_order(state, jax.device_put(np.int32(epoch), execution.replicated))
+        order = epoch_order(state, np.int32(epoch))
         while first < steps_per_epoch:
             count = min(at_once, steps_per_epoch - first)
             state, sums = take_steps((state, sums), split, order, first, count=count)
@@ -222,7 +230,7 @@ def _build_evaluation(model: ResNet, execution: Execution, batch_size: int):
         return sums + step.eval_step(params, *_take(split, indices, execution), model=model)
 
     def evaluate(params: Any, split: Split, between: Callable[[], None] = lambda: None) -> Metrics:
-        sums = jax.device_put(Metrics.empty(), execution.replicated)
+        sums = jax.tree.map(lambda x: _place(x, execution), Metrics.empty())
         for indices in np.asarray(step.pad_to_batches(jnp.arange(len(split.images)), batch_size)):
             sums = evaluate_batch(sums, params, split, indices)
             _wait(sums, execution)

@@ -1,0 +1,101 @@
+"""What the tests of several processes and devices run: `processes.py eight`, or as `train.py` with its flags."""
+
+import argparse
+import contextlib
+import json
+import re
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from cifar_flax import cli, distributed
+from cifar_flax import config as config_lib
+
+
+def first_batch(config, execution):
+    """The images of the first step of a run on the sample, as the network is given them, float `[B, 32, 32, 3]`."""
+    import jax
+
+    from cifar_flax import data
+    from cifar_flax.training import step
+    from cifar_flax.training.program import build_augment
+
+    images = data.load_cifar10(source="sample").train_images
+
+    @jax.jit
+    def batch(images):
+        key = jax.random.key(config.seed)
+        order = step.epoch_order(key, 1, len(images), config.batch_size)
+        indices = jax.lax.with_sharding_constraint(order[0], execution.by_batch)
+        return build_augment(config)(jax.random.fold_in(key, 0), data.normalize(images[indices]))
+
+    return batch(jax.make_array_from_process_local_data(execution.replicated, images, images.shape))
+
+
+def join(arguments: list[str]) -> None:
+    """Two processes: saves their first batch, then trains on other images in process 1, or until that one is stuck."""
+    stuck = "--stuck" in arguments
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--out", type=Path)
+    distributed.add_flags(parser)
+    flags = vars(parser.parse_known_args(arguments)[0])
+    out = flags.pop("out")
+    settings = distributed.from_flags(flags)
+    with distributed.joined(settings) as job:
+        from jax.experimental import multihost_utils
+
+        from cifar_flax import data
+        from cifar_flax.execution import resolve
+        from cifar_flax.training import loop
+
+        config, sample = config_lib.PRESETS["smoke"], data.load_cifar10(source="sample")
+        if not stuck:
+            batch = multihost_utils.process_allgather(first_batch(config, resolve("float32", 64, 2)), tiled=True)
+            if job.is_first:
+                np.save("batch.npy", batch)
+            sample.train_images[0, 0, 0, 0] += job.process
+        elif not job.is_first:
+            loop._check_finite = lambda sums, epoch: time.sleep(1000)
+        flags = {"preset": "smoke", "widths": (8,), "strides": (2,), "precision": "float32"}
+        loop.fit(config_lib.from_flags(flags), sample, out, resume=stuck, job=job)
+
+
+def compare_eight() -> None:
+    """Trains an epoch on one device and on eight; prints what the test compares, as JSON."""
+    import jax
+
+    from cifar_flax import data
+    from cifar_flax.execution import resolve
+    from cifar_flax.training import checkpoint, loop
+    from cifar_flax.training.metrics import Metrics
+    from cifar_flax.training.program import Split, build_program
+
+    assert jax.device_count() == 8
+    smoke = {"preset": "smoke", "widths": (8,), "strides": (2,), "epochs": 1, "precision": "float32"}
+    config, sample = config_lib.from_flags(smoke), data.load_cifar10(source="sample")
+    rows, states = [], []
+    for number in (1, 8):
+        with contextlib.redirect_stdout(sys.stderr):
+            rows += loop.fit(config, sample, Path(str(number)), num_devices=number)
+        like = jax.eval_shape(build_program(config, 1000).create_state)
+        states.append(checkpoint.restore(Path(str(number)) / "checkpoints" / "1", like).state.params)
+    execution = resolve("float32", 64, 8)
+    program = build_program(config, 1000, execution)
+    split = program.place(Split(sample.train_images, sample.train_labels))
+    text = program.lower(program.create_state(), program.place(Metrics.empty()), split).compile().as_text()
+    batches = [np.asarray(first_batch(config, resolve("float32", 64, number))) for number in (1, 8)]
+    differences = jax.tree.map(lambda x, y: float(np.abs(x - y).max()), *states)
+    found = {
+        "rows": rows,
+        "difference": max(jax.tree.leaves(differences)),
+        "same images": all(np.array_equal(batches[0], batch) for batch in batches),
+        "all-reduce": bool(re.search(r" all-reduce", text)),
+        "gathers": sorted(set(re.findall(r" (all-gather|all-to-all|collective-permute)[\w-]*\(", text))),
+    }
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(lambda: compare_eight() if sys.argv[1:] == ["eight"] else join(sys.argv[1:])))
