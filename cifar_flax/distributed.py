@@ -249,10 +249,8 @@ def code_version() -> dict[str, str]:
 def joined(settings: Settings | None) -> Iterator[Job]:
     """A job of several processes, or without settings of this one, for as long as this lasts.
 
-    To be entered before JAX is used.
-
-    An end that all processes come to, in the same way, is the caller's to report. Any other one, as that of
-    another process, is one line on stderr, and ends this process with its exit code.
+    To be entered before JAX is used. An end that all processes come to, in the same way, is the caller's to report.
+    Any other one, as that of another process, is one line on stderr, and ends this process with its exit code.
 
     Raises:
       UserError: the processes cannot meet.
@@ -271,9 +269,7 @@ def joined(settings: Settings | None) -> Iterator[Job]:
 
     def on_abort(_: int) -> None:
         if met:
-            _leave(
-                str(LostProcessError(f"none was heard from for {settings.heartbeat_timeout} s, or process 0 ended"))
-            )
+            _give_up(f"none was heard from for {settings.heartbeat_timeout} s, or process 0 ended")
         _leave(_not_met(settings), UserError.exit_code)
 
     with _abort_handler(on_abort):
@@ -304,7 +300,7 @@ def joined(settings: Settings | None) -> Iterator[Job]:
                     _leave_with(error)
                 raise
             if not job.end(settings.step_timeout):
-                _leave(str(LostProcessError("one did not come to the end")))
+                _give_up("one did not come to the end")
 
 
 def _runtime() -> Any:
@@ -336,10 +332,15 @@ def _leave_with(error: BaseException) -> NoReturn:
     if isinstance(error, KeyboardInterrupt | BrokenPipeError):
         _leave("", 130 if isinstance(error, KeyboardInterrupt) else 141)
     if isinstance(error, Interrupted):
-        _leave(str(LostProcessError("one did not come to the end")))
+        _give_up("one did not come to the end")
     if _LOSS.match(str(error)):
-        _leave(str(LostProcessError(_first_line(error))))
+        _give_up(_first_line(error))
     _leave("".join(traceback.format_exception(error)), 1)
+
+
+def _give_up(reason: str) -> NoReturn:
+    """Ends this process because another one is gone or stuck."""
+    _leave(str(LostProcessError(reason)), LostProcessError.exit_code)
 
 
 def _first_line(error: BaseException) -> str:
@@ -349,7 +350,7 @@ def _first_line(error: BaseException) -> str:
 _leaving = threading.Lock()
 
 
-def _leave(message: str, code: int = LostProcessError.exit_code) -> NoReturn:
+def _leave(message: str, code: int) -> NoReturn:
     """Ends this process at once, from any thread, with one line; the first to call this has its say."""
     if not _leaving.acquire(blocking=False):
         time.sleep(60)
@@ -380,7 +381,7 @@ def _watchdog(job: Job) -> Iterator[None]:
     def watch() -> None:
         while not done.wait(min(1.0, job.limit / 4)):
             if job.seconds_since_beat() > job.limit:
-                _leave(str(LostProcessError(f"no step was finished for {job.limit:.0f} s, --step-timeout")))
+                _give_up(f"no step was finished for {job.limit:.0f} s, --step-timeout")
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()

@@ -103,7 +103,7 @@ def test_alone_nothing_is_asked_of_anyone():
 
 def test_the_watchdog_ends_what_does_not_get_on_and_nothing_else(monkeypatch):
     ends = []
-    monkeypatch.setattr(distributed, "_leave", ends.append)
+    monkeypatch.setattr(distributed, "_leave", lambda message, code: ends.append((message, code)))
     job = Job(None, 0, 2, limit=0.4)
     with distributed._watchdog(job):
         for _ in range(10):
@@ -111,7 +111,7 @@ def test_the_watchdog_ends_what_does_not_get_on_and_nothing_else(monkeypatch):
             job.beat()
         assert not ends
         threading.Event().wait(1)
-    assert ends and "--step-timeout" in ends[0]
+    assert "--step-timeout" in ends[0][0] and ends[0][1] == 75
 
 
 def test_flags_say_whether_this_is_one_of_several():

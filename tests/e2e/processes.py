@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import dataclasses
 import json
 import re
 import sys
@@ -48,7 +49,7 @@ def join(arguments: list[str]) -> None:
 
         from cifar_flax import data
         from cifar_flax.execution import resolve
-        from cifar_flax.training import loop
+        from cifar_flax.training import loop, rundir
 
         config, sample = config_lib.PRESETS["smoke"], data.load_cifar10(source="sample")
         if not stuck:
@@ -58,8 +59,8 @@ def join(arguments: list[str]) -> None:
             sample.train_images[0, 0, 0, 0] += job.process
         elif not job.is_first:
             loop._check_finite = lambda sums, epoch: time.sleep(1000)
-        flags = {"preset": "smoke", "widths": (8,), "strides": (2,), "precision": "float32"}
-        loop.fit(config_lib.from_flags(flags), sample, out, resume=stuck, job=job)
+        chosen = dataclasses.replace(rundir.read_config(out), epochs=10) if stuck else config
+        loop.fit(chosen, sample, out, resume=stuck, job=job)
 
 
 def compare_eight() -> None:
