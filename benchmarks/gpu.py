@@ -1,0 +1,125 @@
+"""All that is to be measured of ResNet-18 on a GPU, in the order in which it matters, in pieces of some minutes.
+
+    python benchmarks/gpu.py --out runs/gpu --minutes 9
+
+The same command goes on where the last one was cut: training resumes to the bit, and what is done stays done. Of each
+part, OUT/<part>.log has what it printed, and OUT/done.json the seconds it took. Which parts there are: --list.
+`--flags "--preset smoke"` puts another preset in place of ResNet-18's, as for a try without a GPU.
+"""
+
+import argparse
+import json
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+_GRACE = 40  # seconds that a part has to save what it can
+
+TRIALS = (
+    "--rtol 0.06 --factor 0.5 --cooldown 0",
+    "--rtol 0.06 --factor 0.5 --cooldown 0 --muon-learning-rate 0.04",
+    "--rtol 0.06 --factor 0.5 --cooldown 0 --muon-learning-rate 0.16",
+    "--rtol 0.06 --factor 0.5 --cooldown 0 --muon-weight-decay 0.02",
+    "--rtol 0.06 --factor 0.5 --cooldown 0 --label-smoothing 0.2",
+)
+
+
+def parts(out: Path, flags: list[str], data: list[str]) -> dict[str, list[str]]:
+    """The words of each part's command after `python`, in their order. OUT/seed-0 and the like are run directories."""
+    preset = flags[flags.index("--preset") + 1] if "--preset" in flags else "resnet18"
+    benchmark = ["--preset", preset, *data]
+    network, first = str(out / "network.safetensors"), str(out / "seed-0")
+    return {
+        "seed-0": ["train.py", *flags, *data, "--out", first],
+        "network": ["explain.py", "--ckpt", first, "--export", network, "--half"],
+        "explain": ["explain.py", "--ckpt", network, *data, "--out", str(out / "explain"), "--overwrite"],
+        **{
+            f"seed-{i}": ["train.py", *flags, *data, "--seed", f"{i}", "--out", str(out / f"seed-{i}")]
+            for i in range(1, 5)
+        },
+        **{
+            f"speed-{what}": ["benchmarks/speed.py", what, *benchmark, "--out", str(out / f"{what}.json")]
+            for what in ("step", "epoch", "forward", "maps")
+        },
+        "trust": ["explain.py", "--ckpt", network, *data, "--evaluate", "--out", str(out / "trust"), "--overwrite"],
+        "trials": [
+            *("benchmarks/recipe.py", "search", *benchmark, "--epochs", "10", "--out", str(out / "search")),
+            *(word for trial in TRIALS for word in ("--trial", trial)),
+        ],
+        "deterministic-a": ["train.py", *flags, *data, "--deterministic", "--out", str(out / "deterministic-a")],
+        "deterministic-b": ["train.py", *flags, *data, "--deterministic", "--out", str(out / "deterministic-b")],
+        "speed-seeds": ["benchmarks/speed.py", "seeds", *benchmark, "--seeds", "5", "--out", str(out / "seeds.json")],
+        "tests": ["-m", "pytest", "--numprocesses", "0", "-m", "not slow"],
+    }
+
+
+def describe() -> dict:
+    """What this runs on, asked in a process of its own: one that has seen a GPU keeps most of its memory."""
+    code = "import json, machine; print(json.dumps(machine.describe_machine()))"
+    folder = ROOT / "benchmarks"
+    return json.loads(subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, check=True).stdout)
+
+
+def run(words: list[str], log: Path, seconds: float) -> int:
+    """Runs a part, and ends it gently after so many seconds; its exit code."""
+    if words[0] == "train.py" and (Path(words[words.index("--out") + 1]) / "config.json").exists():
+        words = [*words, "--resume"]
+    with open(log, "a") as file:
+        print(f"$ python {shlex.join(words)}", file=file, flush=True)
+        with subprocess.Popen([sys.executable, *words], cwd=ROOT, stdout=file, stderr=subprocess.STDOUT) as process:
+            try:
+                return process.wait(seconds)
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGTERM)
+            try:
+                return process.wait(_GRACE)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                return process.wait()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/gpu"))
+    parser.add_argument("--minutes", type=float, default=9.0, help="end after so many (9)")
+    parser.add_argument("--flags", type=shlex.split, default=["--epochs", "40"], help="of train.py (--epochs 40)")
+    parser.add_argument("--data-dir", type=Path, help="where CIFAR-10 is kept and looked for")
+    parser.add_argument("--only", nargs="+", metavar="PART", help="these parts alone")
+    parser.add_argument("--list", action="store_true", help="print the parts and exit")
+    flags = parser.parse_args()
+    out, end = flags.out.resolve(), time.monotonic() + 60 * flags.minutes - _GRACE
+    data = [] if flags.data_dir is None else ["--data-dir", str(flags.data_dir.resolve())]
+    todo = parts(out, flags.flags, data)
+    if unknown := sorted(set(flags.only or []) - set(todo)):
+        parser.error(f"--only {unknown[0]} is no part: expected some of {', '.join(todo)}")
+    if flags.list:
+        print("\n".join(f"{name}: python {shlex.join(words)}" for name, words in todo.items()))
+        return 0
+    out.mkdir(parents=True, exist_ok=True)
+    done_file = out / "done.json"
+    done = json.loads(done_file.read_text()) if done_file.exists() else {"machine": describe(), "seconds": {}}
+    for name in flags.only or todo:
+        if name in done["seconds"]:
+            continue
+        if (left := end - time.monotonic()) < 1:
+            print(f"{name}: not begun, the time is over; the same command goes on")
+            return 1
+        start = time.monotonic()
+        code = run(todo[name], out / f"{name}.log", left)
+        taken = round(time.monotonic() - start, 1)
+        print(f"{name}: {'done' if code == 0 else f'exit code {code}'} after {taken} s", flush=True)
+        if time.monotonic() >= end and code:
+            print("The time is over: the same command goes on")
+            return 1
+        if code == 0:
+            done["seconds"][name] = taken
+            done_file.write_text(json.dumps(done, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,54 @@
+"""The script for a GPU, tried without one: it is cut, and goes on."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT / "benchmarks"))
+
+import gpu  # noqa: E402
+
+# Marks that it has begun, and hangs the first time.
+SLOW = """
+import pathlib, sys, time
+begun = pathlib.Path(sys.argv[1])
+if not begun.exists():
+    begun.write_text("")
+    time.sleep(600)
+"""
+
+
+def test_every_part_is_a_command_that_is_there(tmp_path):
+    for words in gpu.parts(tmp_path, ["--epochs", "40"], []).values():
+        assert words[0] == "-m" or (ROOT / words[0]).exists()
+
+
+@pytest.mark.slow
+def test_it_goes_on_where_it_was_cut(tmp_path, monkeypatch, capsys):
+    out, begun = tmp_path / "out", tmp_path / "begun"
+    parts = {"first": ["-c", "pass"], "second": ["-c", SLOW, str(begun)], "third": ["-c", "raise SystemExit(5)"]}
+    monkeypatch.setattr(gpu, "parts", lambda *_: parts)
+    monkeypatch.setattr(gpu, "_GRACE", 10)
+    monkeypatch.setattr(gpu, "describe", dict)
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--out", str(out), "--minutes", "0.3"])
+    assert gpu.main() == 1
+    assert begun.exists() and list(json.loads((out / "done.json").read_text())["seconds"]) == ["first"]
+    assert gpu.main() == 0
+    said = capsys.readouterr().out
+    assert said.count("first: done") == said.count("second: done") == 1 and "third: exit code 5" in said
+    assert list(json.loads((out / "done.json").read_text())["seconds"]) == ["first", "second"]
+
+
+@pytest.mark.slow
+def test_training_is_resumed(tmp_path):
+    flags = ["--preset", "smoke", "--widths", "8", "--strides", "2", "--epochs", "1"]
+    words = gpu.parts(tmp_path, flags, [])["seed-1"]
+    for _ in range(2):
+        assert gpu.run(words, tmp_path / "log", 300) == 0
+    assert [("--resume" in line) for line in (tmp_path / "log").read_text().splitlines() if line[0] == "$"] == [
+        False,
+        True,
+    ]
