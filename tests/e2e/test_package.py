@@ -1,5 +1,6 @@
 """The wheel, installed without the checkout, in an empty directory and with the network cut off."""
 
+import os
 import subprocess
 import sys
 import sysconfig
@@ -14,7 +15,8 @@ pytestmark = pytest.mark.slow
 
 
 def run(*words, cwd):
-    return subprocess.run([*map(str, words)], cwd=cwd, capture_output=True, text=True, check=False)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return subprocess.run([*map(str, words)], cwd=cwd, env=environment, capture_output=True, text=True, check=False)
 
 
 def build(folder, *flags):

@@ -56,7 +56,7 @@ def test_a_pipe_gets_no_control_characters_and_no_warnings(smoke):
     process, run = smoke
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", process.stdout)
     assert process.stderr == ""
-    assert process.stdout == (run / "train.log").read_text()
+    assert process.stdout == (run / "train.log").read_text() + "Next: python explain.py --ckpt run\n"
 
 
 @pytest.mark.slow

@@ -1,3 +1,4 @@
+import functools
 import re
 
 import chex
@@ -151,19 +152,22 @@ def test_both_forms_are_the_same_network(widths, strides, rng):
     In float64: in float32 an activation next to 0 may be rounded to either side, and ReLU's gradient with it.
     """
     with jax.enable_x64(True):
-        images, weights = jnp.asarray(rng.normal(size=(4, 32, 32, 3))), rng.normal(size=(4, 10))
+        images, weights = jnp.asarray(rng.normal(size=(2, 16, 16, 3))), rng.normal(size=(2, 10))
         plain, cpu = (ResNet(widths, strides, dtype=jnp.float64, forms=forms) for forms in (PLAIN, CPU))
         params = jax.tree.map(lambda x: x.astype(np.float64), model_lib.init_params(plain, jax.random.key(0)))
         activation = model_lib.features(plain, params, images, stage="stage2")
 
-        def score(params, images, model):
+        @functools.partial(jax.jit, static_argnums=2)
+        @functools.partial(jax.value_and_grad, argnums=(0, 1))
+        def by_params_and_images(params, images, model):
             return (model_lib.forward(model, params, images) * weights).sum()
 
-        def by_map(model):
-            return jax.grad(lambda x: (model_lib.head(model, params, x, stage="stage2") * weights).sum())(activation)
+        @functools.partial(jax.jit, static_argnums=2)
+        @jax.grad
+        def by_map(activation, params, model):
+            return (model_lib.head(model, params, activation, stage="stage2") * weights).sum()
 
-        grad = jax.jit(jax.value_and_grad(score, (0, 1)), static_argnums=2)
-        theirs, ours = ((grad(params, images, model), by_map(model)) for model in (plain, cpu))
+        theirs, ours = ((by_params_and_images(params, images, x), by_map(activation, params, x)) for x in (plain, cpu))
         for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
             assert a.dtype == np.float64
             np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-9 * np.abs(b).max())
