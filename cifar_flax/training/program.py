@@ -24,7 +24,7 @@ from cifar_flax.training.step import TrainState
 
 
 class Split(NamedTuple):
-    """Images and labels, whole on each device: uint8 `[N, 32, 32, 3]`, which `Program.place` makes `[N, 3072]`; int32 `[N]`.
+    """Images, uint8 `[N, 32, 32, 3]`, which `Program.place` makes `[N, 3072]`, and labels, int32 `[N]`.
 
     A TPU pads an array's last two axes to its tiles: 3 or 32 numbers to 128, so that whole images would take
     four times their memory and, to be gathered from, a copy in each program.
