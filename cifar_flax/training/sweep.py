@@ -86,8 +86,8 @@ def read_seeds(text: str) -> list[int]:
     """
     seeds: list[int] = []
     for part in text.split(","):
-        first, _, last = part.partition("-")
-        found = range(int(first), int(last or first) + 1)
+        first, separator, last = part.partition("-")
+        found = range(int(first), int(last if separator else first) + 1)
         if not 1 <= len(found) <= 10_000:
             raise ValueError
         seeds += found
@@ -215,7 +215,7 @@ def run_on_cluster(
       UserError: submitit is missing, or does not take these options.
     """
     try:
-        import submitit
+        import submitit  # pyright: ignore[reportMissingImports] - an optional extra
     except ImportError as error:
         raise UserError("--cluster needs submitit: pip install 'cifar-flax[sweep]'") from error
     waiting = [run for run in runs if not run.is_done()]
