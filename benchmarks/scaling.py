@@ -90,7 +90,8 @@ def _times(devices: int, processes: int, epochs: int) -> list[float]:
             )
             for i in range(processes)
         ]
-        if any([process.wait() for process in started]):
+        codes = [process.wait() for process in started]
+        if any(codes):
             raise UserError("a process failed: its line is above")
         rows = [json.loads(line) for line in Path(folder, "run", "metrics.jsonl").read_text().splitlines()]
     return [64 * devices / row["images_per_second"] for row in rows[1:]]

@@ -37,7 +37,7 @@ _option.__name__ = "NAME=VALUE"
 def _parser(prog: str) -> cli.Parser:
     parser = cli.Parser(
         prog,
-        "Train several configs with several seeds, and compare them. The same command goes on with what is unfinished.",
+        "Train several configs with several seeds, and compare them; called again, it goes on where it stood.",
     )
     parser.add_argument("--out", type=Path, required=True, help="where the run directories and sweep.json are kept")
     parser.add_argument("--seeds", type=_seeds, default=[0], metavar="0-4", help="0-4 or 0,1,7: of each trial (0)")
