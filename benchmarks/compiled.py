@@ -109,7 +109,7 @@ def compile_for_tpu(chosen: Config, devices: int) -> dict[str, Any]:
     try:
         topology = topologies.get_topology_desc(V5E[devices], "tpu")
     except Exception as error:  # JAX has no one type for it
-        raise UserError(f"JAX cannot compile for a TPU here ({error}): pip install -e '.[tpu]'") from error
+        raise UserError(f"JAX cannot compile for a TPU here ({error}): pip install -e '.[tpu]', one at a time") from error
     mesh = Mesh(np.array(topology.devices[:devices]), ("data",))
     start = time.perf_counter()
     compiled = lower(chosen, Execution(mesh, "bfloat16", CHUNK), IMAGES).compile()
@@ -210,7 +210,7 @@ def _command(argv: list[str] | None) -> None:
     chosen = config.from_flags({"precision": "bfloat16"} | flags)
     jax.config.update("jax_platforms", "cpu")  # or JAX looks for the GPU and gives up
     if target == "v5e":
-        what = f"a chunk of {CHUNK} training steps, compiled for {devices} devices of a TPU v5e without one"
+        what = f"a chunk of {CHUNK} training steps, compiled for a TPU v5e without one, on {devices} of its chips"
         result = compile_for_tpu(chosen, devices)
         print(json.dumps(result, indent=1))
     else:
