@@ -12,7 +12,7 @@ import cifar_flax
 from cifar_flax import cli, commands
 from cifar_flax.config import Config
 
-COMMANDS = ("train", "explain", "data", "import", "export", "augment")
+COMMANDS = ("train", "sweep", "explain", "data", "import", "export", "augment")
 
 
 def helped(capsys, *words):

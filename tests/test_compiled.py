@@ -1,4 +1,5 @@
 import importlib.metadata
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -56,6 +57,32 @@ def test_kernels_and_bytes_are_those_of_one_step():
 def test_a_program_without_a_loop_is_refused():
     with pytest.raises(ValueError, match="expected a compiled program with a loop"):
         compiled.count_kernels("ENTRY %main (a: f32[]) -> f32[] {\n}\n")
+
+
+def test_what_devices_exchange_is_counted_once():
+    """A start and its end are one exchange; a tuple counts all its arrays."""
+    text = """\
+ENTRY %main (a: f32[4,8]) -> f32[4,8] {
+  %a = f32[4,8]{1,0} parameter(0)
+  %sum.1 = (f32[4,8]{1,0}, bf16[2]{0}) all-reduce(%a, %b), to_apply=%add
+  %sum.2 = f32[4,8]{1,0} all-reduce-start(%a), to_apply=%add
+  %sum.3 = f32[4,8]{1,0} all-reduce-done(%sum.2)
+  ROOT %gather.1 = f32[8,8]{1,0:T(8,128)} all-gather(%sum.3), dimensions={0}
+}
+"""
+    assert compiled.communicated(text) == {
+        "all-reduce": {"operations": 2, "bytes": 128 + 4 + 128},
+        "all-gather": {"operations": 1, "bytes": 256},
+    }
+
+
+@pytest.mark.slow
+def test_without_libtpu_one_line_says_what_is_missing():
+    command = [sys.executable, str(BENCHMARKS / "compiled.py"), "--target", "v5e", "--widths", "8", "--strides", "2"]
+    if importlib.util.find_spec("libtpu"):
+        pytest.skip("takes minutes where libtpu is")
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "pip install -e '.[tpu]'" in done.stderr
 
 
 @pytest.mark.slow

@@ -12,14 +12,14 @@ import safetensors.numpy
 import explain
 import train
 from cifar_flax import config
-from cifar_flax.commands import augment
+from cifar_flax.commands import augment, sweep
 from cifar_flax.data import __main__ as data
 from cifar_flax.interop import __main__ as interop
 from cifar_flax.interop import to_state_dict
 from cifar_flax.network import weights
 from cifar_flax.training import trained
 
-COMMANDS = {"train": train, "explain": explain, "data": data, "augment": augment, "interop": interop}
+COMMANDS = {"train": train, "explain": explain, "data": data, "augment": augment, "sweep": sweep, "interop": interop}
 
 TRAIN = {
     "--preset huge": "invalid choice: 'huge' (choose from",
@@ -154,6 +154,28 @@ AUGMENT = {
     "--out there": "--out there cannot be written",
     "--out grid.png --seed x": "argument --seed: invalid int value: 'x'",
 }
+SWEEP = {
+    "": "the following arguments are required: --out",
+    "--out new --seeds 3-1": "argument --seeds: invalid list of seeds value: '3-1'",
+    "--out new --seeds 1,1": "argument --seeds: invalid list of seeds value: '1,1'",
+    "--out new --seeds x": "argument --seeds: invalid list of seeds value: 'x'",
+    "--out new --seeds 5000000000": "--seed is 5000000000: expected a number below 2**32",
+    "--out new --seed 1": "unrecognized arguments: --seed 1",
+    "--out new --epochs 0": "--epochs is 0: expected 1 or more",
+    "--out new --trial=--epoch=3": "--trial '--epoch=3': unrecognized arguments: --epoch=3",
+    "--out new --trial=--seed=3": "--trial '--seed=3': unrecognized arguments: --seed=3",
+    "--out new --trial=--epochs=0": "--epochs is 0: expected 1 or more",
+    "--out new --trial=--epochs=3 --trial=--epochs=3": "two --trial have the same flags",
+    "--out new --at-once 0": "--at-once is 0: expected 1 or more",
+    "--out new --gpus 0,0": "--gpus is 0,0: expected each GPU's number once",
+    "--out new --gpus 0, ": "--gpus is 0,: expected each GPU's number once",
+    "--out new --gpus 0 --at-once 2": "--at-once, --gpus and --cluster are three places: give one of them",
+    "--out new --cluster lsf": "argument --cluster: invalid choice: 'lsf'",
+    "--out new --cluster-option timeout_min=1": "--cluster-option is about --cluster, which is not given",
+    "--out new --cluster local --cluster-option fast": "argument --cluster-option: invalid NAME=VALUE value: 'fast'",
+    "--out text": "--out text cannot be written",
+    "--out swept --preset smoke": "holds another run: widths",
+}
 INTEROP = {
     "": "the following arguments are required: action",
     "convert": "invalid choice: 'convert'",
@@ -182,6 +204,7 @@ TABLE = [
         ("explain", EXPLAIN, ()),
         ("data", DATA, ()),
         ("augment", AUGMENT, ()),
+        ("sweep", SWEEP, ()),
         ("interop", INTEROP, ()),
     )
     for words, message in rows.items()
@@ -202,6 +225,8 @@ def folder(tmp_path, monkeypatch):
     far = [{"id": 10_000, "given_original_label": 0, "mturk": votes}]
     (tmp_path / "far.json").write_text(json.dumps(far))
     smoke = config.to_json(config.PRESETS["smoke"])
+    (tmp_path / "swept" / "smoke-0").mkdir(parents=True)
+    (tmp_path / "swept" / "smoke-0" / "config.json").write_text(smoke.replace("16,", "8,"))
     (tmp_path / "run" / "config.json").write_text(smoke)
     (tmp_path / "edited" / "config.json").write_text(smoke.replace('"batch_size": 64', '"batch_size": -5'))
     (tmp_path / "scribbled" / "config.json").write_bytes(b"\xff{")

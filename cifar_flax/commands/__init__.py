@@ -14,6 +14,7 @@ from cifar_flax.errors import UserError
 # Each command's module, imported when it is called for, and what is put before its words.
 _COMMANDS = {
     "train": ("cifar_flax.commands.train", [], "train a network"),
+    "sweep": ("cifar_flax.commands.sweep", [], "train several configs and seeds, and compare them"),
     "explain": ("cifar_flax.commands.explain", [], "show what a network gets wrong, and what it was looking at"),
     "data": ("cifar_flax.data.__main__", [], "fetch CIFAR-10, or check it"),
     "import": ("cifar_flax.interop.__main__", ["import"], "a network from PyTorch"),

@@ -17,14 +17,18 @@ from cifar_flax.data.augment import augment
 from cifar_flax.execution import Execution, resolve
 from cifar_flax.network.cpu import CPU, CPU_BFLOAT16
 from cifar_flax.network.forms import PLAIN
-from cifar_flax.network.model import ResNet
+from cifar_flax.network.model import IMAGE_SHAPE, ResNet
 from cifar_flax.training import optim, step
 from cifar_flax.training.metrics import Metrics
 from cifar_flax.training.step import TrainState
 
 
 class Split(NamedTuple):
-    """Images and labels on the devices, whole on each: uint8 `[N, 32, 32, 3]` and int32 `[N]`."""
+    """Images, uint8 `[N, 32, 32, 3]`, which `Program.place` makes `[N, 3072]`, and labels, int32 `[N]`.
+
+    A TPU pads an array's last two axes to its tiles: 3 or 32 numbers to 128, so that whole images would take
+    four times their memory and, to be gathered from, a copy in each program.
+    """
 
     images: jax.Array | np.ndarray
     labels: jax.Array | np.ndarray
@@ -35,7 +39,8 @@ class Program(NamedTuple):
 
     Attributes:
       create_state: () to the state before the first step, on the devices.
-      place: puts arrays, which are the same in all processes, on the devices, whole on each.
+      place: puts arrays, which are the same in all processes, on the devices, whole on each; the images of
+        a `Split` as rows.
       train_steps: (state, sums, split, epoch, steps) to (steps, state, sums) again and again, until the
         epoch's last step: after each on a CPU, now and then on an accelerator. State and sums are donated.
       lower: (state, sums, split) to the lowered form of what `train_steps` runs first.
@@ -143,6 +148,8 @@ def build_program(config: Config, num_train: int, execution: Execution | None = 
         return optim.advance_plateau(plateau, plateau_state, value)
 
     def place(tree: Any) -> Any:
+        if isinstance(tree, Split):
+            tree = tree._replace(images=tree.images.reshape(len(tree.images), -1))
         return jax.tree.map(lambda x: _place(x, execution), tree)
 
     train_steps, lower = _build_training(
@@ -174,7 +181,7 @@ def _place(x: Any, execution: Execution) -> jax.Array:
 def _take(split: Split, indices: jax.Array, execution: Execution):
     """A batch, spread over the devices; an index of -1 is padding."""
     indices = jax.lax.with_sharding_constraint(indices, execution.by_batch)
-    return split.images[indices], split.labels[indices], indices >= 0
+    return split.images[indices].reshape(-1, *IMAGE_SHAPE), split.labels[indices], indices >= 0
 
 
 def _wait(sums: Metrics, execution: Execution) -> None:

@@ -1,0 +1,160 @@
+"""Trains several configs with several seeds, and compares them: `cifar-flax sweep --seeds 0-4 --out runs/sweep`.
+
+Each run is a `cifar-flax train` with a directory of its own below --out. The same command again goes on with what is
+unfinished and skips what is done. The table is also in sweep.json, with every epoch of every run.
+"""
+
+import argparse
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from cifar_flax import cli
+from cifar_flax import config as config_lib
+from cifar_flax.config import Config
+from cifar_flax.errors import UserError
+
+
+def _seeds(text: str) -> list[int]:
+    from cifar_flax.training import sweep  # with SciPy behind it, which --help does without
+
+    return sweep.read_seeds(text)
+
+
+_seeds.__name__ = "list of seeds"  # argparse names it in its messages
+
+
+def _option(text: str) -> tuple[str, Any]:
+    name, separator, value = text.partition("=")
+    if not (name.isidentifier() and separator):
+        raise ValueError
+    return name, int(value) if value.isdecimal() else value
+
+
+_option.__name__ = "NAME=VALUE"
+
+
+def _parser(prog: str) -> cli.Parser:
+    parser = cli.Parser(
+        prog,
+        "Train several configs with several seeds, and compare them; called again, it goes on where it stood.",
+    )
+    parser.add_argument("--out", type=Path, required=True, help="where the run directories and sweep.json are kept")
+    parser.add_argument("--seeds", type=_seeds, default=[0], metavar="0-4", help="0-4 or 0,1,7: of each trial (0)")
+    parser.add_argument(
+        "--trial", action="append", metavar="FLAGS", help="flags of train for one trial; may be given again"
+    )
+    parser.add_argument(
+        "--figure", help="what is compared: of an epoch's figures (val_acc if held out, else test_acc)"
+    )
+    where = parser.add_argument_group("where they run: one after another, or")
+    where.add_argument("--at-once", type=int, metavar="N", help="so many at once on this machine")
+    where.add_argument("--gpus", metavar="0,1", help="one at a time on each of these GPUs, by CUDA_VISIBLE_DEVICES")
+    where.add_argument("--cluster", choices=("slurm", "local"), help="as jobs of submitit, the extra `sweep`")
+    where.add_argument(
+        "--cluster-option",
+        type=_option,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="of submitit, as timeout_min=60 or slurm_partition=gpu; may be given again",
+    )
+    data = parser.add_argument_group("data")
+    data.add_argument("--data-dir", type=Path, help="as of train")
+    data.add_argument("--source", help="as of train")
+    fields = {option.name for option in dataclasses.fields(Config)} - {"seed"}
+    config_lib.add_flags(parser.rare("flags of train, for all trials"), fields)
+    return parser
+
+
+def _read_trial(text: str) -> dict[str, Any]:
+    """A trial's flags as fields of a config; a trial has no seed of its own."""
+    parser = cli.Parser("--trial")
+    config_lib.add_flags(parser, {option.name for option in dataclasses.fields(Config)} - {"seed"})
+    try:
+        return vars(parser.parse_args(text.split()))
+    except UserError as error:
+        raise UserError(f"--trial {text!r}: {error}") from error
+
+
+def _words(fields: dict[str, Any]) -> list[str]:
+    """Fields of a config as flags."""
+    words = []
+    for name, value in fields.items():
+        flag = "--" + name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(flag if value else "--no-" + flag[2:])
+        else:
+            words.append(f"{flag}={','.join(map(str, value)) if isinstance(value, tuple) else value}")
+    return words
+
+
+def _places(at_once: int | None, gpus: str | None, cluster: str | None) -> list[dict[str, str]]:
+    """The environment variables of each place on this machine where a run can be."""
+    if sum(value is not None for value in (at_once, gpus, cluster)) > 1:
+        raise UserError("--at-once, --gpus and --cluster are three places: give one of them")
+    if at_once is not None and at_once < 1:
+        raise UserError(f"--at-once is {at_once}: expected 1 or more")
+    if gpus is None:
+        return [{}] * (at_once or 1)
+    names = gpus.split(",")
+    if not all(names) or len(set(names)) < len(names):
+        raise UserError(f"--gpus is {gpus}: expected each GPU's number once, separated by commas")
+    return [{"CUDA_VISIBLE_DEVICES": name} for name in names]
+
+
+def _command(argv: list[str] | None, prog: str) -> None:
+    flags = vars(_parser(prog).parse_args(argv))
+    names = ("out", "seeds", "trial", "figure", "at_once", "gpus", "cluster", "cluster_option", "data_dir", "source")
+    options = argparse.Namespace(**{name: flags.pop(name) for name in names})
+    places = _places(options.at_once, options.gpus, options.cluster)
+    if options.cluster_option and not options.cluster:
+        raise UserError("--cluster-option is about --cluster, which is not given")
+    where = [f"--data-dir={options.data_dir.absolute()}"] if options.data_dir else []
+    where += [f"--source={options.source}"] if options.source else []
+
+    from cifar_flax import files
+    from cifar_flax.training import sweep
+
+    runs: list[sweep.Run] = []
+    for trial in options.trial or [""]:
+        fields = flags | _read_trial(trial)
+        for seed in options.seeds:
+            config = config_lib.from_flags(fields | {"seed": seed})
+            name = " ".join(trial.split()) or config.preset
+            folder = options.out.absolute() / f"{sweep.folder_name(name)}-{seed}"
+            runs.append(sweep.Run(name, config, folder, [*_words(fields | {"seed": seed}), *where]))
+    if len({run.folder for run in runs}) < len(runs):
+        raise UserError(
+            "two --trial have the same flags, or names that begin alike: give each once, the short ones first"
+        )
+    held_out = all(run.config.val_size for run in runs)
+    figure = options.figure or ("val_acc" if held_out else "test_acc")
+    before = sum(run.is_done() for run in runs)  # refuses an --out of other runs
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {options.out} cannot be written: {error.strerror}; choose another") from error
+
+    def say(line: str) -> None:
+        print(line, flush=True)
+
+    say(f"{len(runs)} runs, {before} of them done before")
+    if options.cluster:
+        folder = options.out.absolute() / "jobs"
+        sweep.run_on_cluster(runs, folder, options.cluster, dict(options.cluster_option), say)
+    else:
+        sweep.run_here(runs, places, say)
+    found = sweep.summaries(runs, figure)
+    files.write_atomically(options.out / "sweep.json", sweep.to_json(runs, found, figure, cli.command_line()))
+    say("\n" + sweep.table(found, figure))
+    if failed := [run for run in runs if not run.is_done()]:
+        raise UserError(
+            f"{len(failed)} of {len(runs)} runs are not done: what went wrong is in {failed[0].output}; "
+            "the same command goes on with them"
+        )
+
+
+def main(argv: list[str] | None = None, prog: str = "cifar-flax sweep") -> int:
+    """The command; returns its exit code."""
+    return cli.run(lambda: _command(argv, prog))

@@ -1,0 +1,106 @@
+"""Sweeps: what is done is kept, what is not is gone on with, and the table is of all of it."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import scipy.stats
+
+from cifar_flax import commands
+from cifar_flax.training import rundir, sweep
+
+ROOT = Path(__file__).parents[2]
+TINY = [
+    *("--preset", "smoke", "--widths", "8", "--strides", "2", "--epochs", "1", "--precision", "float32"),
+    *("--rotate-degrees", "0", "--crop-padding", "0", "--cutout-size", "0"),
+]
+
+
+def test_seeds_are_read():
+    assert sweep.read_seeds("0-2,7") == [0, 1, 2, 7]
+    for text in ("", "1-", "2-1", "1,1", "0-2,1", "-1", "a", "0-99999"):
+        with pytest.raises(ValueError):
+            sweep.read_seeds(text)
+
+
+def test_an_interval_is_students():
+    """Of 1, 2, 3: the deviation is 1, and a two-sided t test against either end has p = 0.05."""
+    summary = sweep.summarize({0: 1.0, 1: 2.0, 2: 3.0})
+    assert (summary.mean, summary.deviation) == (2.0, 1.0)
+    assert summary.half_width is not None
+    test = scipy.stats.ttest_1samp([1.0, 2.0, 3.0], 2.0 - summary.half_width)
+    assert math.isclose(test.pvalue, 0.05)
+    assert sweep.summarize({5: 1.0}) == sweep.Summary({5: 1.0}, 1.0, None, None)
+
+
+def test_trials_have_folders_of_their_own():
+    names = ["--a 1", "--a -1", "--a 0.1", "--init x/y", "--no-b"]
+    assert len({sweep.folder_name(name) for name in names}) == len(names)
+    assert not any("/" in sweep.folder_name(name) or sweep.folder_name(name).startswith(".") for name in names)
+
+
+@pytest.fixture
+def alone(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "1")
+
+
+@pytest.mark.slow
+def test_a_second_call_skips_what_is_done_and_does_the_rest(tmp_path, capsys, alone):
+    words = ["sweep", "--out", str(tmp_path / "s"), *TINY]
+    assert commands.main([*words, "--seeds", "0"]) == 0
+    rows = (tmp_path / "s" / "smoke-0" / rundir.METRICS).read_bytes()
+    (tmp_path / "s" / "smoke-1").mkdir()  # begun, and killed before its first checkpoint
+    config = (tmp_path / "s" / "smoke-0" / rundir.CONFIG).read_text()
+    (tmp_path / "s" / "smoke-1" / rundir.CONFIG).write_text(config.replace('"seed": 0', '"seed": 1'))
+    capsys.readouterr()
+    assert commands.main([*words, "--seeds", "0-1", "--at-once", "2"]) == 0
+    said = capsys.readouterr().out
+    assert "2 runs, 1 of them done before" in said and "begun: smoke-0" not in said and "begun: smoke-1" in said
+    assert (tmp_path / "s" / "smoke-0" / rundir.METRICS).read_bytes() == rows
+    found = json.loads((tmp_path / "s" / "sweep.json").read_text())
+    values = [run["rows"][-1]["test_acc"] for run in found["runs"]]
+    assert found["figure"] == "test_acc" and list(found["trials"]["smoke"]["values"].values()) == values
+    assert math.isclose(found["trials"]["smoke"]["mean"], sum(values) / 2)
+
+
+@pytest.mark.slow
+def test_a_run_that_fails_leaves_the_others_and_is_reported(tmp_path, capsys, alone):
+    trials = ["--trial=--init=nowhere", "--trial=--label-smoothing=0.1"]
+    assert commands.main(["sweep", "--out", str(tmp_path / "s"), *TINY, *trials]) == 2
+    out, errors = capsys.readouterr()
+    assert errors.startswith("error: 1 of 2 runs are not done") and errors.count("\n") == 1
+    assert "label-smoothing=0.1 " in out.splitlines()[-1]
+    assert "nowhere cannot be read" in (tmp_path / "s" / "init_nowhere-0.output").read_text()
+
+
+@pytest.mark.slow
+def test_submitit_runs_them(tmp_path, capsys, alone):
+    pytest.importorskip("submitit")
+    words = ["sweep", "--out", str(tmp_path / "s"), *TINY, "--seeds", "0-1", "--cluster", "local"]
+    assert commands.main([*words, "--cluster-option", "timeout_min=5"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].split()[-1] == "2"
+    assert commands.main(words) == 0
+    assert "submitted" not in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_sigterm_ends_the_runs_with_a_checkpoint(tmp_path, alone):
+    words = [sys.executable, "-m", "cifar_flax", "sweep", "--out", str(tmp_path / "s"), *TINY, "--epochs", "500"]
+    process = subprocess.Popen(words, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    try:
+        deadline = time.monotonic() + 120
+        while not rundir.read_rows(tmp_path / "s" / "smoke-0") and time.monotonic() < deadline:
+            time.sleep(0.2)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 143
+    finally:
+        process.kill()
+    assert "interrupted: go on with" in (tmp_path / "s" / "smoke-0.output").read_text()
