@@ -109,7 +109,9 @@ def compile_for_tpu(chosen: Config, devices: int) -> dict[str, Any]:
     try:
         topology = topologies.get_topology_desc(V5E[devices], "tpu")
     except Exception as error:  # JAX has no one type for it
-        raise UserError(f"JAX cannot compile for a TPU here ({error}): pip install -e '.[tpu]', one at a time") from error
+        raise UserError(
+            f"JAX cannot compile for a TPU here ({error}): pip install -e '.[tpu]', one at a time"
+        ) from error
     mesh = Mesh(np.array(topology.devices[:devices]), ("data",))
     start = time.perf_counter()
     compiled = lower(chosen, Execution(mesh, "bfloat16", CHUNK), IMAGES).compile()
