@@ -81,13 +81,20 @@ def test_a_run_that_fails_leaves_the_others_and_is_reported(tmp_path, capsys, al
 
 
 @pytest.mark.slow
-def test_submitit_runs_them(tmp_path, capsys, alone):
-    pytest.importorskip("submitit")
-    words = ["sweep", "--out", str(tmp_path / "s"), *TINY, "--seeds", "0-1", "--cluster", "local"]
-    assert commands.main([*words, "--cluster-option", "timeout_min=5"]) == 0
-    assert capsys.readouterr().out.splitlines()[-1].split()[-1] == "2"
-    assert commands.main(words) == 0
-    assert "submitted" not in capsys.readouterr().out
+def test_submitit_runs_them(tmp_path):
+    pytest.importorskip("submitit", reason="needs submitit: the extra test")
+    words = [*TINY, "--seeds", "0-1", "--cluster", "local", "--cluster-option", "timeout_min=5"]
+
+    def sweep():
+        command = [sys.executable, "-m", "cifar_flax", "sweep", "--out", str(tmp_path / "s"), *words]
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        process = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert process.returncode == 0, process.stderr
+        return process.stdout
+
+    first = sweep()
+    assert "submitted: 2 jobs" in first and first.splitlines()[-1].split()[-1] == "2"
+    assert "submitted" not in sweep()
 
 
 @pytest.mark.slow
