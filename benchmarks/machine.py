@@ -39,11 +39,11 @@ def measure_limits(dtype: Any) -> dict[str, float]:
     }
 
 
-def commit() -> str:
+def commit(checkout: Path = ROOT) -> str:
     """What is timed, as git names it; "" where there is no git."""
     try:
         command = ["git", "describe", "--always", "--dirty"]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip()
+        return subprocess.run(command, cwd=checkout, capture_output=True, text=True).stdout.strip()
     except OSError:
         return ""
 

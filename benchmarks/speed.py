@@ -13,6 +13,11 @@ and compiled beside ours. `forward` computes logits; `augment` shows what share 
 all ten classes beside pytorch-grad-cam and torchcam; `seeds` is a step of several seeds by `jax.vmap` beside as many
 single steps, on one device: what a sweep over seeds could gain; `start` is from the shell's prompt to an answer.
 
+With --beside, a folder with another version of this repository, ours of both versions are timed and PyTorch is not:
+
+    git worktree add ../before v0.3.0
+    python benchmarks/speed.py step --beside ../before
+
 The candidates take turns, each in a process of its own, so that whatever else the machine does disturbs them alike;
 figures are medians over the turns. With --out they are also written as JSON. Needs the extra `bench` (`seeds` and
 `start` do not); runs on whatever device there is.
@@ -329,12 +334,17 @@ def _command(argv: list[str] | None) -> None:
     parser.add_argument("--layer", help="stage whose maps are made (the last)")
     parser.add_argument("--turns", type=int, default=15, help="times that each process is timed (15)")
     parser.add_argument("--processes", type=int, default=1, help="times that all begin anew in new processes (1)")
+    parser.add_argument("--beside", type=Path, metavar="CHECKOUT", help="another version, to be timed beside this one")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--serve", help=argparse.SUPPRESS)  # a candidate, in a process of its own
     arguments = parser.parse_args(argv)
     if arguments.out and arguments.out.exists() and not arguments.serve:
         raise UserError(f"--out {arguments.out} exists: choose another")
+    if arguments.beside and not (arguments.beside / "benchmarks" / "speed.py").is_file():
+        raise UserError(f"--beside {arguments.beside}: expected a folder with another version of this repository")
+    if arguments.beside and arguments.what == "start":
+        raise UserError("--beside: start times this version alone; choose another benchmark")
     machine.set_up()
     if arguments.serve:
         try:
@@ -345,7 +355,9 @@ def _command(argv: list[str] | None) -> None:
     if arguments.what == "start":
         times, facts = time_start(arguments), {}
     else:
-        times, facts = take_turns(BENCHMARKS[arguments.what](arguments), arguments.turns, arguments.processes)
+        times, facts = take_turns(
+            BENCHMARKS[arguments.what](arguments), arguments.turns, arguments.processes, arguments.beside
+        )
     print(table(times, facts))
     if arguments.out:
         medians = {name: statistics.median(seconds) for name, seconds in times.items()}

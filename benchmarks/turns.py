@@ -1,6 +1,8 @@
 """Candidates that take turns, each in a process of its own, and a table of what they took."""
 
+import argparse
 import contextlib
+import functools
 import json
 import os
 import statistics
@@ -8,10 +10,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from machine import ROOT, commit
 
 from cifar_flax.errors import UserError
 
@@ -29,33 +33,44 @@ class Benchmark(NamedTuple):
     repeats: int = 1
 
 
-def take_turns(benchmark: Benchmark, turns: int, processes: int) -> tuple[dict[str, list[float]], dict[str, Any]]:
+def take_turns(
+    benchmark: Benchmark, turns: int, processes: int, beside: Path | None = None
+) -> tuple[dict[str, list[float]], dict[str, Any]]:
     """Seconds that each candidate takes for its work, one figure a turn, and the facts about all of them.
+
+    With `beside`, a folder with another version of this repository, they are ours of both versions alone.
 
     Each is in a process of its own: in one process the threads of each library go on spinning in the other's turn.
     After some turns all begin again in new processes: how memory happens to be laid out is worth some percent.
     """
-    times: dict[str, list[float]] = {name: [] for name in benchmark.candidates}
+    starts = {name: functools.partial(_served, name) for name in benchmark.candidates}
+    if beside is not None:
+        starts = {OURS: starts[OURS], f"{OURS} at {commit(beside)}": functools.partial(_served, OURS, beside)}
+    times: dict[str, list[float]] = {name: [] for name in starts}
     facts: dict[str, Any] = {}
     for _ in range(processes):
         with contextlib.ExitStack() as stack:
-            servers = {name: stack.enter_context(_served(name)) for name in benchmark.candidates}
+            servers = {name: stack.enter_context(start()) for name, start in starts.items()}
             for turn in range(benchmark.warm_up + turns):
                 for name, ask in servers.items():
                     seconds = ask("turn") / benchmark.repeats
                     if turn >= benchmark.warm_up:
                         times[name].append(seconds)
             for ask in servers.values():
-                facts |= ask("facts")
+                facts = ask("facts") | facts  # the first one's, ours, where two differ
     return times, facts
 
 
 @contextlib.contextmanager
-def _served(name: str) -> Iterator[Callable[[str], Any]]:
-    """A process that has built a candidate, as a function that sends it a line and returns its answer."""
-    # Several of them share a GPU's memory.
-    environment = {**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-    command = [sys.executable, *sys.argv, "--serve", name]
+def _served(name: str, checkout: Path = ROOT) -> Iterator[Callable[[str], Any]]:
+    """A process that has built a checkout's candidate, as a function that sends it a line and returns its answer."""
+    # Several of them share a GPU's memory; each imports its own checkout's package, not the installed one.
+    environment = {**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false", "PYTHONPATH": str(checkout.resolve())}
+    script = checkout.resolve() / "benchmarks" / Path(sys.argv[0]).name
+    beside = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    beside.add_argument("--beside")
+    words = beside.parse_known_args(sys.argv[1:])[1]  # an older version does not know the flag
+    command = [sys.executable, str(script), *words, "--serve", name]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environment, text=True) as process:
         assert process.stdin is not None and process.stdout is not None

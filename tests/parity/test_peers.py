@@ -67,7 +67,7 @@ def test_candidates_take_turns(monkeypatch):
     calls = []
 
     @contextlib.contextmanager
-    def served(name):
+    def served(name, checkout=None):
         def ask(line):
             calls.append((name, line))
             return {name: True} if line == "facts" else 6.0
@@ -79,6 +79,26 @@ def test_candidates_take_turns(monkeypatch):
     times, facts = turns.take_turns(benchmark, turns=2, processes=2)
     assert calls == ([("a", "turn"), ("b", "turn")] * 3 + [("a", "facts"), ("b", "facts")]) * 2
     assert times == {"a": [2.0] * 4, "b": [2.0] * 4} and facts == {"a": True, "b": True}
+
+
+def test_another_version_is_timed_beside_ours(tmp_path):
+    """In its own folder, with its own package, by the script of the same name, and without a flag it may not know."""
+    (tmp_path / "cifar_flax.py").write_text("VERSION = 'theirs'\n")
+    (tmp_path / "benchmarks").mkdir()
+    other = tmp_path / "benchmarks" / "speed.py"
+    other.write_text(
+        "import json, sys, cifar_flax\n"
+        "assert '--beside' not in sys.argv, sys.argv\n"
+        "for line in sys.stdin:\n"
+        "    print(json.dumps({'version': cifar_flax.VERSION} if line == 'facts\\n' else 9.0), flush=True)\n"
+    )
+    command = [sys.executable, speed.__file__, "augment", "--turns", "1", "--beside", str(tmp_path)]
+    out = tmp_path / "found.json"
+    subprocess.run([*command, "--out", str(out)], check=True, capture_output=True, text=True)
+    found = json.loads(out.read_text())
+    ours, theirs = found["seconds"].values()
+    assert theirs == [3.0] and ours != [3.0], "9 seconds for the work that is done three times in a turn"
+    assert found["version"] == "theirs"
 
 
 def test_benchmark_runs(tmp_path):
