@@ -107,17 +107,7 @@ def begun(tmp_path):
     return tmp_path / "run"
 
 
-def test_two_processes_train_as_one_of_two_devices_does(tmp_path):
-    assert run_two([*TINY, "--epochs", "2", "--out", "two"], tmp_path) == ([0, 0], ["", ""])
-    run_one([*TINY, "--epochs", "2", "--out", "one"], tmp_path)
-    assert_same_run(tmp_path / "two", tmp_path / "one")
-    names = [{path.name for path in (tmp_path / name).iterdir()} for name in ("one", "two")]
-    assert names[0] == names[1]
-    log = (tmp_path / "two" / "train.log").read_text()
-    assert log.count("Epoch: 1\n") == 1 and "Devices: 2 x cpu in 2 processes" in log
-    assert "Epoch" in (tmp_path / "0.out").read_text() and "Epoch" not in (tmp_path / "1.out").read_text()
-
-
+# The longest first, then short ones: the rest runs beside it.
 def wait_for_another_epoch(processes, folder):
     """Until one more epoch is finished than there was before."""
     before, deadline = len(rundir.read_rows(folder)), time.monotonic() + 60
@@ -160,29 +150,6 @@ def test_a_run_goes_on_after_any_end_with_any_number_of_processes(begun, tmp_pat
     assert not (tmp_path / "elsewhere").exists()
 
 
-def test_a_process_that_is_stuck_ends_all(begun, tmp_path):
-    """Process 1 is alive, and answers heartbeats, but takes no step any more."""
-    script = "tests/e2e/processes.py"
-    codes, errors = run_two(["--out", "run", "--stuck"], tmp_path, scripts=(script, script), step_timeout=8)
-    assert codes == [75, 75]
-    assert any("--step-timeout" in error for error in errors)
-    for error in errors:
-        assert error.startswith(LOST) and error.count("\n") == 1
-
-
-def test_a_step_has_the_same_images_in_any_layout(tmp_path):
-    """Which images, and how augmented, exactly; and other data in one of the processes is refused."""
-    script = "tests/e2e/processes.py"
-    codes, errors = run_two([*TINY, "--out", "run"], tmp_path, scripts=(script, script))
-    assert codes == [2, 2]
-    assert len(set(errors)) == 1 and "error: process 1 has another data set than process 0 (" in errors[0]
-    assert not (tmp_path / "run" / "checkpoints").exists()
-    found = np.load(tmp_path / "batch.npy")
-    for num_devices in (1, 2):
-        execution = resolve("float32", 64, num_devices)
-        np.testing.assert_array_equal(np.asarray(first_batch(config_lib.PRESETS["smoke"], execution)), found)
-
-
 @pytest.mark.parametrize(
     ("first", "second", "message"),
     [
@@ -214,6 +181,40 @@ def test_another_version_of_the_code_is_refused(tmp_path):
     for error in errors:
         assert error.startswith("error: process 1 has another code of cifar_flax than process 0 (")
         assert error.count("\n") == 1
+
+
+def test_two_processes_train_as_one_of_two_devices_does(tmp_path):
+    assert run_two([*TINY, "--epochs", "2", "--out", "two"], tmp_path) == ([0, 0], ["", ""])
+    run_one([*TINY, "--epochs", "2", "--out", "one"], tmp_path)
+    assert_same_run(tmp_path / "two", tmp_path / "one")
+    names = [{path.name for path in (tmp_path / name).iterdir()} for name in ("one", "two")]
+    assert names[0] == names[1]
+    log = (tmp_path / "two" / "train.log").read_text()
+    assert log.count("Epoch: 1\n") == 1 and "Devices: 2 x cpu in 2 processes" in log
+    assert "Epoch" in (tmp_path / "0.out").read_text() and "Epoch" not in (tmp_path / "1.out").read_text()
+
+
+def test_a_process_that_is_stuck_ends_all(begun, tmp_path):
+    """Process 1 is alive, and answers heartbeats, but takes no step any more."""
+    script = "tests/e2e/processes.py"
+    codes, errors = run_two(["--out", "run", "--stuck"], tmp_path, scripts=(script, script), step_timeout=8)
+    assert codes == [75, 75]
+    assert any("--step-timeout" in error for error in errors)
+    for error in errors:
+        assert error.startswith(LOST) and error.count("\n") == 1
+
+
+def test_a_step_has_the_same_images_in_any_layout(tmp_path):
+    """Which images, and how augmented, exactly; and other data in one of the processes is refused."""
+    script = "tests/e2e/processes.py"
+    codes, errors = run_two([*TINY, "--out", "run"], tmp_path, scripts=(script, script))
+    assert codes == [2, 2]
+    assert len(set(errors)) == 1 and "error: process 1 has another data set than process 0 (" in errors[0]
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    found = np.load(tmp_path / "batch.npy")
+    for num_devices in (1, 2):
+        execution = resolve("float32", 64, num_devices)
+        np.testing.assert_array_equal(np.asarray(first_batch(config_lib.PRESETS["smoke"], execution)), found)
 
 
 def test_processes_that_do_not_meet_are_one_line(tmp_path):
