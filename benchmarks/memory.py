@@ -51,7 +51,7 @@ def measure(config: Config, steps: int) -> dict[str, Any]:
     program.evaluate(state.ema_params, test, lambda: evaluated.append(resident()))
     return {
         "batch_size": config.batch_size,
-        "precision": config.precision,
+        "precision": program.execution.precision,
         "muon_learning_rate": config.muon_learning_rate,
         "images_per_second": config.batch_size / sorted(seconds)[len(seconds) // 2],
         "train": trained,
@@ -79,10 +79,9 @@ def main() -> None:
     parser.add_argument(
         "--runs",
         nargs="+",
-        default=["resnet18", "resnet18:bfloat16", "compact", "smoke"],
-        help="presets, each with a precision and a batch size if wanted: resnet18:bfloat16:256",
+        default=["resnet18", "compact", "smoke"],
+        help="presets, each with a precision and a batch size if wanted: resnet18:float32:256",
     )
-    parser.add_argument("--muon-learning-rate", type=float, default=0.08, help="of resnet18")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--serve", help=argparse.SUPPRESS)
@@ -90,11 +89,9 @@ def main() -> None:
     if arguments.serve:
         preset, precision, batch_size, *_ = [*arguments.serve.split(":"), "", ""]
         config = PRESETS[preset]
-        changes: dict[str, Any] = {"precision": precision or "float32"}
+        changes: dict[str, Any] = {"precision": precision} if precision else {}
         if batch_size:
             changes["batch_size"] = int(batch_size)
-        if preset == "resnet18":
-            changes["muon_learning_rate"] = arguments.muon_learning_rate
         machine.set_up()
         print(json.dumps(measure(dataclasses.replace(config, **changes), arguments.steps)))
         return
