@@ -80,12 +80,10 @@ def _progress() -> Callable[[str, int], Callable[[int], None]]:
     return start
 
 
-def _explain(flags: argparse.Namespace) -> None:
-    import numpy as np  # heavy imports, not needed before here
-
-    from cifar_flax import data, machine
-    from cifar_flax.explaining import cam, explanation, folder, outputs
-    from cifar_flax.training import trained
+def _checked(flags: argparse.Namespace) -> tuple[int | None, int | None, list[int] | None]:
+    """`--true`, `--pred` and `--indices` as numbers; what can be refused before anything is loaded is."""
+    from cifar_flax import data
+    from cifar_flax.explaining import cam, explanation
 
     _one_of("--method", flags.method, cam.METHODS)
     _one_of("--sort", flags.sort, explanation.SORTS)
@@ -107,54 +105,69 @@ def _explain(flags: argparse.Namespace) -> None:
         indices = [int(part) for part in flags.indices.split(",")] if flags.indices is not None else None
     except ValueError as error:
         raise UserError(f"--indices {flags.indices}: expected numbers separated by commas, such as 3,57") from error
-
-    machine.set_up()
-    network = trained.load_network(flags.ckpt)
     if flags.half and flags.export is None:
         raise UserError("--half is about --export FILE, which is not given")
+    return true, predicted, indices
+
+
+def _explain(flags: argparse.Namespace) -> None:
+    from cifar_flax import machine  # heavy imports, not needed before here
+    from cifar_flax.training import trained
+
+    checked = _checked(flags)
+    machine.set_up()
+    network = trained.load_network(flags.ckpt)
     if flags.export is not None:
         trained.export(network, flags.export, half=flags.half)
         print(f"Wrote {flags.export}: {network.name}, SHA-256 {network.digest[:12]}")
         return
-    stage = _one_of("--layer", flags.layer or network.model.stage_names[-1], network.model.stage_names)
+    stage = _stage(flags, network)
     if flags.images is not None:
         _explain_own(flags, network, stage)
-        return
+    else:
+        _explain_test_set(flags, network, stage, *checked)
+
+
+def _stage(flags: argparse.Namespace, network) -> str:
+    return _one_of("--layer", flags.layer or network.model.stage_names[-1], network.model.stage_names)
+
+
+def _explain_test_set(
+    flags: argparse.Namespace,
+    network,
+    stage: str,
+    true: int | None,
+    predicted: int | None,
+    indices: list[int] | None,
+) -> None:
+    from cifar_flax.explaining import folder, outputs
+    from cifar_flax.training import trained
+
     other = None
     if flags.compare is not None:
         compared = trained.load_network(flags.compare, "--compare")
-        names = compared.model.stage_names
-        other = compared, _one_of("--layer", flags.layer or names[-1], names)
-    # An embedded network is explained on the embedded sample unless all images are asked for.
-    which = flags.data or ("sample" if flags.ckpt is None else network.config.data)
+        other = compared, _stage(flags, compared)
     out = flags.out or network.folder / "explain"
     folder.check(out, overwrite=flags.overwrite)  # before anything slow
 
-    loaded = data.load_named(which, flags.data_dir, flags.source, lambda line: print(line, flush=True))
-    if which == "sample":
-        places, name = data.sample_indices("test"), "embedded SAMPLE of the CIFAR-10 test set"
-    else:
-        places, name = range(len(loaded.test_images)), "CIFAR-10 test set"
-    test = explanation.TestSet(name, loaded.test_images, loaded.test_labels, np.array(places), loaded.class_names)
-    choice = outputs.Choice(stage, flags.method, flags.count, flags.sort, true, predicted, indices)
+    test = _test_set(flags, network)
     said = _people(flags, test)
     if flags.evaluate is not None and flags.evaluate > len(test.images):
         raise UserError(
-            f"--evaluate is {flags.evaluate}: expected at most the {len(test.images):,} images of the {name}"
+            f"--evaluate is {flags.evaluate}: expected at most the {len(test.images):,} images of the {test.name}"
         )
-    trust = None if flags.evaluate is None else outputs.Trust(flags.evaluate or None, flags.seed)
     print(f"Network: {network.name}, {network.config.preset}, SHA-256 {network.digest[:12]}", flush=True)
-    print(f"Data: {name}, {len(test.images):,} images", flush=True)
+    print(f"Data: {test.name}, {len(test.images):,} images", flush=True)
     manifest = outputs.write(
         out,
         network,
         test,
-        choice,
+        outputs.Choice(stage, flags.method, flags.count, flags.sort, true, predicted, indices),
         overwrite=flags.overwrite,
         progress=_progress(),
         say=print,
         said=said,
-        trust=trust,
+        trust=None if flags.evaluate is None else outputs.Trust(flags.evaluate or None, flags.seed),
         other=other,
     )
     correct = round(manifest["test_accuracy"] * manifest["test_count"] / 100)
@@ -163,6 +176,22 @@ def _explain(flags: argparse.Namespace) -> None:
         print(_sentence(json.loads((out / "comparison.json").read_text())))
     print(f"Wrong predictions explained: {len(manifest['wrong'])}, correct ones: {len(manifest['correct'])}")
     print(f"Wrote {out}: open {out / 'report.html'}")
+
+
+def _test_set(flags: argparse.Namespace, network):
+    """The embedded sample for the embedded network, unless all images are asked for; else what the run trained on."""
+    import numpy as np
+
+    from cifar_flax import data
+    from cifar_flax.explaining import explanation
+
+    which = flags.data or ("sample" if flags.ckpt is None else network.config.data)
+    loaded = data.load_named(which, flags.data_dir, flags.source, lambda line: print(line, flush=True))
+    if which == "sample":
+        places, name = data.sample_indices("test"), "embedded SAMPLE of the CIFAR-10 test set"
+    else:
+        places, name = range(len(loaded.test_images)), "CIFAR-10 test set"
+    return explanation.TestSet(name, loaded.test_images, loaded.test_labels, np.array(places), loaded.class_names)
 
 
 def _sentence(found: dict) -> str:
