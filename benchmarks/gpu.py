@@ -19,12 +19,12 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 _GRACE = 40  # seconds that a part has to save what it can
 
+# Of ResNet-18's recipe, each with another value of one number.
 TRIALS = (
-    "--rtol 0.06 --factor 0.5 --cooldown 0",
-    "--rtol 0.06 --factor 0.5 --cooldown 0 --muon-learning-rate 0.04",
-    "--rtol 0.06 --factor 0.5 --cooldown 0 --muon-learning-rate 0.16",
-    "--rtol 0.06 --factor 0.5 --cooldown 0 --muon-weight-decay 0.02",
-    "--rtol 0.06 --factor 0.5 --cooldown 0 --label-smoothing 0.2",
+    "",
+    *(f"--muon-learning-rate {rate}" for rate in (0.04, 0.16)),
+    "--muon-weight-decay 0.02",
+    "--label-smoothing 0.2",
 )
 
 
@@ -32,6 +32,7 @@ def parts(out: Path, flags: list[str], data: list[str]) -> dict[str, list[str]]:
     """The words of each part's command after `python`, in their order. OUT/seed-0 and the like are run directories."""
     preset = flags[flags.index("--preset") + 1] if "--preset" in flags else "resnet18"
     benchmark = ["--preset", preset, *data]
+    val_size = "200" if preset == "smoke" else "5000"
     network, first = str(out / "network.safetensors"), str(out / "seed-0")
     return {
         "seed-0": ["train.py", *flags, *data, "--out", first],
@@ -47,7 +48,8 @@ def parts(out: Path, flags: list[str], data: list[str]) -> dict[str, list[str]]:
         },
         "trust": ["explain.py", "--ckpt", network, *data, "--evaluate", "--out", str(out / "trust"), "--overwrite"],
         "trials": [
-            *("benchmarks/recipe.py", "search", *benchmark, "--epochs", "10", "--out", str(out / "search")),
+            *("-m", "cifar_flax", "sweep", *benchmark, "--epochs", "10", "--val-size", val_size, "--no-test"),
+            *("--rtol", "0.06", "--factor", "0.5", "--cooldown", "0", "--out", str(out / "trials")),
             *(word for trial in TRIALS for word in ("--trial", trial)),
         ],
         "deterministic-a": ["train.py", *flags, *data, "--deterministic", "--out", str(out / "deterministic-a")],

@@ -25,6 +25,7 @@ class Config:
     # Data
     data: Literal["full", "sample"] = _option("full", "all of CIFAR-10, or the embedded 1,000 + 1,000 images")
     val_size: int = _option(0, "training images to hold out for val_loss, the last ones of the official order")
+    test: bool = _option(True, "evaluate the test set after each epoch; --no-test while recipes are compared")
 
     # Model. LayerNorm over height, width and channels, 3x3 convolutions, two blocks a stage.
     widths: tuple[int, ...] = _option((64, 128, 256, 512), "channels of each stage")
@@ -173,6 +174,7 @@ def validate(config: Config) -> Config:
     total = {"full": 50_000, "sample": 1_000}[config.data]
     require("val_size", config.val_size < total, f"fewer than the {total} training images")
     require("val_size", config.monitor != "val_loss" or config.val_size > 0, "1 or more for --monitor val_loss")
+    require("monitor", config.monitor != "test_loss" or config.test, "train_loss or val_loss with --no-test")
     num_train = total - config.val_size
     require("batch_size", config.batch_size <= num_train, f"at most the {num_train} training images")
     return config

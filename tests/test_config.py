@@ -63,6 +63,7 @@ def test_every_field_has_a_flag_with_help():
         ("--val-size 49900", "at most the 100 training images"),
         ("--val-size 50000", "fewer than the 50000 training images"),
         ("--val-size -1", "0 or more"),
+        ("--monitor test_loss --no-test", "--monitor is test_loss: expected train_loss or val_loss with --no-test"),
         ("--monitor val_loss", "--val-size is 0: expected 1 or more for --monitor val_loss"),
         ("--learning-rate 0", "a finite number above 0"),
         ("--learning-rate nan", "a finite number above 0"),

@@ -48,7 +48,7 @@ def fit(
 
     Args:
       config: what to do.
-      data: the data set that `config.data` names; without test images no row has a test figure.
+      data: the data set that `config.data` names; without `config.test` no row has a test figure.
       folder: the run directory, made if absent; `rundir` says what is written there.
       resume: go on from the newest intact checkpoint in `folder`, if there is one.
       tensorboard: write TensorBoard events as well.
@@ -105,8 +105,7 @@ def _fit(
         sys.stdout.flush()
         print(line, file=log, flush=True)
 
-    if config.monitor == "test_loss" and not len(data.test_images):
-        raise UserError("--monitor test_loss needs test images, and there are none: choose train_loss or val_loss")
+    data = data if config.test else data.without_test()
     num_train = len(data.train_images) - config.val_size
     if job.processes > 1:
         job.require_equal({"data set": _digest(data)})

@@ -68,7 +68,7 @@ IN_THE_PROGRAM = {
     "seed": 1,
 }
 # What the run must show of each: its rows or its last state.
-IN_THE_LOOP = {"val_size": 64, "epochs": 2, "monitor": "train_loss", "init": "weights.safetensors"}
+IN_THE_LOOP = {"val_size": 64, "epochs": 2, "monitor": "train_loss", "init": "weights.safetensors", "test": False}
 # `preset` is a name; `data` is tested in test_misuse.py, `on_nan` and `eval_batch_size` in test_loop.py.
 WITHOUT_EFFECT = {"preset": "smoke", "data": "full", "on_nan": "skip", "deterministic": True}
 
