@@ -150,5 +150,6 @@ def test_a_field_reaches_the_run(name, few, tmp_path):
         value = str(tmp_path / value)
         params = build_program(dataclasses.replace(BASE, seed=7), NUM_TRAIN).create_state().params
         weights.save_weights(tmp_path / "weights.safetensors", params, BASE, {})
-    changed = validate(dataclasses.replace(BASE, **{name: value}))
-    assert state_and_rows(BASE, tmp_path / "base") != state_and_rows(changed, tmp_path / "changed")
+    base = dataclasses.replace(BASE, monitor="train_loss") if name == "test" else BASE
+    changed = validate(dataclasses.replace(base, **{name: value}))
+    assert state_and_rows(base, tmp_path / "base") != state_and_rows(changed, tmp_path / "changed")
