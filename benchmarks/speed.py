@@ -15,7 +15,7 @@ single steps, on one device: what a sweep over seeds could gain; `start` is from
 
 With --beside, a folder with another version of this repository, ours of both versions are timed and PyTorch is not:
 
-    git worktree add ../before v0.3.0
+    git worktree add ../before HEAD~10
     python benchmarks/speed.py step --beside ../before
 
 The candidates take turns, each in a process of its own, so that whatever else the machine does disturbs them alike;
@@ -254,8 +254,6 @@ def maps(arguments: argparse.Namespace) -> Benchmark:
 
 def seeds(arguments: argparse.Namespace) -> Benchmark:
     """A training step of several seeds at once, beside as many single ones: on one device."""
-    if arguments.seeds < 1:
-        raise UserError(f"--seeds {arguments.seeds}: expected 1 or more")
     chosen, count = _chosen(arguments), arguments.seeds
 
     def stepping(together: bool):
@@ -341,6 +339,11 @@ def _command(argv: list[str] | None) -> None:
     arguments = parser.parse_args(argv)
     if arguments.out and arguments.out.exists() and not arguments.serve:
         raise UserError(f"--out {arguments.out} exists: choose another")
+    for name in ("batch_size", "steps", "images", "seeds", "turns", "processes"):
+        if (value := getattr(arguments, name)) is not None and value < 1:
+            raise UserError(f"--{name.replace('_', '-')} is {value}: expected 1 or more")
+    if arguments.out and not os.access(arguments.out.parent, os.W_OK):
+        raise UserError(f"--out {arguments.out} cannot be written: choose another")
     if arguments.beside and not (arguments.beside / "benchmarks" / "speed.py").is_file():
         raise UserError(f"--beside {arguments.beside}: expected a folder with another version of this repository")
     if arguments.beside and arguments.what == "start":

@@ -233,7 +233,7 @@ def from_json(text: str | bytes) -> Config:
     except UserError:
         raise
     except (TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise UserError(f"not a config of this program: {error}") from error
+        raise UserError(f"not a config of this program ({error}): put it back as it was") from error
 
 
 def differences(ours: Config, theirs: Config) -> str:
@@ -253,9 +253,12 @@ def resumed(old: Config, flags: dict[str, Any]) -> Config:
     """
     for name, value in flags.items():
         if name not in RESUMABLE_CHANGES and value != getattr(old, name):
-            flag = "--" + name.replace("_", "-")
+            flag, now = (
+                name.replace("_", "-"),
+                "" if isinstance(value, bool) else f" from {getattr(old, name)} to {value}",
+            )
             raise UserError(
-                f"--resume cannot change {flag} from {getattr(old, name)} to {value}: leave it out, "
+                f"--resume cannot change --{'no-' if value is False else ''}{flag}{now}: leave it out, "
                 "or start a new run in another --out"
             )
     return validate(dataclasses.replace(old, **flags))

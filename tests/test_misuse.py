@@ -91,7 +91,7 @@ SLOWER_TRAIN = {
     "--preset smoke --out new --devices 99": "--devices is 99: expected 1 to the",
     "--data sample --batch-size 1000 --widths 4096,8 --strides 1,2 --out new": "of memory for this network",
     "--preset smoke --profile text": "--profile text cannot be written",
-    "--preset smoke --out new --init nowhere": "nowhere cannot be read as safetensors",
+    "--preset smoke --out new --init nowhere": "nowhere is not there: expected a .safetensors file",
     "--preset smoke --out new --init torch.safetensors": "a PyTorch state dict becomes one with",
     "--preset smoke --out new --init ours.safetensors --widths 8,16,32": "change --widths and --strides",
 }
@@ -112,17 +112,21 @@ EXPLAIN = {
     "--count x": "argument --count: invalid int value: 'x'",
     "--indices 1,x": "--indices 1,x: expected numbers separated by commas",
     "--indices 99999": "--indices 99999 is not among the 1000 images",
-    "--out there": "--out there exists: replace it with --overwrite",
-    "--out there --overwrite": "--out there is no explanation, and is not overwritten",
-    "--out text --overwrite": "--out text is no explanation",
+    "--out there": "--out there holds something else, and is not overwritten: choose another",
+    "--out there --overwrite": "--out there holds something else, and is not overwritten: choose another",
+    "--out text --overwrite": "--out text is a file: choose another",
     "--out text/below": "--out text/below cannot be written",
-    "--export text": "--export text exists",
+    "--export text": "--export text: expected a name that ends in .safetensors",
+    "--export cut.safetensors": "--export cut.safetensors exists",
+    "--export new.safetensors --images text": "--export only writes the network as a file, and --images is not about",
+    "--export new.safetensors --layer stage1": "--export only writes the network as a file, and --layer is not about",
     "--evaluate 1": "--evaluate is 1: expected 2 or more images",
     "--evaluate -5": "--evaluate is -5: expected 2 or more images",
     "--evaluate 1001": "--evaluate is 1001: expected at most the 1,000 images",
     "--evaluate many": "argument --evaluate: invalid int value: 'many'",
     "--evaluate --seed -1": "--seed is -1: expected 0 or more",
-    "--human-labels nowhere": "--human-labels nowhere cannot be read as a NumPy array",
+    "--human-labels nowhere": "--human-labels nowhere is not there: expected cifar10h-counts.npy",
+    "--label-errors nowhere": "--label-errors nowhere is not there: expected cifar10_mturk.json",
     "--human-labels text": "--human-labels text cannot be read as a NumPy array",
     "--human-labels short.npy": "--human-labels short.npy has the shape (9999, 10)",
     "--label-errors text": "--label-errors text cannot be read as JSON",
@@ -132,7 +136,7 @@ EXPLAIN = {
     "--images text": "--images text cannot be read as a picture: leave it out",
     "--images there": "--images there holds no picture",
     "--images nowhere --true cat": "--true is about the test set",
-    "--images nowhere --out there": "--out there exists",
+    "--images nowhere --out there": "--out there holds something else",
     "--half": "--half is about --export FILE, which is not given",
     "--export nowhere/x.safetensors": "nowhere/x.safetensors cannot be written",
     "--data full --source sample": "for the sample use --data sample",
@@ -151,7 +155,8 @@ DATA = {
 AUGMENT = {
     "": "the following arguments are required: --out",
     "--out nowhere/grid.png": "--out nowhere/grid.png cannot be written",
-    "--out there": "--out there cannot be written",
+    "--out there": "--out there exists: choose another, or delete it",
+    "--out text": "--out text exists: choose another, or delete it",
     "--out grid.png --seed x": "argument --seed: invalid int value: 'x'",
 }
 SWEEP = {
@@ -173,6 +178,10 @@ SWEEP = {
     "--out new --cluster lsf": "argument --cluster: invalid choice: 'lsf'",
     "--out new --cluster-option timeout_min=1": "--cluster-option is about --cluster, which is not given",
     "--out new --cluster local --cluster-option fast": "argument --cluster-option: invalid NAME=VALUE value: 'fast'",
+    "--out new --figure accuracy": "--figure accuracy is not in the rows of every run: expected one of epoch",
+    "--out new --figure val_acc": "--figure val_acc is not in the rows of every run",
+    "--out new --no-test": "--no-test leaves nothing to compare by: hold images out by --val-size, or name a --figure",
+    "--out new --trial --no-test --trial --val-size=9": "--no-test leaves nothing to compare by",
     "--out text": "--out text cannot be written",
     "--out swept --preset smoke": "holds another run: widths",
 }
@@ -240,7 +249,9 @@ def folder(tmp_path, monkeypatch):
 
 
 def content(folder):
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != "train.log"}
+    """All that is there, but for `runs`, the folder of runs without `--out`."""
+    paths = (path for path in folder.rglob("*") if path != folder / "runs")
+    return {path: path.read_bytes() if path.is_file() else None for path in paths}
 
 
 @pytest.mark.parametrize(("command", "words", "message"), TABLE)

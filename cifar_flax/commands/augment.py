@@ -11,6 +11,8 @@ def _command(argv: list[str] | None, prog: str) -> None:
     parser.add_argument("--out", type=Path, required=True, help="the PNG file to write")
     parser.add_argument("--seed", type=int, default=0, help="default: 0")
     flags = parser.parse_args(argv)
+    if flags.out.exists():
+        raise UserError(f"--out {flags.out} exists: choose another, or delete it")
 
     import jax  # heavy imports, not needed before here
     import jax.numpy as jnp

@@ -105,6 +105,12 @@ def _checked(flags: argparse.Namespace) -> tuple[int | None, int | None, list[in
         indices = [int(part) for part in flags.indices.split(",")] if flags.indices is not None else None
     except ValueError as error:
         raise UserError(f"--indices {flags.indices}: expected numbers separated by commas, such as 3,57") from error
+    others = (*alone, "images", "out", "layer")
+    if flags.export is not None and (given := [name for name in others if getattr(flags, name) is not None]):
+        flag = "--" + given[0].replace("_", "-")
+        raise UserError(
+            f"--export only writes the network as a file, and {flag} is not about that: leave out one of them"
+        )
     if flags.half and flags.export is None:
         raise UserError("--half is about --export FILE, which is not given")
     return true, predicted, indices
@@ -148,7 +154,7 @@ def _explain_test_set(
         compared = trained.load_network(flags.compare, "--compare")
         other = compared, _stage(flags, compared)
     out = flags.out or network.folder / "explain"
-    folder.check(out, overwrite=flags.overwrite)  # before anything slow
+    folder.check(out, folder.MANIFEST, overwrite=flags.overwrite)  # before anything slow
 
     test = _test_set(flags, network)
     said = _people(flags, test)
@@ -207,7 +213,7 @@ def _explain_own(flags: argparse.Namespace, network, stage: str) -> None:
     from cifar_flax.explaining import folder, own
 
     out = flags.out or network.folder / "pictures"
-    folder.check(out, overwrite=flags.overwrite)  # before anything slow
+    folder.check(out, folder.PICTURES, overwrite=flags.overwrite)  # before anything slow
     pictures, refused = [], []
     for path in flags.images:
         try:

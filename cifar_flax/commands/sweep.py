@@ -6,6 +6,7 @@ unfinished and skips what is done. The table is also in sweep.json, with every e
 
 import argparse
 import dataclasses
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,15 @@ def _parser(prog: str) -> cli.Parser:
     return parser
 
 
+def _joined(argv: list[str]) -> list[str]:
+    """With `--trial X` as `--trial=X`: argparse takes a trial of a single flag for that flag."""
+    words, joined = iter(argv), []
+    for word in words:
+        trial = next(words, None) if word == "--trial" else None
+        joined.append(word if trial is None else f"{word}={trial}")
+    return joined
+
+
 def _read_trial(text: str) -> dict[str, Any]:
     """A trial's flags as fields of a config; a trial has no seed of its own."""
     parser = cli.Parser("--trial")
@@ -104,7 +114,7 @@ def _places(at_once: int | None, gpus: str | None, cluster: str | None) -> list[
 
 
 def _command(argv: list[str] | None, prog: str) -> None:
-    flags = vars(_parser(prog).parse_args(argv))
+    flags = vars(_parser(prog).parse_args(_joined(sys.argv[1:] if argv is None else argv)))
     names = ("out", "seeds", "trial", "figure", "at_once", "gpus", "cluster", "cluster_option", "data_dir", "source")
     options = argparse.Namespace(**{name: flags.pop(name) for name in names})
     places = _places(options.at_once, options.gpus, options.cluster)
@@ -128,8 +138,12 @@ def _command(argv: list[str] | None, prog: str) -> None:
         raise UserError(
             "two --trial have the same flags, or names that begin alike: give each once, the short ones first"
         )
-    held_out = all(run.config.val_size for run in runs)
-    figure = options.figure or ("val_acc" if held_out else "test_acc")
+    common = [name for name in sweep.figures(runs[0].config) if all(name in sweep.figures(run.config) for run in runs)]
+    figure = options.figure or next((name for name in ("val_acc", "test_acc") if name in common), None)
+    if figure is None:
+        raise UserError("--no-test leaves nothing to compare by: hold images out by --val-size, or name a --figure")
+    if figure not in common:
+        raise UserError(f"--figure {figure} is not in the rows of every run: expected one of {', '.join(common)}")
     before = sum(run.is_done() for run in runs)  # refuses an --out of other runs
     try:
         options.out.mkdir(parents=True, exist_ok=True)

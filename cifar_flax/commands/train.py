@@ -85,12 +85,16 @@ def _train(
     from cifar_flax import data, machine  # heavy imports, not needed before here
     from cifar_flax.training import loop, rundir
 
-    job.together(lambda: rundir.claim(out, resume=resume) if job.is_first else None)  # before anything slow
+    made = job.together(lambda: job.is_first and rundir.claim(out, resume=resume))  # before anything slow
     say = functools.partial(print, flush=True) if job.is_first else lambda line: None
-    dataset = job.together(lambda: data.load_named(config.data, data_dir, source, say))
-    machine.set_up()
     try:
+        dataset = job.together(lambda: data.load_named(config.data, data_dir, source, say))
+        machine.set_up()
         loop.fit(config, dataset, out, resume=resume, num_devices=devices, job=job, **options)
+    except UserError:
+        if made:
+            rundir.give_up(out)
+        raise
     except (Interrupted, KeyboardInterrupt):
         if not job.is_first:
             raise
@@ -101,7 +105,7 @@ def _train(
         everywhere = ", in each process" if job.processes > 1 else ""
         print(f"interrupted: go on with  {cli.call(prog)} --resume {' '.join(given)}{everywhere}", file=sys.stderr)
         raise
-    if job.is_first:
+    if job.is_first and config.test:
         print(f"Next: {cli.call(prog.replace('train', 'explain'))} --ckpt {shlex.quote(str(out))}")
 
 

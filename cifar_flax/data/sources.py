@@ -354,7 +354,7 @@ def load_cifar10(
         return layout.to_arrays(batches)
     raise UserError(
         f"CIFAR-10 could not be had ({'; '.join(refusals)}); put cifar-10-python.tar.gz into {folder}, "
-        "or use --data sample"
+        "or train and explain with --data sample"
     )
 
 

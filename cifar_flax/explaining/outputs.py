@@ -59,7 +59,10 @@ def _positions(test: TestSet, logits: np.ndarray, choice: Choice) -> tuple[np.nd
         place = {index: position for position, index in enumerate(test.indices.tolist())}
         missing = [index for index in choice.indices if index not in place]
         if missing:
-            raise UserError(f"--indices {missing[0]} is not among the {len(test.images)} images of the {test.name}")
+            raise UserError(
+                f"--indices {missing[0]} is not among the {len(test.images)} images of the {test.name}: "
+                "expected places in the official test set; --data full has all 10,000"
+            )
         positions = np.array([place[index] for index in choice.indices])
         correct = logits.argmax(axis=1)[positions] == test.labels[positions]
         return positions[~correct], positions[correct]
@@ -115,7 +118,7 @@ def write(
     Raises:
       UserError: `folder` exists, cannot be written, or an image asked for is not in the test set.
     """
-    check(folder, overwrite=overwrite)
+    check(folder, MANIFEST, overwrite=overwrite)
     logits = explanation.predict(network, test.images, progress("predicting", len(test.images)))
     wrong, correct = _positions(test, logits, choice)
     if not len(wrong):
@@ -147,7 +150,7 @@ def write(
             seed=trust.seed,
             progress=progress,
         )
-    with replacing(folder, overwrite=overwrite) as new:
+    with replacing(folder, MANIFEST, overwrite=overwrite) as new:
         on_drawn = progress("drawing", len(wrong) + len(correct))
         return _write_files(
             new, network, test, choice, logits, wrong, correct, shown, raw, said, evaluated, compared, on_drawn

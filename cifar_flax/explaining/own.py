@@ -7,6 +7,7 @@ of training images than nearly all test images' are (deep nearest neighbours, Su
 import base64
 import io
 import json
+import os
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -53,14 +54,20 @@ def find(path: Path) -> list[Path]:
     Raises:
       UserError: it is not there, or is a folder without a picture.
     """
+    if path.is_symlink() and not path.exists():
+        raise UserError(f"--images {path} is a link to nothing: leave it out, or mend it")
     if not path.exists():
         raise UserError(f"--images {path} is not there: expected a picture or a folder of pictures")
+    if not os.access(path, os.R_OK | os.X_OK if path.is_dir() else os.R_OK):
+        raise UserError(f"--images {path} may not be read: leave it out, or change its rights")
     if not path.is_dir():
         return [path]
     endings = Image.registered_extensions()
     if found := sorted(file for file in path.rglob("*") if file.suffix.lower() in endings and file.is_file()):
         return found
-    raise UserError(f"--images {path} holds no picture: expected JPEG, PNG or WebP files in it")
+    raise UserError(
+        f"--images {path} holds no picture: expected files in it that end in .jpg, .png or another picture's ending"
+    )
 
 
 def read(path: Path) -> Picture:
@@ -75,12 +82,16 @@ def read(path: Path) -> Picture:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as opened:
-                whole = _to_rgb(ImageOps.exif_transpose(opened))
+                whole = None if opened.mode == "F" else _to_rgb(ImageOps.exif_transpose(opened))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         limit = f"{Image.MAX_IMAGE_PIXELS:,}" if Image.MAX_IMAGE_PIXELS else "Pillow's limit of"
         raise UserError(f"--images {path} has more than {limit} pixels: make it smaller") from error
+    except PermissionError as error:
+        raise UserError(f"--images {path} may not be read: leave it out, or change its rights") from error
     except Exception as error:  # Pillow raises nearly anything on broken input
         raise UserError(f"--images {path} cannot be read as a picture: leave it out, or save it anew") from error
+    if whole is None:
+        raise UserError(f"--images {path} has floating-point pixels, of no known range: save it with 8 or 16 bits")
     fitted = ImageOps.fit(whole, (SIZE, SIZE), Image.Resampling.BILINEAR)
     return Picture(path, whole, np.asarray(fitted))
 
@@ -151,6 +162,7 @@ def _card(picture: Picture, entry: dict[str, Any], raw: np.ndarray) -> dict[str,
     whole.thumbnail((_SHOWN, _SHOWN))
     side = min(*middle.size, _SHOWN)
     return entry | {
+        "title": picture.path.name,
         "whole": _encoded(whole, "JPEG"),
         "middle": _encoded(ImageOps.fit(middle, (side, side), Image.Resampling.BILINEAR), "JPEG"),
         "input": _encoded(Image.fromarray(picture.pixels), "PNG"),
@@ -219,7 +231,7 @@ def write(
     }
     cards = [_card(picture, entry, maps) for picture, entry, maps in zip(pictures, entries, raw, strict=True)]
     content = json.dumps(manifest | {"class_names": list(CLASS_NAMES), "pictures": cards}).replace("<", "\\u003c")
-    with replacing(folder, overwrite=overwrite) as new:
+    with replacing(folder, PICTURES, overwrite=overwrite) as new:
         (new / PICTURES).write_text(json.dumps(manifest, indent=1) + "\n")
         np.savez(new / "cams.npz", files=[entry["file"] for entry in entries], raw=raw)
         page = _PAGE.read_text(encoding="utf-8").replace("__DATA__", content)

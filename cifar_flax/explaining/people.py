@@ -59,7 +59,8 @@ def read_counts(path: Path) -> np.ndarray:
     try:
         counts = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"--human-labels {path} cannot be read as a NumPy array: {wanted}") from error
+        what = "is not there" if isinstance(error, FileNotFoundError) else "cannot be read as a NumPy array"
+        raise UserError(f"--human-labels {path} {what}: {wanted}") from error
     if not isinstance(counts, np.ndarray) or counts.shape != (NUM_TEST, 10):
         raise UserError(f"--human-labels {path} has the shape {getattr(counts, 'shape', None)}: {wanted}")
     if not np.issubdtype(counts.dtype, np.number) or np.iscomplexobj(counts):
@@ -91,7 +92,8 @@ def read_disputed(path: Path, labels: np.ndarray) -> np.ndarray:
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"--label-errors {path} cannot be read as JSON: expected cifar10_mturk.json") from error
+        what = "is not there" if isinstance(error, FileNotFoundError) else "cannot be read as JSON"
+        raise UserError(f"--label-errors {path} {what}: expected cifar10_mturk.json") from error
     if not isinstance(entries, list) or not entries:
         raise UserError(f"--label-errors {path} is no list of images: expected cifar10_mturk.json")
     disputed = np.zeros(NUM_TEST, bool)

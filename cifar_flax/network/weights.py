@@ -96,6 +96,8 @@ def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         with safetensors.safe_open(path, framework="numpy") as file:
             tensors = {name: file.get_tensor(name).astype(np.float32) for name in file.keys()}  # noqa: SIM118
             return tensors, file.metadata() or {}
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is not there: expected a .safetensors file") from error
     except (OSError, safetensors.SafetensorError) as error:
         raise UserError(f"{path} cannot be read as safetensors: {error}") from error
 

@@ -358,13 +358,14 @@ def _results(row: dict[str, Any], held_out: Iterable[str]) -> Iterator[str]:
 
 def _farewell(config: Config, rows: list[dict[str, Any]]) -> Iterator[str]:
     last = rows[-1]
-    if "test_acc" not in last:
-        return
-    yield f"Best Acc is :  {max(row['test_acc'] for row in rows):.4g}"
-    yield (
-        f"Last epoch ({last['epoch']}): test accuracy {last['test_acc']:.2f}%, test loss {last['test_loss']:.3f}. "
-        "The best epoch is chosen on the test set; the last one is not."
-    )
+    if config.test:
+        yield f"Best Acc is :  {max(row['test_acc'] for row in rows):.4g}"
+        yield (
+            f"Last epoch ({last['epoch']}): test accuracy {last['test_acc']:.2f}%, test loss {last['test_loss']:.3f}. "
+            "The best epoch is chosen on the test set; the last one is not."
+        )
+    elif config.val_size:
+        yield f"Last epoch ({last['epoch']}): {last['val_acc']:.2f}% of {last['val_total']:,} held-out images"
     if config.data == "sample":
         yield "These are figures of the embedded sample, not of CIFAR-10."
 

@@ -7,6 +7,7 @@ loss_accuracy.png    the curves so far
 checkpoints/         see checkpoint.py
 """
 
+import contextlib
 import errno
 import json
 import os
@@ -27,21 +28,36 @@ CONFIG, METRICS, LOG, CURVES, CHECKPOINTS = (
 )
 
 
-def claim(folder: Path, *, resume: bool) -> None:
-    """Makes sure that a run may be written into a directory, and makes it.
+def claim(folder: Path, *, resume: bool) -> bool:
+    """Makes sure that a run may be written into a directory, and makes it; whether it was not there before.
 
     Raises:
       UserError: it holds a run and `resume` is false, or it cannot be written.
     """
     held = [name for name in (CONFIG, METRICS, CHECKPOINTS) if (folder / name).exists()]
+    if held and CONFIG not in held:
+        raise UserError(
+            f"--out {folder} holds {held[0]} but no {CONFIG}: put that back and --resume, or choose another"
+        )
     if held and not resume:
         raise UserError(f"--out {folder} already holds a run: go on with it with --resume, or choose another")
+    made = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with open(folder / LOG, "a"):
             pass
     except OSError as error:
         raise UserError(f"--out {folder} cannot be written: {error.strerror}; choose another") from error
+    return made
+
+
+def give_up(folder: Path) -> None:
+    """Takes away a directory that `claim` made, if no run has begun in it."""
+    with contextlib.suppress(OSError, UserError), open(folder / LOG, "a") as log:
+        lock(log, folder)
+        if [path.name for path in folder.iterdir()] == [LOG] and not log.tell():
+            (folder / LOG).unlink()
+            folder.rmdir()
 
 
 def lock(log: IO[str], folder: Path) -> None:
@@ -86,7 +102,9 @@ def read_config(folder: Path) -> Config:
     try:
         return config_lib.from_json((folder / CONFIG).read_bytes())
     except OSError as error:
-        raise UserError(f"{folder} holds no run: no {CONFIG} can be read there; start one without --resume") from error
+        raise UserError(
+            f"{folder} holds no run: no {CONFIG} can be read there; put it back, or start another run without --resume"
+        ) from error
     except UserError as error:
         raise UserError(f"{folder / CONFIG}: {error}") from error
 

@@ -112,19 +112,25 @@ def summarize(values: Mapping[int, float]) -> Summary:
     return Summary(dict(values), mean, deviation, half_width)
 
 
-def summaries(runs: Sequence[Run], figure: str) -> dict[str, Summary]:
-    """The last epoch's `figure` of the runs that are done, by trial, the highest mean first.
+def figures(config: Config) -> list[str]:
+    """The names of the numbers in each row of `metrics.jsonl`, in their order."""
+    measured = ["loss", "acc", "correct", "total"]
+    held_out = [split for split, there in (("val", config.val_size), ("test", config.test)) if there]
+    return [
+        "epoch",
+        *(f"train_{name}" for name in measured),
+        "skipped_steps",
+        *(f"{split}_{name}" for split in held_out for name in measured),
+        *("learning_rate", "seconds", "images_per_second"),
+    ]
 
-    Raises:
-      UserError: a run has no such figure.
-    """
+
+def summaries(runs: Sequence[Run], figure: str) -> dict[str, Summary]:
+    """The last epoch's `figure`, one of `figures`, of the runs that are done, by trial, the highest mean first."""
     values: dict[str, dict[int, float]] = collections.defaultdict(dict)
     for run in runs:
         if run.is_done():
-            last = run.rows()[-1]
-            if not isinstance(last.get(figure), int | float):
-                raise UserError(f"--figure {figure} is not known: expected one of {', '.join(last)}")
-            values[run.trial][run.config.seed] = last[figure]
+            values[run.trial][run.config.seed] = run.rows()[-1][figure]
     found = {trial: summarize(seeds) for trial, seeds in values.items()}
     return dict(sorted(found.items(), key=lambda item: -item[1].mean))
 

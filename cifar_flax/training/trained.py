@@ -102,8 +102,10 @@ def export(network: Network, path: Path, *, half: bool = False) -> None:
     With `half` its numbers are float16, and the file is half as large.
 
     Raises:
-      UserError: the file exists, or cannot be written.
+      UserError: the file exists, has another ending than `.safetensors`, or cannot be written.
     """
+    if path.suffix != ".safetensors":
+        raise UserError(f"--export {path}: expected a name that ends in .safetensors")
     if path.exists():
         raise UserError(f"--export {path} exists: choose another, or delete it")
     about = {"metrics": network.rows, "precision": network.precision}

@@ -15,6 +15,7 @@ from PIL import Image
 
 from cifar_flax import data
 from cifar_flax.explaining import explanation
+from cifar_flax.explaining.folder import MANIFEST, PICTURES, check
 from cifar_flax.network import weights
 from cifar_flax.training import trained
 
@@ -194,8 +195,8 @@ def test_wrong_input_is_one_line_and_exit_code_2(tmp_path):
 
 def test_overwriting_replaces_the_directory(tmp_path):
     (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "old").write_text("")
-    (tmp_path / "a" / "manifest.json").write_text("{}")
+    (tmp_path / "a" / "mended.png").write_text("")
+    (tmp_path / "a" / "manifest.json").write_text('{"checkpoint_sha256": ""}')
     process = explain("--out", "a", "--overwrite", "--count", 1, cwd=tmp_path)
     assert process.returncode == 0, process.stderr
     assert not (tmp_path / "a" / "old").exists() and (tmp_path / "a" / "report.html").exists()
@@ -238,6 +239,7 @@ def test_an_evaluation_is_in_files_pictures_and_report(tmp_path):
     tables = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', html, re.DOTALL)[1])[
         "trust"
     ]
+    check(folder, MANIFEST, overwrite=True)  # all that it wrote may be replaced
     drawn = [base64.b64decode(table["picture"]) for table in tables if table["picture"]]
     assert drawn == [
         (folder / f"{name}.png").read_bytes() for name in ("faithfulness", "confusion_maps", "calibration")
@@ -255,6 +257,7 @@ def test_pictures_of_ones_own_are_explained_and_broken_ones_named(tmp_path, samp
     assert [line.split()[2] for line in errors] == ["mine/c.png", "nowhere"] and errors[0].startswith(
         "error: --images"
     )
+    check(tmp_path / "pictures", PICTURES, overwrite=True)  # all that it wrote may be replaced
     manifest = json.loads((tmp_path / "pictures" / "pictures.json").read_text())
     assert [entry["file"] for entry in manifest["pictures"]] == ["mine/a.jpg", "b.webp"]
     assert len(manifest["refused"]) == 2 and (tmp_path / "pictures" / "pictures.html").exists()
@@ -269,6 +272,7 @@ def test_two_networks_are_compared_in_files_pictures_and_report(tmp_path, sample
     weights.save_weights(tmp_path / "other.safetensors", params, network.config, {})
     process = explain("--compare", "other.safetensors", "--count", 1, "--out", "a", cwd=tmp_path)
     assert process.returncode == 0, process.stderr
+    check(tmp_path / "a", MANIFEST, overwrite=True)  # all that it wrote may be replaced
     found = json.loads((tmp_path / "a" / "comparison.json").read_text())
     other = trained.load_network(tmp_path / "other.safetensors")
     right, other_right = (

@@ -1,6 +1,7 @@
 """A person's own pictures: how they are read, and what is said of them."""
 
 import json
+import os
 import re
 
 import numpy as np
@@ -70,12 +71,14 @@ def test_what_is_no_picture_is_one_line(tmp_path, save, monkeypatch):
     for name in ("a.jpg", "c.png"):
         with pytest.raises(UserError, match=rf"{name} cannot be read as a picture"):
             own.read(tmp_path / name)
+    with pytest.raises(UserError, match="floating-point pixels, of no known range"):
+        own.read(save("d.tiff", Image.new("F", (40, 40), 0.5)))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     with pytest.raises(UserError, match="more than 1,000 pixels"):
         own.read(tmp_path / "b.png")
 
 
-def test_folders_are_searched(tmp_path, save):
+def test_folders_are_searched(tmp_path, save, monkeypatch):
     (tmp_path / "deep").mkdir()
     names = ["a.JPG", "b.webp", "deep/c.png"]
     for name in names:
@@ -88,6 +91,13 @@ def test_folders_are_searched(tmp_path, save):
         own.find(tmp_path / "empty")
     with pytest.raises(UserError, match="nowhere is not there"):
         own.find(tmp_path / "nowhere")
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(UserError, match="loop is a link to nothing"):
+        own.find(tmp_path / "loop")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may read anything
+    for path in (tmp_path, tmp_path / names[0]):
+        with pytest.raises(UserError, match="may not be read: leave it out, or change its rights"):
+            own.find(path)
 
 
 @pytest.mark.slow

@@ -94,9 +94,9 @@ def test_votes_that_are_none_are_refused(tmp_path, made, message):
 def test_files_that_cannot_be_read_are_refused(tmp_path):
     (tmp_path / "a").write_bytes(b"\xff{")
     for path in (tmp_path / "a", tmp_path / "none", tmp_path):
-        with pytest.raises(UserError, match="cannot be read as"):
+        with pytest.raises(UserError, match=r"cannot be read as|none is not there"):
             people.read_counts(path)
-        with pytest.raises(UserError, match="cannot be read as"):
+        with pytest.raises(UserError, match=r"cannot be read as|none is not there"):
             people.read_disputed(path, np.zeros(10_000, int))
 
 

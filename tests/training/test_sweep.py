@@ -1,5 +1,6 @@
 """Sweeps: what is done is kept, what is not is gone on with, and the table is of all of it."""
 
+import dataclasses
 import json
 import math
 import os
@@ -13,6 +14,7 @@ import pytest
 import scipy.stats
 
 from cifar_flax import commands
+from cifar_flax.config import PRESETS
 from cifar_flax.training import rundir, sweep
 
 ROOT = Path(__file__).parents[2]
@@ -66,8 +68,21 @@ def test_a_second_call_skips_what_is_done_and_does_the_rest(tmp_path, capsys, al
     assert (tmp_path / "s" / "smoke-0" / rundir.METRICS).read_bytes() == rows
     found = json.loads((tmp_path / "s" / "sweep.json").read_text())
     values = [run["rows"][-1]["test_acc"] for run in found["runs"]]
+    assert all(list(row) == sweep.figures(PRESETS["smoke"]) for run in found["runs"] for row in run["rows"])
     assert found["figure"] == "test_acc" and list(found["trials"]["smoke"]["values"].values()) == values
     assert math.isclose(found["trials"]["smoke"]["mean"], sum(values) / 2)
+
+
+@pytest.mark.slow
+def test_trials_may_leave_the_test_set_alone(tmp_path, alone):
+    words = ["sweep", "--out", str(tmp_path / "s"), *TINY, "--val-size", "200", "--trial", "--no-test"]
+    assert commands.main(words) == 0
+    found = json.loads((tmp_path / "s" / "sweep.json").read_text())
+    config = dataclasses.replace(PRESETS["smoke"], val_size=200, test=False)
+    assert list(found["runs"][0]["rows"][0]) == sweep.figures(config)
+    assert found["figure"] == "val_acc" and found["runs"][0]["config"]["test"] is False
+    output = (tmp_path / "s" / "no-test-0.output").read_text().lower()
+    assert "held-out images" in output and "test" not in output.replace(str(tmp_path), "").replace("no-test", "")
 
 
 @pytest.mark.slow
@@ -77,7 +92,7 @@ def test_a_run_that_fails_leaves_the_others_and_is_reported(tmp_path, capsys, al
     out, errors = capsys.readouterr()
     assert errors.startswith("error: 1 of 2 runs are not done") and errors.count("\n") == 1
     assert "label-smoothing=0.1 " in out.splitlines()[-1]
-    assert "nowhere cannot be read" in (tmp_path / "s" / "init_nowhere-0.output").read_text()
+    assert "nowhere is not there" in (tmp_path / "s" / "init_nowhere-0.output").read_text()
 
 
 @pytest.mark.slow
