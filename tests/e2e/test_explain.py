@@ -199,7 +199,7 @@ def test_overwriting_replaces_the_directory(tmp_path):
     (tmp_path / "a" / "manifest.json").write_text('{"checkpoint_sha256": ""}')
     process = explain("--out", "a", "--overwrite", "--count", 1, cwd=tmp_path)
     assert process.returncode == 0, process.stderr
-    assert not (tmp_path / "a" / "old").exists() and (tmp_path / "a" / "report.html").exists()
+    assert not (tmp_path / "a" / "mended.png").exists() and (tmp_path / "a" / "report.html").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 

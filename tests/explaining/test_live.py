@@ -2,7 +2,6 @@
 
 import base64
 import io
-import shutil
 
 import jax
 import numpy as np
@@ -15,7 +14,6 @@ from cifar_flax.explaining.explanation import TestSet as Images
 from cifar_flax.network import ResNet, init_params
 from cifar_flax.training import trained
 
-BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 COUNT = 100
 TRAINING_MEAN = np.round(255 * normalization.MEAN).astype(np.uint8)
 MARKUP = "<img src=x onerror=alert(1)>"
@@ -62,34 +60,6 @@ def render(test_set, logits, raw):
     np.add.at(confusion, (test_set.labels, logits.argmax(axis=1)), 1)
     arguments = manifest, [], confusion, test_set, np.arange(COUNT), explanation.probabilities(logits), raw
     return lambda network: report.render(*arguments, network=network)
-
-
-@pytest.fixture(scope="module")
-def show(tmp_path_factory):
-    """A function of a report: it in headless Chromium. Fails on any error, warning or request over a network."""
-    if BROWSER is None:
-        pytest.skip("needs Chromium: apt-get install chromium")
-    playwright_api = pytest.importorskip("playwright.sync_api", reason="needs Playwright: pip install playwright")
-    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
-    with playwright_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=BROWSER, args=flags)
-        said, asked = [], []
-
-        def show(html):
-            path = tmp_path_factory.mktemp("report") / "report.html"
-            path.write_text(html, encoding="utf-8")
-            page = browser.new_page(viewport={"width": 1200, "height": 900}, has_touch=True)
-            page.on("console", lambda message: said.append(message.text))
-            page.on("pageerror", lambda error: said.append(str(error)))
-            page.on("request", lambda request: asked.append(request.url))
-            page.goto(path.as_uri())
-            page.wait_for_selector(".card")
-            return page
-
-        yield show
-        assert said == []
-        assert all(url.startswith(("file:", "data:")) for url in asked)
-        browser.close()
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,7 @@
 """The report in a real browser; what it is given is tested in tests/test_outputs.py."""
 
 import base64
-import contextlib
 import io
-import shutil
 
 import numpy as np
 import pytest
@@ -12,7 +10,6 @@ from PIL import Image
 from cifar_flax.explaining import cam, people, report
 from cifar_flax.explaining.explanation import TestSet as Images
 
-BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 NAMES = ["airplane", "</script><b>automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
 
@@ -55,39 +52,8 @@ def arguments(sample):
 
 
 @pytest.fixture(scope="module")
-def browser():
-    """Headless Chromium, in which `page` and others are opened."""
-    if BROWSER is None:
-        pytest.skip("needs Chromium: apt-get install chromium")
-    playwright_api = pytest.importorskip("playwright.sync_api", reason="needs Playwright: pip install playwright")
-    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
-    with playwright_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=BROWSER, args=flags)
-        yield browser
-        browser.close()
-
-
-@contextlib.contextmanager
-def opened(browser, path, arguments):
-    """The report of some arguments as a page; fails on any error or warning in its console."""
-    path.write_text(report.render(*arguments), encoding="utf-8")
-    page = browser.new_page(viewport={"width": 1200, "height": 900})
-    said, asked = [], []
-    page.on("console", lambda message: said.append(message.text))
-    page.on("pageerror", lambda error: said.append(str(error)))
-    page.on("request", lambda request: asked.append(request.url))
-    page.goto(path.as_uri())
-    page.wait_for_selector(".card")
-    yield page
-    assert said == []
-    assert all(url.startswith(("file:", "data:")) for url in asked)
-    page.close()
-
-
-@pytest.fixture(scope="module")
-def page(browser, arguments, tmp_path_factory):
-    with opened(browser, tmp_path_factory.mktemp("report") / "report.html", arguments) as page:
-        yield page
+def page(show, arguments):
+    return show(report.render(*arguments))
 
 
 def cards(page):
@@ -123,19 +89,20 @@ def test_page_states_its_figures_and_that_it_is_a_sample(page):
 
 
 @pytest.mark.parametrize("names", [("train",), ("train", "val"), ("train", "val", "test")])
-def test_curves_are_of_what_was_measured(names, browser, arguments, tmp_path):
+def test_curves_are_of_what_was_measured(names, show, arguments):
     """One line each, over ticks that are round numbers within what is drawn."""
     values = {"loss": (1.9, 1.0, 0.31), "acc": (12.0, 55.0, 90.0)}
     rows = [{f"{n}_{what}": v[i] for n in names for what, v in values.items()} | {"epoch": i + 1} for i in range(3)]
-    with opened(browser, tmp_path / "report.html", (arguments[0], rows, *arguments[2:])) as page:
-        legend = {"train": "train", "val": "held out", "test": "test"}
-        for svg, ticks in zip(
-            page.locator("#curves svg").all(), (["0.5", "1.0", "1.5"], ["20", "40", "60", "80"]), strict=True
-        ):
-            said = [text.text_content() for text in svg.locator("text").all()]
-            assert said[:-1] == [*ticks, *(legend[name] for name in names)]
-            lines = [line.get_attribute("points") for line in svg.locator("polyline").all()]
-            assert len(lines) == len(names) and not any("NaN" in line for line in lines)
+    page = show(report.render(arguments[0], rows, *arguments[2:]))
+    legend = {"train": "train", "val": "held out", "test": "test"}
+    for svg, ticks in zip(
+        page.locator("#curves svg").all(), (["0.5", "1.0", "1.5"], ["20", "40", "60", "80"]), strict=True
+    ):
+        said = [text.text_content() for text in svg.locator("text").all()]
+        assert said[:-1] == [*ticks, *(legend[name] for name in names)]
+        lines = [line.get_attribute("points") for line in svg.locator("polyline").all()]
+        assert len(lines) == len(names) and not any("NaN" in line for line in lines)
+    page.close()
 
 
 def test_strings_are_shown_as_text_never_run(page):
