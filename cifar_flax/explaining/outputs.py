@@ -119,10 +119,75 @@ def write(
       UserError: `folder` exists, cannot be written, or an image asked for is not in the test set.
     """
     check(folder, MANIFEST, overwrite=overwrite)
+    found = _find(network, test, choice, progress, said, other)
+    if not len(found.wrong):
+        say("No wrong prediction fits this choice; the pictures of wrong predictions are empty.")
+    evaluated = None
+    if trust is not None:
+        evaluated = evaluation.evaluate(
+            network,
+            test,
+            found.logits,
+            stage=choice.stage,
+            method=choice.method,
+            count=trust.num_images,
+            seed=trust.seed,
+            progress=progress,
+        )
+    with replacing(folder, MANIFEST, overwrite=overwrite) as new:
+        return _write_files(new, found, evaluated, progress("drawing", len(found.wrong) + len(found.correct)))
+
+
+class _Found(NamedTuple):
+    """All that is known of a network on a test set of `N` images, before anything is written.
+
+    Attributes:
+      network: the network.
+      test: the images.
+      choice: what is explained.
+      logits: float `[N, 10]`.
+      probabilities: float `[N, 10]`, their softmax.
+      guesses: int `[N]`, the most probable class.
+      wrong: positions of the wrong predictions chosen.
+      correct: positions of the correct ones chosen.
+      shown: positions of the `n` images in the report, in order; those above are among them.
+      raw: float `[n, 11, h, w]`, their maps.
+      said: what people said of the images, or None.
+      badges: of every prediction, what people say of it, or None.
+      compared: what another network makes of the images, or None.
+    """
+
+    network: Network
+    test: TestSet
+    choice: Choice
+    logits: np.ndarray
+    probabilities: np.ndarray
+    guesses: np.ndarray
+    wrong: np.ndarray
+    correct: np.ndarray
+    shown: np.ndarray
+    raw: np.ndarray
+    said: People | None
+    badges: Sequence[str | None]
+    compared: Comparison | None
+
+    @property
+    def maps(self) -> dict[int, np.ndarray]:
+        """The maps `[11, h, w]` of an image shown, by its position."""
+        return dict(zip(self.shown.tolist(), self.raw, strict=True))
+
+
+def _find(
+    network: Network,
+    test: TestSet,
+    choice: Choice,
+    progress: Callable[[str, int], Callable[[int], None]],
+    said: People | None,
+    other: tuple[Network, str] | None,
+) -> _Found:
+    """Predicts all images, chooses, compares, and explains what is shown."""
     logits = explanation.predict(network, test.images, progress("predicting", len(test.images)))
     wrong, correct = _positions(test, logits, choice)
-    if not len(wrong):
-        say("No wrong prediction fits this choice; the pictures of wrong predictions are empty.")
     guesses = logits.argmax(axis=1)
     compared = None
     if other is not None:
@@ -138,62 +203,61 @@ def write(
         method=choice.method,
         on_batch=progress("explaining", len(shown)),
     )
-    evaluated = None
-    if trust is not None:
-        evaluated = evaluation.evaluate(
-            network,
-            test,
-            logits,
-            stage=choice.stage,
-            method=choice.method,
-            count=trust.num_images,
-            seed=trust.seed,
-            progress=progress,
-        )
-    with replacing(folder, MANIFEST, overwrite=overwrite) as new:
-        on_drawn = progress("drawing", len(wrong) + len(correct))
-        return _write_files(
-            new, network, test, choice, logits, wrong, correct, shown, raw, said, evaluated, compared, on_drawn
-        )
+    badges = [None] * len(guesses) if said is None else people.judge(said, test.labels, guesses)
+    p = explanation.probabilities(logits)
+    return _Found(network, test, choice, logits, p, guesses, wrong, correct, shown, raw, said, badges, compared)
 
 
 def _write_files(
     folder: Path,
-    network: Network,
-    test: TestSet,
-    choice: Choice,
-    logits: np.ndarray,
-    wrong: np.ndarray,
-    correct: np.ndarray,
-    shown: np.ndarray,
-    raw: np.ndarray,
-    said: People | None,
+    found: _Found,
     evaluated: tuple[dict[str, Any], measures.Pictures] | None,
-    compared: Comparison | None,
     on_drawn: Callable[[int], None],
 ) -> dict[str, Any]:
-    p, guesses = explanation.probabilities(logits), logits.argmax(axis=1)
-    maps = dict(zip(shown.tolist(), raw, strict=True))
-    accuracy = 100 * float((guesses == test.labels).mean())
-    subtitle = f"{choice.method} at {choice.stage}, {test.name}"
-    badges = [None] * len(guesses) if said is None else people.judge(said, test.labels, guesses)
+    """Writes all of it into an empty folder; returns the manifest."""
+    network, test = found.network, found.test
     (folder / "gradcam_images").mkdir()
-
-    entries: dict[str, list[dict[str, Any]]] = {}
-    for kind, positions in (("wrong", wrong), ("correct", correct)):
-        entries[kind] = [
-            _entry(test, p, guesses, maps, position, f"gradcam_images/{kind}_{number}.png")
-            | ({} if badges[position] is None else {"badge": badges[position]})
-            for number, position in enumerate(positions.tolist(), start=1)
-        ]
-        _draw(folder, kind, test, entries[kind], positions, maps, subtitle, on_drawn)
+    entries = {}
+    for kind, positions in (("wrong", found.wrong), ("correct", found.correct)):
+        entries[kind] = _entries(found, kind, positions)
+        _draw(folder, kind, found, entries[kind], positions, on_drawn)
     if network.rows:
         plots.plot_curves(network.rows, folder / "loss_accuracy.png", f"training of {network.config.preset}")
+    manifest = _manifest(found, entries)
     confusion = np.zeros((10, 10), int)
-    np.add.at(confusion, (test.labels, guesses), 1)
-    title = f"{accuracy:.2f}% of {len(test.labels):,} images correct, {test.name}"
+    np.add.at(confusion, (test.labels, found.guesses), 1)
+    title = f"{manifest['test_accuracy']:.2f}% of {len(test.labels):,} images correct, {test.name}"
     plots.plot_confusion(confusion, test.class_names, folder / "confusion_matrix.png", title)
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+    _write_maps(folder, found)
+    tables = []
+    if evaluated is not None:
+        figures = evaluated[0] if found.said is None else evaluated[0] | {"people": manifest["people"]}
+        _write_trust(folder, figures, evaluated[1], test.class_names)
+        tables = trust_tables.build(figures)
+    if found.compared is not None:
+        (folder / "comparison.json").write_text(json.dumps(found.compared.figures, indent=1) + "\n")
+        _draw_changed(folder, found, found.compared)
+    html = report.render(
+        manifest,
+        network.rows,
+        confusion,
+        test,
+        found.shown,
+        found.probabilities,
+        found.raw,
+        badges=found.badges,
+        trust=tables,
+        pictures={table.picture: (folder / table.picture).read_bytes() for table in tables if table.picture},
+        network=network,
+        compared=found.compared,
+    )
+    (folder / "report.html").write_text(html, encoding="utf-8")
+    return manifest
 
+
+def _manifest(found: _Found, entries: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    network, test, choice = found.network, found.test, found.choice
     manifest = {
         "checkpoint": network.name,
         "checkpoint_sha256": network.digest,
@@ -202,34 +266,22 @@ def _write_files(
         "layer": choice.stage,
         "method": choice.method,
         "data": test.name,
-        "test_accuracy": accuracy,
+        "test_accuracy": 100 * float((found.guesses == test.labels).mean()),
         "test_count": len(test.labels),
         "wrong": entries["wrong"],
         "correct": entries["correct"],
     }
-    if said is not None:
-        manifest["people"] = people.summarise(said, test.labels, guesses, p.max(axis=1), badges)
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
-    chosen = np.concatenate([wrong, correct]).astype(int)
-    np.savez(
-        folder / "cams.npz",
-        indices=test.indices[chosen],
-        raw=np.stack([maps[position] for position in chosen.tolist()]) if len(chosen) else raw[:0],
-    )
-    tables = []
-    if evaluated is not None:
-        figures = evaluated[0] if said is None else evaluated[0] | {"people": manifest["people"]}
-        _write_trust(folder, figures, evaluated[1], test.class_names)
-        tables = trust_tables.build(figures)
-    if compared is not None:
-        (folder / "comparison.json").write_text(json.dumps(compared.figures, indent=1) + "\n")
-        _draw_changed(folder, test, p, guesses, maps, compared)
-    pictures = {table.picture: (folder / table.picture).read_bytes() for table in tables if table.picture}
-    html = report.render(
-        manifest, network.rows, confusion, test, shown, p, raw, badges, tables, pictures, network, compared
-    )
-    (folder / "report.html").write_text(html, encoding="utf-8")
+    if found.said is not None:
+        sure = found.probabilities.max(axis=1)
+        manifest["people"] = people.summarise(found.said, test.labels, found.guesses, sure, found.badges)
     return manifest
+
+
+def _write_maps(folder: Path, found: _Found) -> None:
+    """`cams.npz`: the raw maps of what was chosen, wrong ones first."""
+    chosen = np.concatenate([found.wrong, found.correct]).astype(int)
+    raw = found.raw[np.searchsorted(found.shown, chosen)]
+    np.savez(folder / "cams.npz", indices=found.test.indices[chosen], raw=raw)
 
 
 def _write_trust(
@@ -249,24 +301,17 @@ def _write_trust(
     plots.plot_pairs(pictures.pair_maps, pictures.pairs, class_names, folder / "confusion_maps.png", title)
 
 
-def _draw_changed(
-    folder: Path,
-    test: TestSet,
-    p: np.ndarray,
-    guesses: np.ndarray,
-    maps: dict[int, np.ndarray],
-    compared: Comparison,
-) -> None:
+def _draw_changed(folder: Path, found: _Found, compared: Comparison) -> None:
     """`mended.png` and `broken.png`: the surest of each, with both networks' maps of their own predictions."""
-    theirs = dict(zip(compared.changed.tolist(), compared.maps, strict=True))
-    names, q = test.class_names, compared.probabilities
+    ours, theirs = found.maps, dict(zip(compared.changed.tolist(), compared.maps, strict=True))
+    test, names, p, q = found.test, found.test.class_names, found.probabilities, compared.probabilities
     for kind, positions in (("mended", compared.mended), ("broken", compared.broken)):
         surest = positions[np.argsort(-q.max(axis=1)[positions], kind="stable")][:NUM_CHANGED].tolist()
         overlays, said = [], []
         for i in surest:
-            ours, other = int(guesses[i]), int(compared.guesses[i])
-            overlays.append([_overlay(test.images[i], raw) for raw in (maps[i][ours], theirs[i])])
-            by = (("this", ours, p[i, ours]), ("other", other, q[i, other]))
+            our, their = int(found.guesses[i]), int(compared.guesses[i])
+            overlays.append([_overlay(test.images[i], raw) for raw in (ours[i][our], theirs[i])])
+            by = (("this", our, p[i, our]), ("other", their, q[i, their]))
             said.append([f"{who}: {names[guess]} {100 * confidence:.0f}%" for who, guess, confidence in by])
         plots.plot_overlays(
             test.images[np.array(surest, int)],
@@ -279,20 +324,25 @@ def _draw_changed(
         )
 
 
-def _entry(
-    test: TestSet, p: np.ndarray, guesses: np.ndarray, maps: dict[int, np.ndarray], position: int, file: str
-) -> dict[str, Any]:
-    true, predicted, raw = int(test.labels[position]), int(guesses[position]), maps[position]
-    return {
-        "index": int(test.indices[position]),
-        "true": test.class_names[true],
-        "predicted": test.class_names[predicted],
-        "probabilities": [round(float(x), 6) for x in p[position]],
-        "files": [file],
-        "raw_min": {"predicted": float(raw[predicted].min()), "true": float(raw[true].min())},
-        "raw_max": {"predicted": float(raw[predicted].max()), "true": float(raw[true].max())},
-        "zero_map": {"predicted": _is_zero(raw[predicted]), "true": _is_zero(raw[true])},
-    }
+def _entries(found: _Found, kind: str, positions: np.ndarray) -> list[dict[str, Any]]:
+    """What the manifest says of these predictions."""
+    test, maps, entries = found.test, found.maps, []
+    for number, position in enumerate(positions.tolist(), start=1):
+        true, predicted, raw = int(test.labels[position]), int(found.guesses[position]), maps[position]
+        entry = {
+            "index": int(test.indices[position]),
+            "true": test.class_names[true],
+            "predicted": test.class_names[predicted],
+            "probabilities": [round(float(x), 6) for x in found.probabilities[position]],
+            "files": [f"gradcam_images/{kind}_{number}.png"],
+            "raw_min": {"predicted": float(raw[predicted].min()), "true": float(raw[true].min())},
+            "raw_max": {"predicted": float(raw[predicted].max()), "true": float(raw[true].max())},
+            "zero_map": {"predicted": _is_zero(raw[predicted]), "true": _is_zero(raw[true])},
+        }
+        if (badge := found.badges[position]) is not None:
+            entry["badge"] = badge
+        entries.append(entry)
+    return entries
 
 
 def _is_zero(raw: np.ndarray) -> bool:
@@ -310,14 +360,14 @@ def _overlay(image: np.ndarray, raw: np.ndarray) -> np.ndarray | None:
 def _draw(
     folder: Path,
     kind: str,
-    test: TestSet,
+    found: _Found,
     entries: list[dict[str, Any]],
     positions: np.ndarray,
-    maps: dict[int, np.ndarray],
-    subtitle: str,
     on_drawn: Callable[[int], None],
 ) -> None:
-    names = list(test.class_names)
+    """The pictures of these predictions: one each, and those of all together."""
+    test, maps = found.test, found.maps
+    names, subtitle = list(test.class_names), f"{found.choice.method} at {found.choice.stage}, {test.name}"
     description = "test images " + ", ".join(str(entry["index"]) for entry in entries)
     images, titles, overlays, overlay_titles = test.images[positions], [], [], []
     for position, entry in zip(positions.tolist(), entries, strict=True):

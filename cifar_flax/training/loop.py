@@ -109,29 +109,11 @@ def _fit(
     num_train = len(data.train_images) - config.val_size
     if job.processes > 1:
         job.require_equal({"data set": _digest(data)})
-    newest, before = job.of_first(lambda: _newest_intact(config, folder / rundir.CHECKPOINTS, say))
-    execution = _resolve(config, before, num_devices, say)
-    job.require_equal(execution.record())
-    program = build_program(config, num_train, execution)
-    layers = layer_table(program.model)
-    job.together(lambda: _require_memory(config, layers, execution))
-    if newest:
-        progress = _restore(program, Path(newest), job)
-    else:
-        progress = Progress(_initial_state(config, program, job), program.place(Metrics.empty()), 0, [])
+    program, execution, progress = _begin(config, num_train, folder, num_devices, job, say)
     if log is not None:
         rundir.write_config(folder, config)
         rundir.write_rows(folder, progress.rows)
-    for line in _greeting(config, layers, execution, folder, num_train, progress):
-        say(line)
-
-    train = program.place(Split(data.train_images[:num_train], data.train_labels[:num_train]))
-    held_out = {
-        "val": Split(data.train_images[num_train:], data.train_labels[num_train:]),
-        "test": Split(data.test_images, data.test_labels),
-    }
-    held_out = {name: program.place(split) for name, split in held_out.items() if len(split.images)}
-
+    train, held_out = _place_splits(program, data, num_train)
     save, publish = _keeper(config, folder, log, stack, tensorboard, execution)
     bar = stack.enter_context(_progress_bar(config, num_train, progress, hidden=log is None))
     stopped = stack.enter_context(interrupts.as_flag())
@@ -162,6 +144,35 @@ def _fit(
 
 
 # ---- where a run begins --------------------------------------------------------------------------
+
+
+def _begin(
+    config: Config, num_train: int, folder: Path, num_devices: int, job: Job, say: Callable[[str], None]
+) -> tuple[Program, Execution, Progress]:
+    """The program, what it runs on, and where it goes on: the newest checkpoint, or the start; says all three."""
+    newest, before = job.of_first(lambda: _newest_intact(config, folder / rundir.CHECKPOINTS, say))
+    execution = _resolve(config, before, num_devices, say)
+    job.require_equal(execution.record())
+    program = build_program(config, num_train, execution)
+    layers = layer_table(program.model)
+    job.together(lambda: _require_memory(config, layers, execution))
+    if newest:
+        progress = _restore(program, Path(newest), job)
+    else:
+        progress = Progress(_initial_state(config, program, job), program.place(Metrics.empty()), 0, [])
+    for line in _greeting(config, layers, execution, folder, num_train, progress):
+        say(line)
+    return program, execution, progress
+
+
+def _place_splits(program: Program, data: Cifar10, num_train: int) -> tuple[Split, dict[str, Split]]:
+    """The images to train on, and by name those that are only evaluated, without empty ones; on the devices."""
+    train = Split(data.train_images[:num_train], data.train_labels[:num_train])
+    held_out = {
+        "val": Split(data.train_images[num_train:], data.train_labels[num_train:]),
+        "test": Split(data.test_images, data.test_labels),
+    }
+    return program.place(train), {name: program.place(split) for name, split in held_out.items() if len(split.images)}
 
 
 def _digest(data: Cifar10) -> str:
