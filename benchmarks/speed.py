@@ -334,7 +334,7 @@ def _command(argv: list[str] | None) -> None:
     parser.add_argument("--processes", type=int, default=1, help="times that all begin anew in new processes (1)")
     parser.add_argument("--beside", type=Path, metavar="CHECKOUT", help="another version, to be timed beside this one")
     parser.add_argument("--out", type=Path, help="JSON file to write")
-    parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("--data-dir", type=Path, help="where CIFAR-10 is kept and looked for")
     parser.add_argument("--serve", help=argparse.SUPPRESS)  # a candidate, in a process of its own
     arguments = parser.parse_args(argv)
     if arguments.out and arguments.out.exists() and not arguments.serve:

@@ -7,6 +7,7 @@ PyTorch, or `.pth` or `.pt`, which does.
 
 import io
 import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,8 @@ def read_state_dict(path: Path) -> dict[str, np.ndarray]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle and torch raise nearly anything
+        if not (zipfile.is_zipfile(path) or path.read_bytes()[:1] == b"\x80"):  # as torch.save writes, and wrote
+            raise UserError(f"{path} is damaged, or no file of torch.save: copy or save it again") from error
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
             f"{path} cannot be read with weights_only=True: {reason} "

@@ -55,7 +55,9 @@ def test_other_content_is_refused_and_not_run(content, message, tmp_path, monkey
     assert not (tmp_path / "i-was-here").exists()
 
 
-def test_a_file_that_is_no_pickle_is_refused(tmp_path):
-    (tmp_path / "x.pt").write_bytes(b"nothing good")
-    with pytest.raises(UserError, match="cannot be read"):
+@pytest.mark.parametrize("damage", [lambda content: b"nothing good", lambda content: content[: len(content) // 2]])
+def test_a_damaged_file_is_said_to_be_damaged(damage, tmp_path):
+    torch.save({"a": torch.zeros(100)}, tmp_path / "x.pt")
+    (tmp_path / "x.pt").write_bytes(damage((tmp_path / "x.pt").read_bytes()))
+    with pytest.raises(UserError, match="is damaged"):
         interop.read_state_dict(tmp_path / "x.pt")
