@@ -168,9 +168,15 @@ def read_state_dict(path: Path) -> dict[str, np.ndarray]:
     torch = _torch(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
     except Exception as error:  # pickle and torch raise nearly anything
-        if not (zipfile.is_zipfile(path) or path.read_bytes()[:1] == b"\x80"):  # as torch.save writes, and wrote
-            raise UserError(f"{path} is damaged, or no file of torch.save: copy or save it again") from error
+        with path.open("rb") as file:
+            is_pickle = file.read(1) == b"\x80"  # as torch.save wrote before version 1.6; since then, a zip file
+        if not is_pickle and not zipfile.is_zipfile(path):
+            raise UserError(
+                f"{path} cannot be read: it is damaged, or no file of torch.save; copy or save it again"
+            ) from error
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
             f"{path} cannot be read with weights_only=True: {reason} "

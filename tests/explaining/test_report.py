@@ -1,4 +1,4 @@
-"""The report in a real browser; what it is given is tested in tests/test_outputs.py."""
+"""The report in a real browser; what it is given is tested in tests/e2e/test_explain.py."""
 
 import base64
 import io

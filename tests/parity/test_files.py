@@ -59,5 +59,15 @@ def test_other_content_is_refused_and_not_run(content, message, tmp_path, monkey
 def test_a_damaged_file_is_said_to_be_damaged(damage, tmp_path):
     torch.save({"a": torch.zeros(100)}, tmp_path / "x.pt")
     (tmp_path / "x.pt").write_bytes(damage((tmp_path / "x.pt").read_bytes()))
-    with pytest.raises(UserError, match="is damaged"):
+    with pytest.raises(UserError, match="cannot be read: it is damaged"):
+        interop.read_state_dict(tmp_path / "x.pt")
+
+
+def test_a_file_that_the_system_does_not_give_is_refused(tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / "x.pt").write_bytes(b"")
+    monkeypatch.setattr(torch, "load", refuse)
+    with pytest.raises(UserError, match="cannot be read: Permission denied"):
         interop.read_state_dict(tmp_path / "x.pt")
