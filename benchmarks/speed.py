@@ -128,10 +128,8 @@ def training(arguments: argparse.Namespace, *, whole: bool) -> Benchmark:
         def facts() -> dict[str, Any]:
             executable = program.lower(program.create_state(), program.place(Metrics.empty()), train).compile()
             counted = executable.cost_analysis() or {}
-            # On a CPU a step on each device is what is compiled, on an accelerator all of them.
-            scale = (
-                -(-count // chosen.batch_size) * program.execution.mesh.size if jax.default_backend() == "cpu" else 1
-            )
+            # XLA counts what one device does, and of a loop over steps, as an accelerator has it, the body once.
+            scale = -(-count // chosen.batch_size) * program.execution.mesh.size
             evaluated = forward_flops(program.model) * len(images.test_images) if whole else 0
             memory = [device.memory_stats() for device in jax.local_devices()]
             return {

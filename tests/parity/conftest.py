@@ -14,11 +14,14 @@ from cifar_flax import interop
 from cifar_flax.config import PRESETS
 from cifar_flax.data import normalization
 from cifar_flax.execution import resolve
-from cifar_flax.network import model, weights
+from cifar_flax.network import weights
 from cifar_flax.training import trained
 from cifar_flax.training.program import build_model
 
-sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+ROOT = Path(__file__).parents[2]
+PUBLISHED = {"compact": trained.EMBEDDED, "resnet18": ROOT / "checkpoints" / "resnet18.safetensors"}
+
+sys.path.append(str(ROOT / "benchmarks"))
 with contextlib.suppress(ImportError):
     import torch
 
@@ -37,18 +40,13 @@ def labels(sample):
 
 
 class Pair:
-    """The same network here and in PyTorch, in float32 or float64."""
+    """A published network here and in PyTorch, in float32 or float64."""
 
     def __init__(self, preset: str, dtype: str):
         config = PRESETS[preset]
         self.dtype = np.dtype(dtype)
         self.model = build_model(config, resolve("float32", 1)).clone(dtype=self.dtype)
-        if preset == "compact":
-            params = weights.load_weights(trained.EMBEDDED).params
-        else:
-            params = jax.device_get(model.init_params(build_model(config), jax.random.key(0)))
-            # A block whose last scale is 0 would hide its convolutions from the comparison.
-            params = jax.tree.map(lambda x: x if x.any() else np.full_like(x, 0.3), params)
+        params = weights.load_weights(PUBLISHED[preset]).params
         self.params = jax.tree.map(lambda x: np.asarray(x, self.dtype), params)
         self.torch = runpy.run_path(str(interop.MODULE))["ResNet"](config.widths, config.strides).to(
             getattr(torch, dtype)

@@ -17,6 +17,7 @@ from cifar_flax.training import loop, trained
 from cifar_flax.training.program import build_model
 from cifar_flax.training.trained import Network
 
+ROOT = Path(__file__).parents[2]
 CONFIG = dataclasses.replace(PRESETS["compact"], widths=(4, 6), strides=(2, 2))
 
 
@@ -77,6 +78,20 @@ def test_embedded_network_is_the_compact_one():
     assert sum(leaf.size for leaf in jax.tree.leaves(embedded.params)) <= 176_426
     assert len(embedded.rows) >= 20
     chex.assert_tree_all_finite(embedded.params)
+
+
+@pytest.mark.slow
+def test_published_resnet18_is_what_its_card_says(sample):
+    """And it is right on as many of the sample's 1,000 test images as of all 10,000, but for chance."""
+    published = trained.load_network(ROOT / "checkpoints" / "resnet18.safetensors")
+    assert published.config == PRESETS["resnet18"]
+    assert sum(leaf.size for leaf in jax.tree.leaves(published.params)) == 11_173_962
+    assert [row["epoch"] for row in published.rows] == list(range(1, 41))
+    card = (ROOT / "docs" / "model-card-resnet18.md").read_text()
+    assert f"**{published.rows[-1]['test_acc']:.2f}%** ({published.rows[-1]['test_correct']} of 10,000)" in card
+    assert published.digest[:12] in card
+    guesses = explanation.predict(published, sample.test_images).argmax(axis=1)
+    assert abs((guesses == sample.test_labels).mean() - 0.942) < 0.02
 
 
 @pytest.mark.slow
