@@ -113,8 +113,8 @@ PRESETS: dict[str, Config] = {
         rtol=0.015,
         eval_batch_size=100,
     ),
-    # The compact network and its recipe on the embedded sample: a look at the whole program in a minute or two. In five
-    # epochs of 16 steps smaller batches learned less, in held-out loss (docs/results/smoke-recipe.json).
+    # The compact network and its recipe on the embedded sample: a look at the whole program in a minute or two.
+    # Smaller batches learned no more in five epochs, by their held-out loss (docs/results/smoke-recipe.json).
     "smoke": Config(
         preset="smoke",
         data="sample",

@@ -45,8 +45,8 @@ DEFINITIONS = {
     "too (Binder et al., arXiv 2211.12486).",
     "class_sensitivity": "Spearman correlation of an image's signed maps of its first and second most probable class, "
     "beside that of the first classes' maps of two images; mean over images.",
-    "pointing": "2x2 images of four distinct classes, each predicted rightly with a probability of at least 0.99 by "
-    "itself: share of the positive map of a class that lies in its quadrant, with a 95% bootstrap "
+    "pointing": "2x2 images of four distinct classes, each from the tenth of its class's right predictions that the "
+    "network is surest of: share of the positive map of a class that lies in its quadrant, with a 95% bootstrap "
     "interval; chance is 0.25. Zero maps are counted and not scored.",
     "whole": "Of positive maps scaled to a sum of 1, means over images: entropy over that of a uniform map; centre "
     "of mass in pixels, row and column, 16 the middle; overlap of the predicted and the true class's map "
