@@ -1,4 +1,4 @@
-"""All that is to be measured of ResNet-18 on a GPU, in the order in which it matters, in pieces of some minutes.
+"""What is to be measured of ResNet-18 on a new kind of GPU, in the order in which it matters, in pieces of minutes.
 
     python benchmarks/gpu.py --out runs/gpu --minutes 9
 

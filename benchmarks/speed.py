@@ -114,7 +114,7 @@ def _chosen(arguments: argparse.Namespace, **changes: Any) -> config.Config:
 
 
 def training(arguments: argparse.Namespace, *, whole: bool) -> Benchmark:
-    # The same optimizer for all: PyTorch's SGD is its fastest, and ours costs as much as Muon here.
+    # The same optimizer for all: SGD, each side's fastest.
     chosen = _chosen(arguments, muon_learning_rate=0.0)
     images = data.load_cifar10(arguments.data_dir)
     count = len(images.train_images) if whole else arguments.steps * chosen.batch_size

@@ -85,7 +85,7 @@ class Config:
 PRESETS: dict[str, Config] = {
     # The assignment: 11,173,962 parameters. Muon and no zero-init, as the compact network's ablation has them, and
     # Muon's rate, which carries over to other widths: relative to a kernel it is the same. Under 2% an epoch the
-    # rate falls, in small steps, so that it is at a 64th by the end.
+    # rate falls, in small steps, so that it is at a hundredth by the end.
     "resnet18": Config(
         zero_init_residual=False,
         batch_size=128,

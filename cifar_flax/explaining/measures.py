@@ -316,11 +316,11 @@ def measure_pointing(
     chosen = np.array([[rng.choice(by_class[label]) for label in row] for row in classes.tolist()])
     tiles = images[chosen].reshape(count, 2, 2, 32, 32, 3)
     grids = tiles.transpose(0, 1, 3, 2, 4, 5).reshape(count, 64, 64, 3)
-    drawn_from = np.concatenate(list(by_class.values()))
+    pool = np.concatenate(list(by_class.values()))
     found: dict[str, Any] = {
         "grids": count,
-        "images": len(drawn_from),
-        "smallest_probability": float(p[drawn_from, labels[drawn_from]].min()),
+        "drawn_from": len(pool),
+        "smallest_probability": float(p[pool, labels[pool]].min()),
     }
     on_batch = progress("pointing", count * len(network.model.stage_names))
     for stage in network.model.stage_names:

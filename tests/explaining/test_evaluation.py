@@ -88,14 +88,14 @@ def test_parameters_initialised_anew_from_either_end_are_the_same_in_the_end(eva
     assert list(found["from the head"]) == ["to head", "to stage3", "to stage2", "to stage1", "to stem"]
 
 
-@pytest.mark.parametrize("top", [1.0, 0.6], ids=["sure", "label smoothing"])
+@pytest.mark.parametrize("top", [1.0, 0.6], ids=["sure", "unsure"])
 def test_grids_are_of_each_classs_surest_right_predictions_however_sure_these_are(network, test, logits, top):
     p = top * explanation.probabilities(logits)
     found = measures.measure_pointing(network, test.images, test.labels, p, count=2, seed=0)
     right = p.argmax(axis=1) == test.labels
     surest = [np.sort(p[right & (test.labels == label)].max(axis=1))[::-1] for label in np.unique(test.labels[right])]
     surest = [of_class[: -(-len(of_class) // 10)] for of_class in surest]
-    assert found["grids"] == 2 and found["images"] == sum(map(len, surest))
+    assert found["grids"] == 2 and found["drawn_from"] == sum(map(len, surest))
     assert found["smallest_probability"] == pytest.approx(min(of_class[-1] for of_class in surest))
 
 
