@@ -61,21 +61,21 @@ def test_run_directory_is_complete(finished, tiny):
     assert [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()] == rows
     assert [row["epoch"] for row in rows] == [1, 2, 3]
     # Warm-up is the first epoch's 4 steps, from a fifth of the rate: its last step is the fourth.
-    assert [row["learning_rate"] for row in rows] == pytest.approx([0.08, 0.1, 0.1])
+    assert [row["learning_rate"] / tiny.learning_rate for row in rows] == pytest.approx([0.8, 1, 1])
     for row in rows:
         assert row["train_total"] == 200 and row["test_total"] == 150
         assert row["train_acc"] == 100 * row["train_correct"] / 200
         assert row["seconds"] > 0 and row["images_per_second"] > 0
 
 
-def test_log_has_the_lines_of_the_reference_and_no_control_characters(finished):
+def test_log_has_the_lines_of_the_reference_and_no_control_characters(finished, tiny):
     folder, rows = finished
     text = (folder / "train.log").read_text()
     lines = text.splitlines()
     start = lines.index("Epoch: 1")
     assert re.fullmatch(r"Train Loss: \d\.\d{3} \| Train Acc: \d+\.\d{3}% \(\d+/200\)", lines[start + 1])
     assert re.fullmatch(r"Test Loss: \d\.\d{3} \| Test Acc: \d+\.\d{3}% \(\d+/150\)", lines[start + 2])
-    assert re.match(r"Learning Rate: 0\.08 ", lines[start + 3])
+    assert re.fullmatch(rf"Learning Rate: {0.8 * tiny.learning_rate:g} \| \d+ images/s", lines[start + 3])
     assert lines[start + 4] == "Epoch: 2"
     best = max(row["test_acc"] for row in rows)
     assert f"Best Acc is :  {best:.4g}" in lines
@@ -130,7 +130,8 @@ def test_training_can_start_from_weights(finished, tiny, few, tmp_path):
     """From the averaged parameters of the finished run: its test loss is where the new run begins."""
     params = final_state(tiny, finished[0]).ema_params
     weights.save_weights(tmp_path / "w.safetensors", params, tiny, {})
-    config = dataclasses.replace(tiny, init=str(tmp_path / "w.safetensors"), epochs=1, learning_rate=1e-6)
+    small = {"learning_rate": 1e-6, "muon_learning_rate": 1e-6}
+    config = dataclasses.replace(tiny, init=str(tmp_path / "w.safetensors"), epochs=1, **small)
     rows = loop.fit(config, few, tmp_path / "run")
     assert rows[0]["test_loss"] == pytest.approx(finished[1][-1]["test_loss"], rel=1e-3)
     with pytest.raises(UserError, match=r"--init .* holds a network of widths \(8,\)"):
@@ -273,7 +274,7 @@ def test_plateau_can_watch_other_losses(monitor, tiny, few, tmp_path, capsys):
     rows = loop.fit(config, few, tmp_path / "run")
     assert rows[0]["val_total"] == 40 and rows[0]["train_total"] == 160
     # Warm-up (epoch 1) is not shown to the plateau; epoch 2 is its first value, the best so far.
-    assert [row["learning_rate"] for row in rows] == pytest.approx([0.075, 0.1, 0.1, 0.05])
+    assert [row["learning_rate"] / tiny.learning_rate for row in rows] == pytest.approx([0.75, 1, 1, 0.5])
     assert ("lets the test set steer" in capsys.readouterr().out) == (monitor == "test_loss")
 
 
