@@ -27,6 +27,9 @@ TRIALS = (
     "--label-smoothing 0.2",
 )
 
+# Of the compact network, with no more parameters: which shape is best after all 40 epochs.
+SHAPES = ("", "--strides 1,2,1", "--strides 1,1,2", "--widths 20,40,56")
+
 
 def parts(out: Path, flags: list[str], data: list[str]) -> dict[str, list[str]]:
     """The words of each part's command after `python`, in their order. OUT/seed-0 and the like are run directories."""
@@ -51,6 +54,11 @@ def parts(out: Path, flags: list[str], data: list[str]) -> dict[str, list[str]]:
             *("-m", "cifar_flax", "sweep", *benchmark, "--epochs", "10", "--val-size", val_size, "--no-test"),
             *("--rtol", "0.06", "--factor", "0.5", "--cooldown", "0", "--out", str(out / "trials")),
             *(word for trial in TRIALS for word in ("--trial", trial)),
+        ],
+        "shapes": [
+            *("-m", "cifar_flax", "sweep", "--preset", "smoke" if preset == "smoke" else "compact", *data),
+            *("--epochs", "40", "--val-size", val_size, "--no-test", "--out", str(out / "shapes")),
+            *(word for shape in SHAPES for word in ("--trial", shape)),
         ],
         "deterministic-a": ["train.py", *flags, *data, "--deterministic", "--out", str(out / "deterministic-a")],
         "deterministic-b": ["train.py", *flags, *data, "--deterministic", "--out", str(out / "deterministic-b")],
