@@ -37,6 +37,15 @@ def parts(out: Path, flags: list[str], data: list[str]) -> dict[str, list[str]]:
     benchmark = ["--preset", preset, *data]
     val_size = "200" if preset == "smoke" else "5000"
     network, first = str(out / "network.safetensors"), str(out / "seed-0")
+
+    def sweep(name: str, preset: str, changes: str, trials: tuple[str, ...]) -> list[str]:
+        """Trials that look at held-out images alone."""
+        return [
+            *("-m", "cifar_flax", "sweep", "--preset", preset, *data, *shlex.split(changes)),
+            *("--val-size", val_size, "--no-test", "--out", str(out / name)),
+            *(word for trial in trials for word in ("--trial", trial)),
+        ]
+
     return {
         "seed-0": ["train.py", *flags, *data, "--out", first],
         "network": ["explain.py", "--ckpt", first, "--export", network, "--half"],
@@ -50,16 +59,8 @@ def parts(out: Path, flags: list[str], data: list[str]) -> dict[str, list[str]]:
             for what in ("step", "epoch", "forward", "maps")
         },
         "trust": ["explain.py", "--ckpt", network, *data, "--evaluate", "--out", str(out / "trust"), "--overwrite"],
-        "trials": [
-            *("-m", "cifar_flax", "sweep", *benchmark, "--epochs", "10", "--val-size", val_size, "--no-test"),
-            *("--rtol", "0.06", "--factor", "0.5", "--cooldown", "0", "--out", str(out / "trials")),
-            *(word for trial in TRIALS for word in ("--trial", trial)),
-        ],
-        "shapes": [
-            *("-m", "cifar_flax", "sweep", "--preset", "smoke" if preset == "smoke" else "compact", *data),
-            *("--epochs", "40", "--val-size", val_size, "--no-test", "--out", str(out / "shapes")),
-            *(word for shape in SHAPES for word in ("--trial", shape)),
-        ],
+        "trials": sweep("trials", preset, "--epochs 10 --rtol 0.06 --factor 0.5 --cooldown 0", TRIALS),
+        "shapes": sweep("shapes", "smoke" if preset == "smoke" else "compact", "--epochs 40", SHAPES),
         "deterministic-a": ["train.py", *flags, *data, "--deterministic", "--out", str(out / "deterministic-a")],
         "deterministic-b": ["train.py", *flags, *data, "--deterministic", "--out", str(out / "deterministic-b")],
         "speed-seeds": ["benchmarks/speed.py", "seeds", *benchmark, "--seeds", "5", "--out", str(out / "seeds.json")],
