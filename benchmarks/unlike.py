@@ -57,7 +57,7 @@ def scores(network: Network, images: np.ndarray) -> dict[str, np.ndarray]:
     """What each rule looks at, the larger the more like the training set: float `[N]`."""
     logits = explanation.predict(network, images).astype(np.float64)
     return {
-        "nearest neighbours": own.similarity(network, images)[0],
+        "nearest neighbours": -own.distance(network, images)[0],
         "energy": logsumexp(logits, axis=1),
         "largest logit": logits.max(axis=1),
         "largest probability": explanation.probabilities(logits).max(axis=1),

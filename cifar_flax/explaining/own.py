@@ -1,7 +1,7 @@
 """A person's own pictures: read, brought to the network's size, explained for all ten classes, and put on a page.
 
-A network of ten classes names one of them for anything. So each picture is marked whose features are less like those
-of training images than nearly all test images' are (deep nearest neighbours, Sun et al. 2022, arXiv 2204.06507).
+A network of ten classes names one of them for anything. So each picture is marked whose features are farther from
+those of training images than nearly all test images' are (deep nearest neighbours, Sun et al. 2022, arXiv 2204.06507).
 """
 
 import base64
@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image, ImageOps
+from scipy.spatial.distance import cdist
 
 from cifar_flax import data
 from cifar_flax.data import CLASS_NAMES
@@ -32,8 +33,8 @@ _SHOWN = 320  # pixels along a picture on the page
 _LAYER = 64  # pixels along a map on the page, which the browser stretches
 
 RULE = (
-    f"the last layer's input is less like (cosine) that of the {NEIGHBOUR}th nearest of the sample's 1,000 training "
-    f"images than it is for all but {100 * UNLIKE_SHARE:.0f}% of its 1,000 test images"
+    f"its channels' means in every stage are farther from those of the {NEIGHBOUR}th nearest of the sample's 1,000 "
+    f"training images than they are for all but {100 * UNLIKE_SHARE:.0f}% of its 1,000 test images"
 )
 
 
@@ -109,35 +110,39 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
 
 
 def _features(network: Network, images: np.ndarray) -> np.ndarray:
-    """What the last layer is given, each image's scaled to length 1: float `[N, K]`."""
-    stage = network.model.stage_names[-1]
+    """The mean of each channel of every stage, since early ones see what the last no longer does: float `[N, K]`."""
 
     @explanation.compiled
     def features(params, images):
-        return model.features(network.model, params, data.normalize(images), stage=stage).mean(axis=(1, 2))
+        images = data.normalize(images)
+        stages = [model.features(network.model, params, images, stage=stage) for stage in network.model.stage_names]
+        return jnp.concatenate([stage.mean(axis=(1, 2)) for stage in stages], axis=1)
 
-    found = explanation.in_batches(features, network.params, (images,), lambda n: None)
-    return found / np.linalg.norm(found, axis=1, keepdims=True)
+    return explanation.in_batches(features, network.params, (images,), lambda n: None)
 
 
-def similarity(network: Network, images: np.ndarray) -> tuple[np.ndarray, float]:
-    """How like the training set images are to a network.
+def distance(network: Network, images: np.ndarray) -> tuple[np.ndarray, float]:
+    """How far images are from the training set to a network.
 
     Args:
       network: the network.
       images: uint8 `[N, 32, 32, 3]`.
 
     Returns:
-      Of each image the cosine of its features and those of its `NEIGHBOUR`-th nearest training image, float `[N]`;
-      and what all but `UNLIKE_SHARE` of the test images exceed. Both sets are the embedded sample's.
+      Of each image the Euclidean distance of its features, in standard deviations over the training images, from
+      those of its `NEIGHBOUR`-th nearest training image, float `[N]`; and what `UNLIKE_SHARE` of the test images
+      exceed. Both sets are the embedded sample's.
     """
     sample = data.load_cifar10(source="sample")
     known = _features(network, sample.train_images)
+    deviation = known.std(axis=0)
+    deviation[deviation == 0] = np.inf  # a channel that is never active tells nothing
 
     def nearest(images):
-        return np.sort(_features(network, images) @ known.T, axis=1)[:, -NEIGHBOUR]
+        distances = cdist(_features(network, images) / deviation, known / deviation)
+        return np.sort(distances, axis=1)[:, NEIGHBOUR - 1]
 
-    return nearest(images), float(np.quantile(nearest(sample.test_images), UNLIKE_SHARE))
+    return nearest(images), float(np.quantile(nearest(sample.test_images), 1 - UNLIKE_SHARE))
 
 
 # ---- the page ------------------------------------------------------------------------------------
@@ -202,7 +207,7 @@ def write(
     images = np.stack([picture.pixels for picture in pictures])
     logits = explanation.predict(network, images)
     p, predicted = explanation.probabilities(logits), logits.argmax(axis=1)
-    likeness, limit = similarity(network, images)
+    distances, limit = distance(network, images)
     # "Predicted minus true", the last map, is nothing here: no picture has a label.
     raw = explanation.explain(network, images, predicted, predicted, stage=stage, method=method, on_batch=on_batch)[
         :, : len(CLASS_NAMES)
@@ -213,8 +218,8 @@ def write(
             "size": list(picture.whole.size),
             "predicted": CLASS_NAMES[predicted[i]],
             "probabilities": [round(float(x), 6) for x in p[i]],
-            "similarity": round(float(likeness[i]), 4),
-            "unlike": bool(likeness[i] < limit),
+            "distance": round(float(distances[i]), 2),
+            "unlike": bool(distances[i] > limit),
         }
         for i, picture in enumerate(pictures)
     ]
@@ -225,7 +230,7 @@ def write(
         "layer": stage,
         "method": method,
         "rule": RULE,
-        "threshold": round(limit, 4),
+        "threshold": round(limit, 2),
         "pictures": entries,
         "refused": list(refused),
     }

@@ -35,7 +35,7 @@ def evaluate(network, test, logits):
             network,
             test,
             logits,
-            stage="stage3",
+            stage="stage4",
             method="grad-cam",
             count=count,
             seed=seed,
@@ -85,7 +85,7 @@ def test_all_weighs_wrong_and_right_as_they_occur(evaluated):
 def test_parameters_initialised_anew_from_either_end_are_the_same_in_the_end(evaluated):
     found = evaluated[0]["randomisation"]
     assert found["from the head"]["to stem"] == found["from the stem"]["to head"]
-    assert list(found["from the head"]) == ["to head", "to stage3", "to stage2", "to stage1", "to stem"]
+    assert list(found["from the head"]) == ["to head", "to stage4", "to stage3", "to stage2", "to stage1", "to stem"]
 
 
 @pytest.mark.parametrize("top", [1.0, 0.6], ids=["sure", "unsure"])
@@ -105,7 +105,7 @@ def test_mean_maps_are_those_of_their_images(network, test, logits, evaluated):
     assert chosen.sum() == count
     guesses = logits.argmax(axis=1)[chosen]
     raw = explanation.explain(
-        network, test.images[chosen], test.labels[chosen], guesses, stage="stage3", method="grad-cam"
+        network, test.images[chosen], test.labels[chosen], guesses, stage="stage4", method="grad-cam"
     )
     positive = np.maximum(raw[:, predicted], 0)
     expected = (positive / positive.sum(axis=(1, 2), keepdims=True)).mean(axis=0)

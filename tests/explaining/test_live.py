@@ -40,7 +40,7 @@ def logits(network, test_set):
 @pytest.fixture(scope="module")
 def raw(network, test_set, logits):
     guesses = logits.argmax(axis=1)
-    return explanation.explain(network, test_set.images, test_set.labels, guesses, stage="stage3", method="grad-cam")
+    return explanation.explain(network, test_set.images, test_set.labels, guesses, stage="stage4", method="grad-cam")
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def render(test_set, logits, raw):
         "checkpoint": "some",
         "checkpoint_sha256": "0" * 64,
         "model": "compact",
-        "layer": "stage3",
+        "layer": "stage4",
         "method": "grad-cam",
         "data": "sample",
         "test_accuracy": 90.0,
@@ -237,7 +237,7 @@ def test_map_shown_is_that_of_the_covered_picture(page, network):
     image = covered(page)
     (expected,) = explanation.predict(network, image[None])
     guess = np.array([expected.argmax()])
-    (maps,) = explanation.explain(network, image[None], guess, guess, stage="stage3", method="grad-cam")
+    (maps,) = explanation.explain(network, image[None], guess, guess, stage="stage4", method="grad-cam")
     zoomed = image.repeat(8, axis=0).repeat(8, axis=1) / np.float32(255)
     overlay = cam.overlay(zoomed, np.asarray(cam.to_image(maps[guess[0]], (256, 256))))
     difference = abs(drawn(page, "#live-map").astype(int) - overlay)

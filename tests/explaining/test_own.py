@@ -103,12 +103,12 @@ def test_folders_are_searched(tmp_path, save, monkeypatch):
 @pytest.mark.slow
 def test_what_is_unlike_the_training_set_is_marked(network, sample, rng):
     """As many test images as the rule says, and nearly all noise and flat colours."""
-    likeness, limit = own.similarity(network, sample.test_images)
-    assert (likeness < limit).mean() == pytest.approx(own.UNLIKE_SHARE, abs=0.002)
+    distances, limit = own.distance(network, sample.test_images)
+    assert (distances > limit).mean() == pytest.approx(own.UNLIKE_SHARE, abs=0.002)
     noise = rng.integers(0, 256, (50, 32, 32, 3), dtype=np.uint8)
     flat = np.broadcast_to(rng.integers(0, 256, (50, 1, 1, 3)), (50, 32, 32, 3)).astype(np.uint8)
     for images in (noise, flat):
-        assert (own.similarity(network, images)[0] < limit).mean() > 0.9
+        assert (own.distance(network, images)[0] > limit).mean() > 0.9
 
 
 @pytest.mark.slow
@@ -116,7 +116,7 @@ def test_pictures_are_predicted_and_explained_as_test_images_are(network, sample
     paths = [save(f"{i}.png", Image.fromarray(sample.test_images[i])) for i in range(3)]
     out = tmp_path / "out"
     pictures = [own.read(path) for path in paths]
-    own.write(out, network, pictures, ["one line"], stage="stage3", method="grad-cam", overwrite=False)
+    own.write(out, network, pictures, ["one line"], stage="stage4", method="grad-cam", overwrite=False)
     manifest = json.loads((out / folder.PICTURES).read_text())
     logits = explanation.predict(network, sample.test_images[:3])
     guesses = logits.argmax(axis=1)
@@ -124,7 +124,7 @@ def test_pictures_are_predicted_and_explained_as_test_images_are(network, sample
         assert entry["predicted"] == sample.class_names[guess] and entry["size"] == [32, 32]
         np.testing.assert_allclose(entry["probabilities"], p, atol=1e-4)
     raw = explanation.explain(
-        network, sample.test_images[:3], sample.test_labels[:3], guesses, stage="stage3", method="grad-cam"
+        network, sample.test_images[:3], sample.test_labels[:3], guesses, stage="stage4", method="grad-cam"
     )
     np.testing.assert_allclose(np.load(out / "cams.npz")["raw"], raw[:, :10], atol=1e-4)
     assert manifest["refused"] == ["one line"]
@@ -133,4 +133,4 @@ def test_pictures_are_predicted_and_explained_as_test_images_are(network, sample
     for entry, maps in zip(shown["pictures"], raw, strict=True):
         assert [layer == "" for layer in entry["layers"]] == [(m <= 0).all() for m in maps[:10]]
     with pytest.raises(UserError, match="exists"):
-        own.write(out, network, pictures, [], stage="stage3", method="grad-cam", overwrite=False)
+        own.write(out, network, pictures, [], stage="stage4", method="grad-cam", overwrite=False)

@@ -31,7 +31,7 @@ def arguments(sample):
         "checkpoint": "<img src=x onerror=alert(1)>",
         "checkpoint_sha256": "0" * 64,
         "model": "compact",
-        "layer": "stage3",
+        "layer": "stage4",
         "method": "grad-cam",
         "data": "embedded SAMPLE",
         "test_accuracy": 50.0,

@@ -53,13 +53,13 @@ def test_batch_norm_is_refused_by_name(compact):
 
 
 def test_every_wrong_tensor_is_listed(compact):
-    state_dict = interop.to_state_dict(compact) | {"layer9.weight": np.zeros(1), "linear.weight": np.zeros((10, 65))}
+    state_dict = interop.to_state_dict(compact) | {"layer9.weight": np.zeros(1), "linear.weight": np.zeros((10, 41))}
     del state_dict["layer3.1.bn2.bias"]
     with pytest.raises(UserError) as error:
         interop.from_state_dict(state_dict)
     assert "layer3.1.bn2.bias is missing" in str(error.value)
     assert "layer9.weight is left over" in str(error.value)
-    assert "linear.weight is (10, 65), expected (10, 64)" in str(error.value)
+    assert "linear.weight is (10, 41), expected (10, 40)" in str(error.value)
 
 
 def test_unknown_widths_need_strides():
@@ -95,10 +95,11 @@ def run(capsys, *words):
 
 def test_exported_and_imported_again_by_the_commands(tmp_path, capsys, compact):
     code, output = run(capsys, "export", "--out", tmp_path / "torch.safetensors")
-    assert code == 0 and "ResNet(widths=(16, 32, 64), strides=(1, 2, 2))" in output.out
+    assert code == 0 and "ResNet(widths=(24, 32, 40, 40), strides=(1, 2, 2, 1))" in output.out
     code, output = run(capsys, "import", tmp_path / "torch.safetensors", "--out", tmp_path / "ours.safetensors")
-    assert code == 0 and "175,258 parameters" in output.out
+    assert code == 0 and "172,002 parameters" in output.out
     network = trained.load_network(tmp_path / "ours.safetensors")
+    assert network.precision == "float32"  # no PyTorch file tells another
     jax.tree.map(np.testing.assert_array_equal, network.params, compact)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import scipy.signal
 
+from cifar_flax.config import PRESETS
 from cifar_flax.network import model as model_lib
 from cifar_flax.network.cpu import CPU
 from cifar_flax.network.forms import PLAIN
@@ -56,7 +57,8 @@ def test_resnet18_has_the_parameters_and_layers_of_the_assignment():
 
 
 def test_compact_is_no_larger_than_the_reference():
-    assert count(ResNet((16, 32, 64), (1, 2, 2))) == 175_258 <= 176_426
+    compact = PRESETS["compact"]
+    assert count(ResNet(compact.widths, compact.strides)) == 172_002 <= 176_426
 
 
 def test_printed_table_states_layers_and_total():

@@ -61,14 +61,14 @@ def test_maps_in_float64_at_every_stage(method, stage, make_pair, images):
         compare(make_pair("resnet18", "float64"), images[: len(CLASSES)], stage, method, 1e-6)
 
 
-@pytest.mark.parametrize(("preset", "stage"), [("resnet18", "stage4"), ("compact", "stage3")])
+@pytest.mark.parametrize("preset", ["resnet18", "compact"])
 @pytest.mark.parametrize("method", PEERS)
-def test_maps_in_float32_at_the_last_stage(method, preset, stage, make_pair, images):
-    compare(make_pair(preset, "float32"), images[: len(CLASSES)], stage, method, 5e-5)
+def test_maps_in_float32_at_the_last_stage(method, preset, make_pair, images):
+    compare(make_pair(preset, "float32"), images[: len(CLASSES)], "stage4", method, 5e-5)
 
 
 def test_overlays_are_identical(sample, make_pair, images):
-    heats = their_maps(make_pair("compact", "float32"), images[: len(CLASSES)], "stage3", "grad-cam")
+    heats = their_maps(make_pair("compact", "float32"), images[: len(CLASSES)], "stage4", "grad-cam")
     for image, heat in zip(sample.test_images[::42], heats, strict=False):
         picture = np.float32(image) / 255
         np.testing.assert_array_equal(cam.overlay(picture, heat), show_cam_on_image(picture, heat, use_rgb=True))

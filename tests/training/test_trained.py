@@ -115,4 +115,3 @@ def test_a_network_keeps_the_precision_that_it_was_trained_in(tiny, few, tmp_pat
     for loaded in (network, trained.load_network(tmp_path / "a.safetensors")):
         assert loaded.precision == "bfloat16"
         assert loaded.model == build_model(network.config, resolve("bfloat16", 64))
-    assert trained.load_network(None).precision == "float32"
