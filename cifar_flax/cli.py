@@ -94,8 +94,8 @@ def waiting(what: str) -> Iterator[None]:
 def run(command: Callable[[], None]) -> int:
     """Runs a command and returns its exit code.
 
-    0; 2 for a wrong input; 3 for a number that is not finite; 130 for Ctrl-C and 143 for SIGTERM;
-    141 where nobody reads what it prints.
+    0; 2 for a wrong input or a full memory of the device; 3 for a number that is not finite; 130 for Ctrl-C and 143
+    for SIGTERM; 141 where nobody reads what it prints.
     """
     try:
         command()
@@ -103,6 +103,15 @@ def run(command: Callable[[], None]) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except RuntimeError as error:
+        if not str(error).startswith("RESOURCE_EXHAUSTED"):  # the status in which XLA reports it
+            raise
+        print(
+            f"error: the device's memory is full ({str(error).splitlines()[0]}): end what else runs on it, or give "
+            "smaller batches; a run goes on from its last checkpoint with --resume",
+            file=sys.stderr,
+        )
+        return 2
     except Interrupted as interruption:
         return interruption.exit_code
     except KeyboardInterrupt:

@@ -6,6 +6,8 @@ import subprocess
 import sys
 import time
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 import cifar_flax
@@ -68,3 +70,16 @@ def test_waiting_shows_the_time_on_a_terminal_and_nothing_elsewhere(monkeypatch,
     assert wait() == ""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     assert re.search(r"preparing: 00:0\d", wait())
+
+
+def test_a_device_whose_memory_is_full_is_one_line(capsys):
+    """2**49 bytes are more than any; other errors of the runtime are shown whole."""
+    assert cli.run(lambda: jax.block_until_ready(jnp.zeros(2**49, jnp.int8))) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: the device's memory is full (RESOURCE_EXHAUSTED: ") and said.count("\n") == 1
+
+    def fail():
+        raise RuntimeError("INTERNAL: a fault")
+
+    with pytest.raises(RuntimeError, match="a fault"):
+        cli.run(fail)

@@ -353,7 +353,7 @@ def _greeting(
         hours = images / (_RESNET18_IMAGES_PER_SECOND_PER_CORE * machine.num_cores()) / 3600
         yield (
             f"Note: about {hours:.2g} hours on {machine.num_cores()} CPU cores; "
-            "`--preset compact` is a small network that takes a twentieth of that"
+            "`--preset compact` is a small network that takes a tenth of that"
         )
 
 
