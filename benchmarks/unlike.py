@@ -21,6 +21,7 @@ from sklearn.metrics import roc_auc_score
 from cifar_flax import data
 from cifar_flax import machine as devices
 from cifar_flax.explaining import explanation, own
+from cifar_flax.network import model
 from cifar_flax.training.trained import Network, load_network
 
 
@@ -53,11 +54,28 @@ def strange_pictures(test_images: np.ndarray, rng: np.random.Generator, count: i
     }
 
 
+def last_layer(network: Network, images: np.ndarray) -> np.ndarray:
+    """Sun et al.'s own rule: the cosine of the last layer's inputs, of an image and its 10th nearest: float `[N]`."""
+    stage = network.model.stage_names[-1]
+
+    @explanation.compiled
+    def features(params, images):
+        return model.features(network.model, params, data.normalize(images), stage=stage).mean(axis=(1, 2))
+
+    def of(images):
+        found = explanation.in_batches(features, network.params, (images,), lambda n: None)
+        return found / np.linalg.norm(found, axis=1, keepdims=True)
+
+    known = of(data.load_cifar10(source="sample").train_images)
+    return np.sort(of(images) @ known.T, axis=1)[:, -own.NEIGHBOUR]
+
+
 def scores(network: Network, images: np.ndarray) -> dict[str, np.ndarray]:
     """What each rule looks at, the larger the more like the training set: float `[N]`."""
     logits = explanation.predict(network, images).astype(np.float64)
     return {
         "nearest neighbours": -own.distance(network, images)[0],
+        "last layer": last_layer(network, images),
         "energy": logsumexp(logits, axis=1),
         "largest logit": logits.max(axis=1),
         "largest probability": explanation.probabilities(logits).max(axis=1),

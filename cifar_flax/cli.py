@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import NoReturn
 
-from cifar_flax.errors import Interrupted, UserError
+from cifar_flax.errors import Interrupted, UserError, known
 
 
 class _HelpAll(argparse.Action):
@@ -94,24 +94,18 @@ def waiting(what: str) -> Iterator[None]:
 def run(command: Callable[[], None]) -> int:
     """Runs a command and returns its exit code.
 
-    0; 2 for a wrong input or a full memory of the device; 3 for a number that is not finite; 130 for Ctrl-C and 143
+    0; 2 for a wrong input or a device out of memory; 3 for a number that is not finite; 130 for Ctrl-C and 143
     for SIGTERM; 141 where nobody reads what it prints.
     """
     try:
         command()
         sys.stdout.flush()
-    except UserError as error:
+    except (UserError, RuntimeError) as raised:
+        error = known(raised)
+        if not isinstance(error, UserError):
+            raise
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    except RuntimeError as error:
-        if not str(error).startswith("RESOURCE_EXHAUSTED"):  # the status in which XLA reports it
-            raise
-        print(
-            f"error: the device's memory is full ({str(error).splitlines()[0]}): end what else runs on it, or give "
-            "smaller batches; a run goes on from its last checkpoint with --resume",
-            file=sys.stderr,
-        )
-        return 2
     except Interrupted as interruption:
         return interruption.exit_code
     except KeyboardInterrupt:

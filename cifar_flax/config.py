@@ -94,11 +94,11 @@ PRESETS: dict[str, Config] = {
         factor=0.7,
     ),
     # 172,002 parameters, a 65th of ResNet-18's in its four stages, so that a CPU can do all 40 epochs. Early
-    # stages are wide for that and late ones narrow: of five shapes with as many parameters the best on held-out
-    # images after 40 epochs (docs/results/README.md). A small network underfits: less is taken from it (label
-    # smoothing costs a point), and batches are smaller, since its steps are cheap. Muon, because every direction
-    # of a kernel then learns at one rate: after an epoch it is at 53% of the validation images where SGD is at
-    # 35%. A small decay of its kernels brings half a point; a tenfold one cost accuracy, and so did zero-init.
+    # stages are wide for that and late ones narrow: of five shapes with at most 176,426 the best on held-out images
+    # after 40 epochs (docs/results/README.md). A small network underfits, so less is taken from it: with label
+    # smoothing it had a point less. Muon, because every direction of a kernel then learns at one rate: after an
+    # epoch it is at 53% of the validation images where SGD is at 35%. With a small decay of its kernels it had
+    # 0.45 points more (one seed); a tenfold one cost accuracy, and so did zero-init.
     # The rate falls in small steps, about every third epoch, from the first that gains less than 1.5%, here
     # the 10th to 13th. 100 images are evaluated at once: more no longer fit a CPU's cache.
     "compact": Config(
@@ -115,7 +115,7 @@ PRESETS: dict[str, Config] = {
         rtol=0.015,
         eval_batch_size=100,
     ),
-    # A network of three stages by the compact one's recipe, on the embedded sample: the whole program in a minute.
+    # A network of three stages by a recipe like the compact one's, on the embedded sample: all in a minute.
     # Smaller batches learned no more in five epochs, by their held-out loss (docs/results/smoke-recipe.json).
     "smoke": Config(
         preset="smoke",

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
-from cifar_flax.errors import Interrupted, LostProcessError, UserError
+from cifar_flax.errors import Interrupted, LostProcessError, UserError, known
 
 # How an exception of JAX's runtime begins when another process, or the way to it, is gone.
 _LOSS = re.compile(r"(UNKNOWN|INTERNAL|UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|CANCELLED|FAILED_PRECONDITION): ")
@@ -295,7 +295,8 @@ def joined(settings: Settings | None) -> Iterator[Job]:
         with _watchdog(job):
             try:
                 yield job
-            except BaseException as error:
+            except BaseException as raised:
+                error = known(raised)
                 if not _ends_alike(job, error, settings):
                     _leave_with(error)
                 raise

@@ -29,6 +29,16 @@ class LostProcessError(UserError):
         super().__init__(f"a process of this job is gone or stuck ({reason}): start all of them again, with --resume")
 
 
+def known(error: BaseException) -> BaseException:
+    """The `UserError` for a device that XLA says is out of memory or of another resource; any other error itself."""
+    if not isinstance(error, RuntimeError) or not str(error).startswith("RESOURCE_EXHAUSTED"):
+        return error
+    return UserError(
+        f"a device is out of memory, or of another resource ({str(error).splitlines()[0]}): end what else uses it; "
+        "in training a smaller --batch-size takes less"
+    )
+
+
 class Interrupted(Exception):  # noqa: N818 - it is no error
     """A signal asked for an end, and everything was saved: exit code 128 plus its number."""
 

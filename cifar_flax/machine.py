@@ -86,7 +86,7 @@ def _keep_freed_memory() -> None:
     """Tells glibc, where that is the C library, to keep what a step frees for the next step.
 
     It would return a step's temporary arrays, which XLA:CPU asks for as one block a device, to the system, which
-    then gives them back page by page: a quarter of the compact network's step on a CPU. Larger blocks are returned
+    then gives them back page by page: a quarter of a small network's step on a CPU. Larger blocks are returned
     all the same: an aligned block that was freed may be too small for the next of its size, by the few bytes that
     aligning takes, and a process then comes to hold ten of them or more.
     """

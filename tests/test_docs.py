@@ -20,6 +20,15 @@ def test_python_in_the_documents_runs(block, tmp_path, monkeypatch):
     exec(compile(block, "block", "exec"), {})
 
 
+def test_the_rows_of_a_table_have_as_many_cells():
+    for path in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")):
+        for table in re.findall(r"(?:^ *\|.*\n)+", path.read_text(), re.MULTILINE):
+            header, ruler, *rows = table.splitlines()
+            assert set(ruler) <= set("|-: "), f"{path.name}: {header}"
+            for row in (ruler, *rows):
+                assert row.count("|") == header.count("|"), f"{path.name}: {row}"
+
+
 def test_links_between_the_documents_lead_somewhere():
     for path in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")):
         for target in re.findall(r"\]\(([^)#:]+)\)", path.read_text()):

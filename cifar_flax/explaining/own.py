@@ -33,8 +33,9 @@ _SHOWN = 320  # pixels along a picture on the page
 _LAYER = 64  # pixels along a map on the page, which the browser stretches
 
 RULE = (
-    f"its channels' means in every stage are farther from those of the {NEIGHBOUR}th nearest of the sample's 1,000 "
-    f"training images than they are for all but {100 * UNLIKE_SHARE:.0f}% of its 1,000 test images"
+    f"the means of a picture's channels, of all stages and in standard deviations, are farther from those of the "
+    f"{NEIGHBOUR}th nearest of the sample's 1,000 training images than for all but {100 * UNLIKE_SHARE:.0f}% of its "
+    "1,000 test images"
 )
 
 
@@ -218,7 +219,7 @@ def write(
             "size": list(picture.whole.size),
             "predicted": CLASS_NAMES[predicted[i]],
             "probabilities": [round(float(x), 6) for x in p[i]],
-            "distance": round(float(distances[i]), 2),
+            "distance": round(float(distances[i]), 4),
             "unlike": bool(distances[i] > limit),
         }
         for i, picture in enumerate(pictures)
@@ -230,7 +231,7 @@ def write(
         "layer": stage,
         "method": method,
         "rule": RULE,
-        "threshold": round(limit, 2),
+        "threshold": round(limit, 4),
         "pictures": entries,
         "refused": list(refused),
     }

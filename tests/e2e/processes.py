@@ -36,8 +36,11 @@ def first_batch(config, execution):
 
 
 def join(arguments: list[str]) -> None:
-    """Two processes: saves their first batch, then trains on other images in process 1, or until that one is stuck."""
-    stuck = "--stuck" in arguments
+    """Two processes: saves their first batch, then trains on other images in process 1.
+
+    With --stuck a run goes on until process 1 is stuck, with --full until that one's device is out of memory.
+    """
+    stuck, full = "--stuck" in arguments, "--full" in arguments
     parser = argparse.ArgumentParser()
     parser.add_argument("--out", type=Path)
     distributed.add_flags(parser)
@@ -45,6 +48,7 @@ def join(arguments: list[str]) -> None:
     out = flags.pop("out")
     settings = distributed.from_flags(flags)
     with distributed.joined(settings) as job:
+        import jax.numpy as jnp
         from jax.experimental import multihost_utils
 
         from cifar_flax import data
@@ -52,15 +56,18 @@ def join(arguments: list[str]) -> None:
         from cifar_flax.training import loop, rundir
 
         config, sample = config_lib.PRESETS["smoke"], data.load_cifar10(source="sample")
-        if not stuck:
+        if full and not job.is_first:
+            loop._check_finite = lambda sums, epoch: jnp.zeros(2**49, jnp.int8)
+        elif stuck and not job.is_first:
+            loop._check_finite = lambda sums, epoch: time.sleep(1000)
+        elif not stuck and not full:
             batch = multihost_utils.process_allgather(first_batch(config, resolve("float32", 64, 2)), tiled=True)
             if job.is_first:
                 np.save("batch.npy", batch)
             sample.train_images[0, 0, 0, 0] += job.process
-        elif not job.is_first:
-            loop._check_finite = lambda sums, epoch: time.sleep(1000)
-        chosen = dataclasses.replace(rundir.read_config(out), epochs=10) if stuck else config
-        loop.fit(chosen, sample, out, resume=stuck, job=job)
+        goes_on = stuck or full
+        chosen = dataclasses.replace(rundir.read_config(out), epochs=10) if goes_on else config
+        loop.fit(chosen, sample, out, resume=goes_on, job=job)
 
 
 def compare_eight() -> None:

@@ -204,6 +204,14 @@ def test_a_process_that_is_stuck_ends_all(begun, tmp_path):
         assert error.startswith(LOST) and error.count("\n") == 1
 
 
+def test_a_device_out_of_memory_is_one_line_and_ends_all(begun, tmp_path):
+    script = "tests/e2e/processes.py"
+    codes, errors = run_two(["--out", "run", "--full"], tmp_path, scripts=(script, script))
+    assert codes == [75, 2]
+    assert errors[0].startswith(LOST) and errors[0].count("\n") == 1
+    assert errors[1].startswith("error: a device is out of memory") and errors[1].count("\n") == 1
+
+
 def test_a_step_has_the_same_images_in_any_layout(tmp_path):
     """Which images, and how augmented, exactly; and other data in one of the processes is refused."""
     script = "tests/e2e/processes.py"

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cifar_flax.data import normalize
 from cifar_flax.errors import UserError
 from cifar_flax.explaining import explanation, folder, own
+from cifar_flax.network import model
 from cifar_flax.training import trained
 
 
@@ -112,19 +114,35 @@ def test_what_is_unlike_the_training_set_is_marked(network, sample, rng):
 
 
 @pytest.mark.slow
-def test_pictures_are_predicted_and_explained_as_test_images_are(network, sample, tmp_path, save):
-    paths = [save(f"{i}.png", Image.fromarray(sample.test_images[i])) for i in range(3)]
+def test_distance_is_that_of_all_stages_to_the_tenth_nearest(network, sample):
+    def features(images):
+        images = normalize(images)
+        stages = [model.features(network.model, network.params, images, stage=s) for s in network.model.stage_names]
+        return np.concatenate([np.asarray(stage).mean(axis=(1, 2)) for stage in stages], axis=1)
+
+    known = features(sample.train_images)
+    differences = (features(sample.test_images[:5])[:, None] - known) / known.std(axis=0)
+    expected = np.sort(np.sqrt((differences**2).sum(axis=2)), axis=1)[:, 9]
+    np.testing.assert_allclose(own.distance(network, sample.test_images[:5])[0], expected, rtol=1e-3)
+
+
+@pytest.mark.slow
+def test_pictures_are_predicted_and_explained_as_test_images_are(network, sample, tmp_path, save, rng):
+    noise = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    images = [*sample.test_images[:2], noise]
     out = tmp_path / "out"
-    pictures = [own.read(path) for path in paths]
+    pictures = [own.read(save(f"{i}.png", Image.fromarray(image))) for i, image in enumerate(images)]
     own.write(out, network, pictures, ["one line"], stage="stage4", method="grad-cam", overwrite=False)
     manifest = json.loads((out / folder.PICTURES).read_text())
-    logits = explanation.predict(network, sample.test_images[:3])
+    assert [entry["unlike"] for entry in manifest["pictures"]] == [False, False, True]
+    assert [entry["distance"] > manifest["threshold"] for entry in manifest["pictures"]] == [False, False, True]
+    logits = explanation.predict(network, np.stack(images))
     guesses = logits.argmax(axis=1)
     for entry, p, guess in zip(manifest["pictures"], explanation.probabilities(logits), guesses, strict=True):
         assert entry["predicted"] == sample.class_names[guess] and entry["size"] == [32, 32]
         np.testing.assert_allclose(entry["probabilities"], p, atol=1e-4)
     raw = explanation.explain(
-        network, sample.test_images[:3], sample.test_labels[:3], guesses, stage="stage4", method="grad-cam"
+        network, np.stack(images), sample.test_labels[:3], guesses, stage="stage4", method="grad-cam"
     )
     np.testing.assert_allclose(np.load(out / "cams.npz")["raw"], raw[:, :10], atol=1e-4)
     assert manifest["refused"] == ["one line"]

@@ -75,6 +75,7 @@ def test_network_of_a_run_is_its_averaged_parameters(tiny, few, tmp_path):
 def test_embedded_network_is_the_compact_one():
     embedded = trained.load_network(None)
     assert embedded.config.preset == "compact"
+    assert embedded.precision == "bfloat16"  # of the accelerator that trained it
     assert sum(leaf.size for leaf in jax.tree.leaves(embedded.params)) <= 176_426
     assert len(embedded.rows) >= 20
     chex.assert_tree_all_finite(embedded.params)
