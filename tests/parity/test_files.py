@@ -10,6 +10,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs PyTorch: pip install -e '.[bench]'")
 
 from cifar_flax import interop
+from cifar_flax.config import PRESETS
 from cifar_flax.errors import UserError
 from cifar_flax.interop import __main__ as command
 from cifar_flax.training import trained
@@ -19,7 +20,7 @@ from cifar_flax.training import trained
 def test_exported_file_loads_strictly_and_comes_back_bit_for_bit(suffix, tmp_path, capsys):
     path = tmp_path / f"net{suffix}"
     assert command.main(["export", "--out", str(path)]) == 0
-    network = runpy.run_path(str(interop.MODULE))["ResNet"]((16, 32, 64), (1, 2, 2))
+    network = runpy.run_path(str(interop.MODULE))["ResNet"](PRESETS["compact"].widths, PRESETS["compact"].strides)
     network.load_state_dict(torch.load(path, weights_only=True), strict=True)
     assert command.main(["import", str(path), "--out", str(tmp_path / "ours.safetensors")]) == 0
     ours = trained.load_network(tmp_path / "ours.safetensors").params
