@@ -35,7 +35,6 @@ def parts(out: Path, flags: list[str], data: list[str]) -> dict[str, list[str]]:
     benchmark = ["--preset", preset, *data]
     val_size = "200" if preset == "smoke" else "5000"
     network, first = str(out / "network.safetensors"), str(out / "seed-0")
-
     return {
         "seed-0": ["train.py", *flags, *data, "--out", first],
         "network": ["explain.py", "--ckpt", first, "--export", network, "--half"],

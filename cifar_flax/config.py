@@ -98,9 +98,9 @@ PRESETS: dict[str, Config] = {
     # after 40 epochs (docs/results/README.md). A small network underfits, so less is taken from it: with label
     # smoothing it had a point less. Muon, because every direction of a kernel then learns at one rate: after an
     # epoch it is at 53% of the validation images where SGD is at 35%. With a small decay of its kernels it had
-    # 0.45 points more (one seed); a tenfold one cost accuracy, and so did zero-init.
-    # The rate falls in small steps, about every third epoch, from the first that gains less than 1.5%, here
-    # the 10th to 13th. 100 images are evaluated at once: more no longer fit a CPU's cache.
+    # 0.45 points more (one seed); a tenfold one cost accuracy, and so did zero-init. The rate falls in small
+    # steps, about every third epoch, from the first that gains less than 1.5%, here the 10th to 13th. 100 images
+    # are evaluated at once: more no longer fit a CPU's cache.
     "compact": Config(
         preset="compact",
         widths=(24, 32, 40, 40),

@@ -40,7 +40,6 @@ def join(arguments: list[str]) -> None:
 
     With --stuck a run goes on until process 1 is stuck, with --full until that one's device is out of memory.
     """
-    stuck, full = "--stuck" in arguments, "--full" in arguments
     parser = argparse.ArgumentParser()
     parser.add_argument("--out", type=Path)
     distributed.add_flags(parser)
@@ -56,18 +55,20 @@ def join(arguments: list[str]) -> None:
         from cifar_flax.training import loop, rundir
 
         config, sample = config_lib.PRESETS["smoke"], data.load_cifar10(source="sample")
-        if full and not job.is_first:
-            loop._check_finite = lambda sums, epoch: jnp.zeros(2**49, jnp.int8)
-        elif stuck and not job.is_first:
-            loop._check_finite = lambda sums, epoch: time.sleep(1000)
-        elif not stuck and not full:
+        faults = {
+            "--stuck": lambda sums, epoch: time.sleep(1000),
+            "--full": lambda sums, epoch: jnp.zeros(2**49, jnp.int8),
+        }
+        fault = next((faults[flag] for flag in faults if flag in arguments), None)
+        if fault is None:
             batch = multihost_utils.process_allgather(first_batch(config, resolve("float32", 64, 2)), tiled=True)
             if job.is_first:
                 np.save("batch.npy", batch)
             sample.train_images[0, 0, 0, 0] += job.process
-        goes_on = stuck or full
-        chosen = dataclasses.replace(rundir.read_config(out), epochs=10) if goes_on else config
-        loop.fit(chosen, sample, out, resume=goes_on, job=job)
+        elif not job.is_first:
+            loop._check_finite = fault
+        chosen = config if fault is None else dataclasses.replace(rundir.read_config(out), epochs=10)
+        loop.fit(chosen, sample, out, resume=fault is not None, job=job)
 
 
 def compare_eight() -> None:
