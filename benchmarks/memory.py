@@ -25,11 +25,6 @@ from cifar_flax.training.metrics import Metrics
 from cifar_flax.training.program import Split, build_program
 
 
-def resident() -> int:
-    """Bytes of this process that are in memory."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-
-
 def measure(config: Config, steps: int) -> dict[str, Any]:
     """Bytes after each training step, after the evaluation, and at most; and images a second, at the median step."""
     images = data.load_named(config.data, None, "auto", lambda line: None)
@@ -43,12 +38,12 @@ def measure(config: Config, steps: int) -> dict[str, Any]:
         taken = program.train_steps(state, program.place(Metrics.empty()), train, epoch, 0)
         for _, state, _ in taken:  # noqa: B007 - the last one is evaluated
             seconds.append(time.perf_counter() - start)
-            trained.append(resident())
+            trained.append(machine.resident())
             start = time.perf_counter()
             if len(trained) == steps:
                 break
     evaluated: list[int] = []
-    program.evaluate(state.ema_params, test, lambda: evaluated.append(resident()))
+    program.evaluate(state.ema_params, test, lambda: evaluated.append(machine.resident()))
     return {
         "batch_size": config.batch_size,
         "precision": program.execution.precision,

@@ -6,6 +6,7 @@ import hashlib
 import os
 import platform
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -88,13 +89,42 @@ def _keep_freed_memory() -> None:
     It would return a step's temporary arrays, which XLA:CPU asks for as one block a device, to the system, which
     then gives them back page by page: a quarter of a small network's step on a CPU. Larger blocks are returned
     all the same: an aligned block that was freed may be too small for the next of its size, by the few bytes that
-    aligning takes, and a process then comes to hold ten of them or more; of 123 MiB, ResNet-18's at a quarter of its
-    width, any number. The compact network's has 111 MiB.
+    aligning takes (glibc's bug 30723, mended in 2.39), and a process then comes to hold many of them: of 123 MiB,
+    ResNet-18's at a quarter of its width, any number. Of the compact network's 111 MiB it does so in some runs and
+    not in others, which `freed_memory_limit` is for.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     for parameter, value in _MALLOPT.values():
         if mallopt is not None:
             mallopt(parameter, value)
+
+
+def freed_memory_limit(num_devices: int) -> Callable[[], None]:
+    """A function to call after each step, which limits the memory that is kept.
+
+    Where the process has grown by two of the largest blocks a device since its first step, it gives the system back
+    all that is free, and counts anew from the next one on. Where the C library is another than glibc, it does nothing.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    growth = 2 * num_devices * _MALLOPT["M_MMAP_THRESHOLD"][1]
+    first = None
+
+    def after_step() -> None:
+        nonlocal first
+        if trim is None:
+            return
+        if first is None:
+            first = resident()
+        elif resident() > first + growth:
+            trim(0)
+            first = None
+
+    return after_step
+
+
+def resident() -> int:
+    """Bytes of this process that are in memory, as Linux has it."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def memory() -> int | None:

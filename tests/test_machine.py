@@ -52,13 +52,14 @@ def test_a_limit_on_waiting_in_the_environment_stands(monkeypatch):
 
 # What XLA:CPU does with a step's temporary arrays: one aligned block, written and freed, among small ones that stay.
 _STEPS = """
-import ctypes, os, resource, statistics, sys
+import ctypes, resource, statistics, sys
 from cifar_flax import machine
 
 machine.set_up_cpu()
 libc = ctypes.CDLL(None)
 libc.aligned_alloc.restype = ctypes.c_void_p
 size = int(sys.argv[1]) << 20
+limit_freed_memory = machine.freed_memory_limit(1)
 
 def step():
     block = libc.aligned_alloc(64, ctypes.c_size_t(size))
@@ -66,10 +67,10 @@ def step():
     for _ in range(int(sys.argv[2])):
         libc.malloc(ctypes.c_size_t(24))
     libc.free(ctypes.c_void_p(block))
+    limit_freed_memory()
 
 def resident():
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") >> 20
+    return machine.resident() >> 20
 
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -102,6 +103,11 @@ def test_a_wide_networks_block_does_not_grow_the_process(megabytes):
 def test_the_compact_networks_block_is_kept():
     """112 MiB are 28,672 pages."""
     assert _megabytes_and_pages(112, 0)[1] < 1000
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="is about glibc's malloc")
+def test_the_compact_networks_block_grows_the_process_by_three_at_most():
+    assert _megabytes_and_pages(112, 1000)[0] < 350
 
 
 def test_memory_is_the_least_that_the_machine_and_its_control_group_allow(monkeypatch):

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
+from cifar_flax import machine
 from cifar_flax.config import Config
 from cifar_flax.data.augment import augment
 from cifar_flax.execution import Execution, resolve
@@ -184,17 +185,25 @@ def _take(split: Split, indices: jax.Array, execution: Execution):
     return split.images[indices].reshape(-1, *IMAGE_SHAPE), split.labels[indices], indices >= 0
 
 
-def _wait(sums: Metrics, execution: Execution) -> None:
-    # XLA:CPU runs a program's devices as threads of one pool. Several programs in flight can fill it with
-    # threads that wait for each other's sum over the devices, and after 40 s the process is aborted.
-    if execution.on_cpu:
-        jax.block_until_ready(sums)
+def _build_wait(execution: Execution) -> Callable[[Metrics], None]:
+    """What is done after a program has been started: nothing, but on a CPU."""
+    limit_freed_memory = machine.freed_memory_limit(len(execution.mesh.local_devices))
+
+    def wait(sums: Metrics) -> None:
+        # XLA:CPU runs a program's devices as threads of one pool. Several programs in flight can fill it with
+        # threads that wait for each other's sum over the devices, and after 40 s the process is aborted.
+        if execution.on_cpu:
+            jax.block_until_ready(sums)
+            limit_freed_memory()
+
+    return wait
 
 
 def _build_training(train_step: Callable[..., Any], execution: Execution, num_train: int, batch_size: int):
     """`Program.train_steps` and `Program.lower`."""
     steps_per_epoch = -(-num_train // batch_size)
     at_once = -(-steps_per_epoch // -(-steps_per_epoch // execution.steps_at_once))  # in equal parts, if possible
+    wait = _build_wait(execution)
 
     @functools.partial(jax.jit, out_shardings=execution.replicated)
     def epoch_order(state: TrainState, epoch: jax.Array):
@@ -217,7 +226,7 @@ def _build_training(train_step: Callable[..., Any], execution: Execution, num_tr
         while first < steps_per_epoch:
             count = min(at_once, steps_per_epoch - first)
             state, sums = take_steps((state, sums), split, order, first, count=count)
-            _wait(sums, execution)
+            wait(sums)
             first += count
             yield first, state, sums
 
@@ -231,6 +240,7 @@ def _build_training(train_step: Callable[..., Any], execution: Execution, num_tr
 def _build_evaluation(model: ResNet, execution: Execution, batch_size: int):
     """`Program.evaluate`."""
     batch_size = -(-batch_size // execution.mesh.size) * execution.mesh.size
+    wait = _build_wait(execution)
 
     @functools.partial(jax.jit, donate_argnums=0, compiler_options=execution.compiler_options)
     def evaluate_batch(sums: Metrics, params: Any, split: Split, indices: jax.Array):
@@ -240,7 +250,7 @@ def _build_evaluation(model: ResNet, execution: Execution, batch_size: int):
         sums = jax.tree.map(lambda x: _place(x, execution), Metrics.empty())
         for indices in np.asarray(step.pad_to_batches(jnp.arange(len(split.images)), batch_size)):
             sums = evaluate_batch(sums, params, split, indices)
-            _wait(sums, execution)
+            wait(sums)
             between()
         chex.assert_equal(int(sums.count), len(split.images))
         return sums

@@ -7,7 +7,9 @@ import jax
 import numpy as np
 import pytest
 
+from cifar_flax import machine
 from cifar_flax.config import Config, validate
+from cifar_flax.data import decode_batch, encode_batch
 from cifar_flax.network import weights
 from cifar_flax.training import checkpoint, loop
 from cifar_flax.training.metrics import Metrics
@@ -123,6 +125,20 @@ def test_every_field_is_listed():
 
 def test_an_outcome_is_a_function_of_the_config(sample, reference):
     assert outcome(BASE, sample) == reference
+
+
+def test_the_devices_of_a_cpu_share_the_images(sample):
+    images = decode_batch(encode_batch(sample.train_images, sample.train_labels))[0]
+    placed = build_program(BASE, NUM_TRAIN).place(Split(images, sample.train_labels)).images
+    assert len(placed.addressable_shards) > 1
+    assert {shard.data.unsafe_buffer_pointer() for shard in placed.addressable_shards} == {images.ctypes.data}
+
+
+def test_kept_memory_is_limited_after_each_step_and_batch(sample, monkeypatch):
+    calls = []
+    monkeypatch.setattr(machine, "freed_memory_limit", lambda num_devices: lambda: calls.append(num_devices))
+    outcome(BASE, sample)
+    assert calls == [jax.local_device_count()] * (2 * NUM_TRAIN // BASE.batch_size + 1)
 
 
 @pytest.mark.parametrize("name", IN_THE_PROGRAM)
