@@ -108,8 +108,8 @@ def our_epoch(program: Program, train: Split, test: Split | None = None) -> Call
 
 
 def _chosen(arguments: argparse.Namespace, **changes: Any) -> config.Config:
-    """The preset with these changes, and with the batch size of the command line if that is given."""
-    chosen = dataclasses.replace(config.PRESETS[arguments.preset], **changes)
+    """The preset with these changes and the command line's precision, and with its batch size if that is given."""
+    chosen = dataclasses.replace(config.PRESETS[arguments.preset], precision=arguments.precision, **changes)
     return config.validate(dataclasses.replace(chosen, batch_size=arguments.batch_size or chosen.batch_size))
 
 
@@ -324,6 +324,9 @@ def _command(argv: list[str] | None) -> None:
     parser.add_argument("what", choices=[*BENCHMARKS, "start"])
     parser.add_argument("--preset", choices=config.PRESETS, default="compact", help="(compact)")
     parser.add_argument("--batch-size", type=int, help="images a training step (the preset's)")
+    parser.add_argument(
+        "--precision", choices=("auto", "float32", "bfloat16"), default="auto", help="of all candidates, as train.py's"
+    )
     parser.add_argument("--steps", type=int, default=4, help="training steps a turn (4)")
     parser.add_argument("--images", type=int, default=32, help="images of a forward pass of other presets (32)")
     parser.add_argument("--seeds", type=int, default=2, help="seeds that take a step at once (2)")

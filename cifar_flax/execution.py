@@ -121,5 +121,5 @@ def _devices_by_process() -> tuple[list[Any], int]:
 def _has_bfloat16(device: Any) -> bool:
     """TPUs do; NVIDIA's cards from compute capability 8.0 on; and CPUs that say so. Others would emulate it."""
     if device.platform == "cpu":
-        return bool({"amx_bf16", "avx512_bf16"} & machine.cpu_flags())
+        return machine.cpu_has_bfloat16()
     return float(getattr(device, "compute_capability", None) or 8.0) >= 8.0

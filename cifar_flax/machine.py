@@ -8,6 +8,7 @@ import platform
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -73,58 +74,88 @@ def cpu_flags() -> set[str]:
         return {platform.processor()}
 
 
+def cpu_has_bfloat16() -> bool:
+    """Whether the processor multiplies in it."""
+    return bool({"amx_bf16", "avx512_bf16"} & cpu_flags())
+
+
 def _processor() -> str:
     """A name for all that a processor can do."""
     digest = hashlib.sha256(" ".join(sorted(cpu_flags())).encode()).hexdigest()
     return f"{platform.machine()}-{digest[:12]}"
 
 
-# mallopt's parameters and values, from glibc's malloc.h.
-_MALLOPT = {"M_MMAP_THRESHOLD": (-3, 120_000_000), "M_TRIM_THRESHOLD": (-1, 2**31 - 1), "M_ARENA_MAX": (-8, 1)}
+# mallopt's parameters, from glibc's malloc.h.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
+_KEPT_UNWATCHED = 120_000_000  # bytes of a block
+_MOST = 2**31 - 1
+
+
+def _glibc() -> Any:
+    """The C library, where it is glibc; else None."""
+    library = ctypes.CDLL(None) if sys.platform == "linux" else None
+    return library if hasattr(library, "mallopt") and hasattr(library, "malloc_trim") else None
+
+
+def _keep_blocks(glibc: Any, size: int) -> None:
+    """Has freed blocks of up to so many bytes kept; larger ones are the system's again."""
+    if not glibc.mallopt(_M_MMAP_THRESHOLD, size):
+        glibc.mallopt(_M_MMAP_THRESHOLD, 2**25)  # the most that older versions accept
 
 
 def _keep_freed_memory() -> None:
     """Tells glibc, where that is the C library, to keep what a step frees for the next step.
 
     It would return a step's temporary arrays, which XLA:CPU asks for as one block a device, to the system, which
-    then gives them back page by page: a quarter of a small network's step on a CPU. Larger blocks are returned
-    all the same: an aligned block that was freed may be too small for the next of its size, by the few bytes that
-    aligning takes (glibc's bug 30723, mended in 2.39), and a process then comes to hold many of them: of 123 MiB,
-    ResNet-18's at a quarter of its width, any number. Of the compact network's 111 MiB it does so in some runs and
-    not in others, which `freed_memory_limit` is for.
+    then gives them back page by page: a sixth of a step on a CPU. Larger blocks than these are kept while
+    `keep_large_blocks` watches.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    for parameter, value in _MALLOPT.values():
-        if mallopt is not None:
-            mallopt(parameter, value)
+    if glibc := _glibc():
+        _keep_blocks(glibc, _KEPT_UNWATCHED)
+        glibc.mallopt(_M_TRIM_THRESHOLD, _MOST)
+        glibc.mallopt(_M_ARENA_MAX, 1)
 
 
-def freed_memory_limit(num_devices: int) -> Callable[[], None]:
-    """A function to call after each step, which limits the memory that is kept.
+# By so many bytes a device may what is kept grow, and so often may it be too much, before large blocks are given up.
+_GROWTH, _CHANCES = 240_000_000, 40
 
-    Where the process has grown by two of the largest blocks a device since its first step, it gives the system back
-    all that is free, and counts anew from the next one on. Where the C library is another than glibc, it does nothing.
+
+def keep_large_blocks(num_devices: int) -> Callable[[], None]:
+    """Has freed memory kept, and returns a function to call after each step, which limits it.
+
+    An aligned block that was freed may be too small for the next of its size, by the few bytes that aligning takes
+    (glibc's bug 30723, fixed in 2.39). Mostly that is over after some steps, when the thread's cache is full of such
+    pieces; but by chance a process may come to hold any number of blocks. So where it has grown by 240 MB a device
+    the system gets back all that is free; and if that was so 40 times, blocks of over 120 MB at once from then on.
+    Where the C library is another, nothing is done.
     """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-    growth = 2 * num_devices * _MALLOPT["M_MMAP_THRESHOLD"][1]
-    first = None
+    glibc = _glibc()
+    if glibc is None or resident() is None:
+        return lambda: None
+    _keep_blocks(glibc, _MOST)
+    before: int | None = 0  # so that what was needed to read and to compile goes back after the first step
+    chances = _CHANCES
 
     def after_step() -> None:
-        nonlocal first
-        if trim is None:
-            return
-        if first is None:
-            first = resident()
-        elif resident() > first + growth:
-            trim(0)
-            first = None
+        nonlocal before, chances
+        now = resident() or 0
+        if before is None:
+            before = now
+        elif now > before + num_devices * _GROWTH:
+            glibc.malloc_trim(0)
+            before, chances = None, chances - 1
+            if chances == 0:
+                _keep_blocks(glibc, _KEPT_UNWATCHED)
 
     return after_step
 
 
-def resident() -> int:
-    """Bytes of this process that are in memory, as Linux has it."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+def resident() -> int | None:
+    """Bytes of this process that are in memory; None where that is not Linux's to say."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError):
+        return None
 
 
 def memory() -> int | None:

@@ -58,16 +58,16 @@ from cifar_flax import machine
 machine.set_up_cpu()
 libc = ctypes.CDLL(None)
 libc.aligned_alloc.restype = ctypes.c_void_p
-size = int(sys.argv[1]) << 20
-limit_freed_memory = machine.freed_memory_limit(1)
+size, small_blocks = int(sys.argv[1]) << 20, int(sys.argv[2])
+after_step = machine.keep_large_blocks(1) if sys.argv[3] == "watched" else lambda: None
 
 def step():
     block = libc.aligned_alloc(64, ctypes.c_size_t(size))
     ctypes.memset(block, 1, size)
-    for _ in range(int(sys.argv[2])):
+    for _ in range(small_blocks):
         libc.malloc(ctypes.c_size_t(24))
     libc.free(ctypes.c_void_p(block))
-    limit_freed_memory()
+    after_step()
 
 def resident():
     return machine.resident() >> 20
@@ -86,33 +86,102 @@ print(max(grown), max(taken[20:]))
 """
 
 
-def _megabytes_and_pages(megabytes: int, small_blocks: int) -> tuple[int, int]:
+def _megabytes_and_pages(megabytes: int, small_blocks: int, watched: str) -> tuple[int, int]:
     """By how much steps with a block of this size grow a process, and how many pages the system gives to one.
 
     At most, of 40 steps and of the last 20: the first ten or so may each take a new block from the system, until the
     thread's cache is full of what aligning splits off (seven pieces of a size).
     """
-    command = [sys.executable, "-c", _STEPS, str(megabytes), str(small_blocks)]
+    command = [sys.executable, "-c", _STEPS, str(megabytes), str(small_blocks), watched]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     grown, pages = map(int, done.stdout.split())
     return grown, pages
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="is about glibc's malloc")
+needs_glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="is about glibc's malloc")
+
+
+@needs_glibc
 @pytest.mark.parametrize("megabytes", [123, 400], ids=["quarter width", "full width"])
-def test_a_wide_networks_block_does_not_grow_the_process(megabytes):
-    assert _megabytes_and_pages(megabytes, 1000)[0] < 30
+def test_a_wide_networks_block_does_not_grow_a_process_that_is_not_watched(megabytes):
+    assert _megabytes_and_pages(megabytes, 1000, "alone")[0] < 30
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="is about glibc's malloc")
-def test_the_compact_networks_block_is_kept():
+@needs_glibc
+@pytest.mark.parametrize("megabytes", [112, 400], ids=["compact", "full width"])
+def test_a_block_is_kept_while_it_is_watched(megabytes):
     """112 MiB are 28,672 pages."""
-    assert _megabytes_and_pages(112, 0)[1] < 1000
+    assert _megabytes_and_pages(megabytes, 0, "watched")[1] < 1000
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="is about glibc's malloc")
-def test_the_compact_networks_block_grows_the_process_by_three_at_most():
-    assert _megabytes_and_pages(112, 1000)[0] < 350
+@needs_glibc
+@pytest.mark.parametrize("megabytes", [112, 400], ids=["compact", "full width"])
+def test_what_is_kept_grows_by_240_megabytes_at_most(megabytes):
+    assert _megabytes_and_pages(megabytes, 1000, "watched")[0] < megabytes + 250
+
+
+class Glibc:
+    """Writes down what it is told."""
+
+    def __init__(self, most: int = 2**31 - 1) -> None:
+        self.most, self.told = most, []
+
+    def mallopt(self, parameter: int, value: int) -> int:
+        self.told.append((parameter, value))
+        return int(value <= self.most)
+
+    def malloc_trim(self, pad: int) -> int:
+        self.told.append("trim")
+        return 1
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """What a process of these megabytes, looked at after each step, tells glibc: a list for each step."""
+
+    def tell(*megabytes, glibc=None):
+        glibc, sizes, steps = glibc or Glibc(), iter(megabytes), []
+        monkeypatch.setattr(machine, "_glibc", lambda: glibc)
+        monkeypatch.setattr(machine, "resident", lambda: megabytes[0] * 10**6)
+        after_step = machine.keep_large_blocks(2)
+        monkeypatch.setattr(machine, "resident", lambda: next(sizes) * 10**6)
+        for _ in megabytes:
+            glibc.told.clear()
+            after_step()
+            steps.append(list(glibc.told))
+        return steps
+
+    return tell
+
+
+def test_what_is_free_goes_back_after_the_first_step_and_where_a_process_grew_by_240_megabytes_a_device(told):
+    assert told(900, 1000, 1480, 1481, 1200, 1680, 1681) == [["trim"], [], [], ["trim"], [], [], ["trim"]]
+
+
+def test_a_process_that_always_grows_is_told_to_keep_no_large_block(told):
+    steps = told(*[900, 100] * 50)  # 100 after a step that follows a trim, 900 after the next
+    assert [bool(step) for step in steps] == [True, False] * 50
+    assert [len(step) for step in steps if step] == [1] * 39 + [2] + [1] * 10
+    assert steps[2 * 39] == ["trim", (machine._M_MMAP_THRESHOLD, 120_000_000)]
+
+
+def test_an_older_glibc_keeps_what_it_can(monkeypatch):
+    glibc = Glibc(most=2**25)
+    monkeypatch.setattr(machine, "_glibc", lambda: glibc)
+    machine.set_up_cpu()
+    assert glibc.told[:2] == [(machine._M_MMAP_THRESHOLD, 120_000_000), (machine._M_MMAP_THRESHOLD, 2**25)]
+
+
+@pytest.mark.parametrize("text", [OSError, "hidden"])
+def test_without_the_systems_word_on_its_memory_large_blocks_are_not_kept(monkeypatch, text):
+    def read_text(path):
+        raise text
+
+    glibc = Glibc()
+    monkeypatch.setattr(machine, "_glibc", lambda: glibc)
+    monkeypatch.setattr(machine.Path, "read_text", read_text if text is OSError else lambda path: text)
+    machine.keep_large_blocks(2)()
+    assert glibc.told == []
 
 
 def test_memory_is_the_least_that_the_machine_and_its_control_group_allow(monkeypatch):

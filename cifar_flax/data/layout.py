@@ -70,7 +70,7 @@ def decode_batch(records: bytes) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _empty_aligned(shape: tuple[int, ...]) -> np.ndarray:
-    """A uint8 array at an address that 64 divides: JAX's CPU devices share it, where each would copy another."""
+    """A uint8 array at an address that 64 divides: JAX's CPU devices share it; at another, each would have a copy."""
     size = math.prod(shape)
     buffer = np.empty(size + 63, np.uint8)
     start = -buffer.ctypes.data % 64

@@ -41,7 +41,7 @@ class Program(NamedTuple):
     Attributes:
       create_state: () to the state before the first step, on the devices.
       place: puts arrays, which are the same in all processes, on the devices, whole on each; the images of
-        a `Split` as rows.
+        a `Split` as rows. On a CPU they may share the arrays' memory: do not write to these afterwards.
       train_steps: (state, sums, split, epoch, steps) to (steps, state, sums) again and again, until the
         epoch's last step: after each on a CPU, now and then on an accelerator. State and sums are donated.
       lower: (state, sums, split) to the lowered form of what `train_steps` runs first.
@@ -187,14 +187,15 @@ def _take(split: Split, indices: jax.Array, execution: Execution):
 
 def _build_wait(execution: Execution) -> Callable[[Metrics], None]:
     """What is done after a program has been started: nothing, but on a CPU."""
-    limit_freed_memory = machine.freed_memory_limit(len(execution.mesh.local_devices))
+    if not execution.on_cpu:
+        return lambda sums: None
+    limit_freed_memory = machine.keep_large_blocks(len(execution.mesh.local_devices))
 
     def wait(sums: Metrics) -> None:
         # XLA:CPU runs a program's devices as threads of one pool. Several programs in flight can fill it with
         # threads that wait for each other's sum over the devices, and after 40 s the process is aborted.
-        if execution.on_cpu:
-            jax.block_until_ready(sums)
-            limit_freed_memory()
+        jax.block_until_ready(sums)
+        limit_freed_memory()
 
     return wait
 

@@ -10,6 +10,7 @@ import pytest
 from cifar_flax import machine
 from cifar_flax.config import Config, validate
 from cifar_flax.data import decode_batch, encode_batch
+from cifar_flax.execution import resolve
 from cifar_flax.network import weights
 from cifar_flax.training import checkpoint, loop
 from cifar_flax.training.metrics import Metrics
@@ -136,9 +137,9 @@ def test_the_devices_of_a_cpu_share_the_images(sample):
 
 def test_kept_memory_is_limited_after_each_step_and_batch(sample, monkeypatch):
     calls = []
-    monkeypatch.setattr(machine, "freed_memory_limit", lambda num_devices: lambda: calls.append(num_devices))
+    monkeypatch.setattr(machine, "keep_large_blocks", lambda num_devices: lambda: calls.append(num_devices))
     outcome(BASE, sample)
-    assert calls == [jax.local_device_count()] * (2 * NUM_TRAIN // BASE.batch_size + 1)
+    assert calls == [resolve("auto", BASE.batch_size).mesh.size] * (2 * NUM_TRAIN // BASE.batch_size + 1)
 
 
 @pytest.mark.parametrize("name", IN_THE_PROGRAM)
