@@ -324,9 +324,8 @@ def _command(argv: list[str] | None) -> None:
     parser.add_argument("what", choices=[*BENCHMARKS, "start"])
     parser.add_argument("--preset", choices=config.PRESETS, default="compact", help="(compact)")
     parser.add_argument("--batch-size", type=int, help="images a training step (the preset's)")
-    parser.add_argument(
-        "--precision", choices=("auto", "float32", "bfloat16"), default="auto", help="of all candidates, as train.py's"
-    )
+    precisions = ("auto", "float32", "bfloat16")
+    parser.add_argument("--precision", choices=precisions, default="auto", help="of training steps and logits (auto)")
     parser.add_argument("--steps", type=int, default=4, help="training steps a turn (4)")
     parser.add_argument("--images", type=int, default=32, help="images of a forward pass of other presets (32)")
     parser.add_argument("--seeds", type=int, default=2, help="seeds that take a step at once (2)")

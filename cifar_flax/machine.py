@@ -87,8 +87,7 @@ def _processor() -> str:
 
 # mallopt's parameters, from glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
-_KEPT_UNWATCHED = 120_000_000  # bytes of a block
-_MOST = 2**31 - 1
+_KEPT_UNWATCHED, _MOST = 120_000_000, 2**31 - 1  # bytes of a block
 
 
 def _glibc() -> Any:
@@ -98,54 +97,59 @@ def _glibc() -> Any:
 
 
 def _keep_blocks(glibc: Any, size: int) -> None:
-    """Has freed blocks of up to so many bytes kept; larger ones are the system's again."""
+    """Has blocks of up to so many bytes kept when they are freed; larger ones go back to the system."""
     if not glibc.mallopt(_M_MMAP_THRESHOLD, size):
         glibc.mallopt(_M_MMAP_THRESHOLD, 2**25)  # the most that older versions accept
 
 
 def _keep_freed_memory() -> None:
-    """Tells glibc, where that is the C library, to keep what a step frees for the next step.
+    """Tells glibc, where that is the C library, to keep what a step frees, in blocks of up to 120 MB, for the next.
 
     It would return a step's temporary arrays, which XLA:CPU asks for as one block a device, to the system, which
-    then gives them back page by page: a sixth of a step on a CPU. Larger blocks than these are kept while
-    `keep_large_blocks` watches.
+    then gives them back page by page: a sixth of a small network's step on a CPU. Larger ones are kept only by
+    `keep_large_blocks`, which watches them.
     """
     if glibc := _glibc():
         _keep_blocks(glibc, _KEPT_UNWATCHED)
-        glibc.mallopt(_M_TRIM_THRESHOLD, _MOST)
+        glibc.mallopt(_M_TRIM_THRESHOLD, -1)  # never
         glibc.mallopt(_M_ARENA_MAX, 1)
 
 
-# By so many bytes a device may what is kept grow, and so often may it be too much, before large blocks are given up.
-_GROWTH, _CHANCES = 240_000_000, 40
+# Bytes a device by which a process may grow before what is free is given back; how often that may happen before
+# large blocks are no longer kept; and the steps after which one of these chances is there again.
+_GROWTH, _CHANCES, _STEPS_A_CHANCE = 240_000_000, 40, 50
 
 
 def keep_large_blocks(num_devices: int) -> Callable[[], None]:
-    """Has freed memory kept, and returns a function to call after each step, which limits it.
+    """A function to call after each step: from the first on, larger freed blocks are kept too, within limits.
 
     An aligned block that was freed may be too small for the next of its size, by the few bytes that aligning takes
-    (glibc's bug 30723, fixed in 2.39). Mostly that is over after some steps, when the thread's cache is full of such
-    pieces; but by chance a process may come to hold any number of blocks. So where it has grown by 240 MB a device
-    the system gets back all that is free; and if that was so 40 times, blocks of over 120 MB at once from then on.
-    Where the C library is another, nothing is done.
+    (glibc's bug 30723, fixed in 2.39). Mostly that is over within a hundred steps, when the thread's cache is full of
+    such pieces; but by chance a process may come to hold any number of blocks. So where it has grown by 240 MB a
+    device, the system gets back all that is free; and where that happens again and again, new blocks of over 120 MB
+    are no longer kept. Without glibc, or where the system does not say how much memory a process has, nothing is done.
     """
     glibc = _glibc()
     if glibc is None or resident() is None:
         return lambda: None
-    _keep_blocks(glibc, _MOST)
-    before: int | None = 0  # so that what was needed to read and to compile goes back after the first step
-    chances = _CHANCES
+    begun, before, chances = False, None, float(_CHANCES)
 
     def after_step() -> None:
-        nonlocal before, chances
+        nonlocal begun, before, chances
         now = resident() or 0
-        if before is None:
+        if not begun:
+            begun = True
+            _keep_blocks(glibc, _MOST)
+            glibc.malloc_trim(0)  # what was needed to read and to compile
+        elif before is None:
             before = now
         elif now > before + num_devices * _GROWTH:
             glibc.malloc_trim(0)
             before, chances = None, chances - 1
-            if chances == 0:
+            if chances <= 0:
                 _keep_blocks(glibc, _KEPT_UNWATCHED)
+        else:
+            chances = min(_CHANCES, chances + 1 / _STEPS_A_CHANCE)
 
     return after_step
 
@@ -154,7 +158,7 @@ def resident() -> int | None:
     """Bytes of this process that are in memory; None where that is not Linux's to say."""
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, IndexError):
+    except (OSError, ValueError, IndexError):
         return None
 
 

@@ -116,7 +116,7 @@ def test_a_block_is_kept_while_it_is_watched(megabytes):
 
 @needs_glibc
 @pytest.mark.parametrize("megabytes", [112, 400], ids=["compact", "full width"])
-def test_what_is_kept_grows_by_240_megabytes_at_most(megabytes):
+def test_what_is_kept_grows_by_a_block_and_240_megabytes_at_most(megabytes):
     assert _megabytes_and_pages(megabytes, 1000, "watched")[0] < megabytes + 250
 
 
@@ -139,11 +139,12 @@ class Glibc:
 def told(monkeypatch):
     """What a process of these megabytes, looked at after each step, tells glibc: a list for each step."""
 
-    def tell(*megabytes, glibc=None):
-        glibc, sizes, steps = glibc or Glibc(), iter(megabytes), []
+    def tell(*megabytes):
+        glibc, sizes, steps = Glibc(), iter(megabytes), []
         monkeypatch.setattr(machine, "_glibc", lambda: glibc)
-        monkeypatch.setattr(machine, "resident", lambda: megabytes[0] * 10**6)
+        monkeypatch.setattr(machine, "resident", lambda: 1)
         after_step = machine.keep_large_blocks(2)
+        assert glibc.told == []  # a program may be built and never run
         monkeypatch.setattr(machine, "resident", lambda: next(sizes) * 10**6)
         for _ in megabytes:
             glibc.told.clear()
@@ -154,15 +155,24 @@ def told(monkeypatch):
     return tell
 
 
+ALL, SMALL = ((machine._M_MMAP_THRESHOLD, size) for size in (2**31 - 1, 120_000_000))
+
+
 def test_what_is_free_goes_back_after_the_first_step_and_where_a_process_grew_by_240_megabytes_a_device(told):
-    assert told(900, 1000, 1480, 1481, 1200, 1680, 1681) == [["trim"], [], [], ["trim"], [], [], ["trim"]]
+    steps = told(300, 1000, 1480, 1481, 1200, 1680, 1681)
+    assert steps == [[ALL, "trim"], [], [], ["trim"], [], [], ["trim"]]
 
 
-def test_a_process_that_always_grows_is_told_to_keep_no_large_block(told):
-    steps = told(*[900, 100] * 50)  # 100 after a step that follows a trim, 900 after the next
-    assert [bool(step) for step in steps] == [True, False] * 50
-    assert [len(step) for step in steps if step] == [1] * 39 + [2] + [1] * 10
-    assert steps[2 * 39] == ["trim", (machine._M_MMAP_THRESHOLD, 120_000_000)]
+def test_a_process_that_grows_again_and_again_is_told_to_keep_no_large_block(told):
+    """By one block every third step, so that each twelfth is too much."""
+    steps = told(300, *[100 + 117 * (i % 12 // 3) + 500 * (i % 12 == 11) for i in range(12 * 60)])
+    told_small = [i for i, step in enumerate(steps) if SMALL in step]
+    assert 12 * 40 < told_small[0] < 12 * 60 and all("trim" in steps[i] for i in told_small)
+
+
+def test_a_process_that_grows_twice_an_epoch_keeps_its_large_blocks(told):
+    epoch = [100] * 195 + [900]
+    assert not any(SMALL in step for step in told(300, *epoch * 80))
 
 
 def test_an_older_glibc_keeps_what_it_can(monkeypatch):

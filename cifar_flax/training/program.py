@@ -153,15 +153,16 @@ def build_program(config: Config, num_train: int, execution: Execution | None = 
             tree = tree._replace(images=tree.images.reshape(len(tree.images), -1))
         return jax.tree.map(lambda x: _place(x, execution), tree)
 
+    wait = _build_wait(execution)
     train_steps, lower = _build_training(
-        build_train_step(config, model, optimizer), execution, num_train, config.batch_size
+        build_train_step(config, model, optimizer), execution, wait, num_train, config.batch_size
     )
     return Program(
         create_state=create_state,
         place=place,
         train_steps=train_steps,
         lower=lower,
-        evaluate=_build_evaluation(model, execution, config.eval_batch_size),
+        evaluate=_build_evaluation(model, execution, wait, config.eval_batch_size),
         learning_rate=lambda state: float(schedule(state.step - 1) * state.plateau_state.scale),
         advance_plateau=lambda state, value: dataclasses.replace(
             state, plateau_state=next_plateau(state.plateau_state, np.float32(value))
@@ -200,11 +201,16 @@ def _build_wait(execution: Execution) -> Callable[[Metrics], None]:
     return wait
 
 
-def _build_training(train_step: Callable[..., Any], execution: Execution, num_train: int, batch_size: int):
+def _build_training(
+    train_step: Callable[..., Any],
+    execution: Execution,
+    wait: Callable[[Metrics], None],
+    num_train: int,
+    batch_size: int,
+):
     """`Program.train_steps` and `Program.lower`."""
     steps_per_epoch = -(-num_train // batch_size)
     at_once = -(-steps_per_epoch // -(-steps_per_epoch // execution.steps_at_once))  # in equal parts, if possible
-    wait = _build_wait(execution)
 
     @functools.partial(jax.jit, out_shardings=execution.replicated)
     def epoch_order(state: TrainState, epoch: jax.Array):
@@ -238,10 +244,9 @@ def _build_training(train_step: Callable[..., Any], execution: Execution, num_tr
     return train_steps, lower
 
 
-def _build_evaluation(model: ResNet, execution: Execution, batch_size: int):
+def _build_evaluation(model: ResNet, execution: Execution, wait: Callable[[Metrics], None], batch_size: int):
     """`Program.evaluate`."""
     batch_size = -(-batch_size // execution.mesh.size) * execution.mesh.size
-    wait = _build_wait(execution)
 
     @functools.partial(jax.jit, donate_argnums=0, compiler_options=execution.compiler_options)
     def evaluate_batch(sums: Metrics, params: Any, split: Split, indices: jax.Array):

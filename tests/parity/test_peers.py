@@ -107,3 +107,13 @@ def test_benchmark_runs(tmp_path):
     found = json.loads((tmp_path / "found.json").read_text())
     assert {len(seconds) for seconds in found["seconds"].values()} == {1}
     assert all(name in text for name in found["seconds"])
+
+
+@pytest.mark.parametrize(
+    ("precision", "has_it", "expected"),
+    [("auto", True, True), ("auto", False, False), ("float32", True, False), ("bfloat16", False, True)],
+)
+@pytest.mark.skipif(peers.DEVICE.type == "cuda", reason="asks the card, not the processor")
+def test_autocast_is_used_where_the_config_means_bfloat16(monkeypatch, precision, has_it, expected):
+    monkeypatch.setattr(peers.machine, "cpu_has_bfloat16", lambda: has_it)
+    assert peers.multiplies_bfloat16(dataclasses.replace(PRESETS["resnet18"], precision=precision)) is expected
