@@ -87,7 +87,7 @@ def _processor() -> str:
 
 # mallopt's parameters, from glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
-_KEPT_UNWATCHED, _MOST = 120_000_000, 2**31 - 1  # bytes of a block
+_KEPT_UNWATCHED, _KEPT_WATCHED = 120_000_000, 10**9  # bytes of a block
 
 
 def _glibc() -> Any:
@@ -121,7 +121,7 @@ _GROWTH, _CHANCES, _STEPS_A_CHANCE = 240_000_000, 40, 50
 
 
 def keep_large_blocks(num_devices: int) -> Callable[[], None]:
-    """A function to call after each step: from the first on, larger freed blocks are kept too, within limits.
+    """A function to call after each step: from the first on, freed blocks of up to 1 GB are kept, within limits.
 
     An aligned block that was freed may be too small for the next of its size, by the few bytes that aligning takes
     (glibc's bug 30723, fixed in 2.39). Mostly that is over within a hundred steps, when the thread's cache is full of
@@ -139,7 +139,7 @@ def keep_large_blocks(num_devices: int) -> Callable[[], None]:
         now = resident() or 0
         if not begun:
             begun = True
-            _keep_blocks(glibc, _MOST)
+            _keep_blocks(glibc, _KEPT_WATCHED)
             glibc.malloc_trim(0)  # what was needed to read and to compile
         elif before is None:
             before = now

@@ -155,7 +155,7 @@ def told(monkeypatch):
     return tell
 
 
-ALL, SMALL = ((machine._M_MMAP_THRESHOLD, size) for size in (2**31 - 1, 120_000_000))
+ALL, SMALL = ((machine._M_MMAP_THRESHOLD, size) for size in (10**9, 120_000_000))
 
 
 def test_what_is_free_goes_back_after_the_first_step_and_where_a_process_grew_by_240_megabytes_a_device(told):

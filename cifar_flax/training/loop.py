@@ -220,8 +220,9 @@ def _resolve(config: Config, before: dict[str, Any], num_devices: int, say: Call
     return execution
 
 
-# Of the layers' float32 outputs: what XLA:CPU keeps for the gradient and works with, measured with both networks.
-_MEMORY_OF_OUTPUTS = 2.5
+# Of the layers' float32 outputs: what XLA:CPU keeps for the gradient and works with, and a block of freed memory that
+# did not fit again; measured with both networks.
+_MEMORY_OF_OUTPUTS = 3.0
 _OTHER_MEMORY = 10**9  # the data set, JAX, and what it has compiled
 
 
