@@ -171,8 +171,8 @@ def test_a_process_that_grows_again_and_again_is_told_to_keep_no_large_block(tol
 
 
 def test_a_process_that_grows_twice_an_epoch_keeps_its_large_blocks(told):
-    epoch = [100] * 195 + [900]
-    assert not any(SMALL in step for step in told(300, *epoch * 80))
+    half_an_epoch = [100] * 195 + [900]
+    assert not any(SMALL in step for step in told(300, *half_an_epoch * 80))
 
 
 def test_an_older_glibc_keeps_what_it_can(monkeypatch):
