@@ -58,9 +58,16 @@ class Execution(NamedTuple):
         return NamedSharding(self.mesh, PartitionSpec("data"))
 
     @property
-    def compiler_options(self) -> dict[str, str]:
-        """Makes XLA:CPU honour `network.cpu`'s optimization barriers, which it otherwise drops before it fuses."""
-        return {"xla_disable_hlo_passes": "cse_barrier_expander"} if self.on_cpu else {}
+    def compiler_options(self) -> dict[str, str | bool]:
+        """Options of XLA's compiler for the programs of a run."""
+        if self.on_cpu:
+            # XLA:CPU then honours `network.cpu`'s optimization barriers, which it otherwise drops before it fuses.
+            return {"xla_disable_hlo_passes": "cse_barrier_expander"}
+        if self.platform == "gpu":
+            # Without these two searches ResNet-18's first epoch is done after 46 s instead of 62, of which most are
+            # compilation, and a step takes 3% longer: docs/results/gpu-compilation-h100.json.
+            return {"xla_gpu_experimental_enable_fusion_autotuner": False, "xla_gpu_enable_triton_gemm": False}
+        return {}
 
     def record(self) -> dict[str, Any]:
         """What decides, beside the config, about the bits of a run; as JSON values."""

@@ -303,7 +303,11 @@ def _read(path: Path, template: Any) -> tuple[Any, list[dict[str, Any]]]:
     verify(path)
     try:
         with _hushed(), _orbax() as orbax:
-            tree = orbax.restore(path.resolve() / "state", args=ocp.args.StandardRestore(template))
+            folder = path.resolve() / "state"
+            saved = orbax.metadata(folder).item_metadata["sums"]  # an older version's has fewer of them
+            sums = {name: value for name, value in vars(template["sums"]).items() if name in saved}
+            tree = orbax.restore(folder, args=ocp.args.StandardRestore(template | {"sums": sums}))
+        tree["sums"] = dataclasses.replace(template["sums"], **tree["sums"])
         rows = json.loads((path / "progress.json").read_text())
     except Exception as error:  # Orbax and TensorStore raise nearly anything
         raise UserError(f"checkpoint {path} cannot be restored: {_reason(error)}") from error

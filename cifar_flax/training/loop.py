@@ -22,12 +22,12 @@ from cifar_flax.distributed import ALONE, Job
 from cifar_flax.errors import Interrupted, NonFiniteError, UserError
 from cifar_flax.execution import Execution, resolve
 from cifar_flax.network import weights
-from cifar_flax.network.model import Layer, layer_table
+from cifar_flax.network.model import NUM_CLASSES, Layer, layer_table
 from cifar_flax.training import checkpoint, interrupts, rundir
 from cifar_flax.training.checkpoint import DamagedError, Progress
-from cifar_flax.training.metrics import NO_STEP, Metrics
+from cifar_flax.training.metrics import NO_STEP, Metrics, smoothing_entropy
 from cifar_flax.training.program import Program, Split, build_program
-from cifar_flax.training.step import TrainState
+from cifar_flax.training.step import TrainState, kernel_norm
 
 # ResNet-18 trains at some 22 images/s on a core that multiplies in bfloat16; only used to warn beforehand.
 _RESNET18_IMAGES_PER_SECOND_PER_CORE = 22
@@ -292,11 +292,18 @@ def _run_epoch(
     for name, split in held_out.items():
         row |= _summarize(program.evaluate(state.ema_params, split, lambda: on_pause(progress)), name)
     row["learning_rate"] = program.learning_rate(state)
+    row["relative_step"] = float(sums.relative_step_sum) / (progress.steps - int(sums.skipped))
+    row["kernel_norm"] = float(kernel_norm(state.params))
     if epoch > config.warmup_epochs:
-        state = program.advance_plateau(state, row[config.monitor])
+        state = program.advance_plateau(state, row[config.monitor] - _floor(config))
     row["seconds"] = round(time.perf_counter() - start, 3)
     row["images_per_second"] = round((row["train_total"] - already) / train_seconds, 1)
     return Progress(state, program.place(Metrics.empty()), 0, [*progress.rows, row])
+
+
+def _floor(config: Config) -> float:
+    """What the monitored loss cannot fall below: the plateau looks at what is above it."""
+    return smoothing_entropy(NUM_CLASSES, config.label_smoothing) if config.monitor == "train_loss" else 0.0
 
 
 def _summarize(sums: Metrics, name: str) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """Sums over images, divided once at the end: exact at any batch size and in any grouping."""
 
+import math
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -18,6 +20,8 @@ class Metrics:
       count: int32 scalar, images.
       skipped: int32 scalar, training steps not taken because a loss or gradient was not finite.
       bad_step: int32 scalar, the first such step, or `NO_STEP`.
+      relative_step_sum: float32 scalar, the sum over training steps of the root mean square over convolution kernels
+        of the step's length, as a share of the kernel's own.
     """
 
     loss_sum: jax.Array
@@ -25,10 +29,11 @@ class Metrics:
     count: jax.Array
     skipped: jax.Array
     bad_step: jax.Array
+    relative_step_sum: jax.Array
 
     @classmethod
     def empty(cls) -> "Metrics":
-        return cls(jnp.float32(0), jnp.int32(0), jnp.int32(0), jnp.int32(0), jnp.int32(NO_STEP))
+        return cls(jnp.float32(0), jnp.int32(0), jnp.int32(0), jnp.int32(0), jnp.int32(NO_STEP), jnp.float32(0))
 
     def __add__(self, other: "Metrics") -> "Metrics":
         return Metrics(
@@ -37,6 +42,7 @@ class Metrics:
             self.count + other.count,
             self.skipped + other.skipped,
             jnp.minimum(self.bad_step, other.bad_step),
+            self.relative_step_sum + other.relative_step_sum,
         )
 
 
@@ -61,4 +67,12 @@ def measure(logits: jax.Array, labels: jax.Array, mask: jax.Array, *, label_smoo
         count=jnp.sum(mask, dtype=jnp.int32),
         skipped=jnp.int32(0),
         bad_step=jnp.int32(NO_STEP),
+        relative_step_sum=jnp.float32(0),
     )
+
+
+def smoothing_entropy(num_classes: int, label_smoothing: float) -> float:
+    """The entropy of a smoothed target, in nats: the least that `measure`'s loss can be."""
+    off = label_smoothing / num_classes
+    shares = [1 - label_smoothing + off, *[off] * (num_classes - 1)]
+    return -sum(share * math.log(share) for share in shares if share)

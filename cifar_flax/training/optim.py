@@ -37,12 +37,14 @@ def _is_convolution(params):
 
 # Optax's defaults for Newton and Schulz's iteration, which are Jordan's.
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
-_NEWTON_SCHULZ_STEPS = 5
-# On a CPU, matrices with as many rows and columns are iterated on by their product with themselves.
-_LEAST_OF_WIDE = 128
+# Steps between two products with the whole matrix. With fewer digits than float32's, rounding errors in X'X would be
+# multiplied by up to 500 over five steps, so X'X is computed anew after two.
+_NEWTON_SCHULZ_STEPS = {"float32": (5,), "bfloat16": (2, 3)}
 
 
-def _muon(learning_rate: optax.Schedule, weight_decay: float, mesh: Mesh | None) -> optax.GradientTransformation:
+def _muon(
+    learning_rate: optax.Schedule, weight_decay: float, mesh: Mesh | None, precision: str
+) -> optax.GradientTransformation:
     """Muon for kernels `[h, w, in, out]`, each seen as a matrix from its `h * w * in` inputs to its outputs.
 
     Kernels of one shape take their step as one array: an accelerator then starts one operation for all of
@@ -52,76 +54,71 @@ def _muon(learning_rate: optax.Schedule, weight_decay: float, mesh: Mesh | None)
     def as_matrices(stacks):
         return jax.tree.map(lambda _: MuonDimensionNumbers(reduction_axis=(1, 2, 3), output_axis=4), stacks)
 
-    def scale_by_muon(steps: int) -> optax.GradientTransformation:
-        return optax.contrib.scale_by_muon(_NEWTON_SCHULZ, steps, weight_dimension_numbers=as_matrices)
-
-    muon, normalised_momentum = scale_by_muon(_NEWTON_SCHULZ_STEPS), scale_by_muon(0)
+    normalised_momentum = optax.contrib.scale_by_muon(ns_steps=0, weight_dimension_numbers=as_matrices)
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         del params
-        stacks, momenta = _stack(updates), _stack(state.mu)
-        wide = {shape for shape in stacks if mesh is not None and _is_wide(shape)}
-        parts = []
-        for transformation, shapes in ((muon, stacks.keys() - wide), (normalised_momentum, wide)):
-            chosen, kept = ({shape: tree[shape] for shape in shapes} for tree in (stacks, momenta))
-            parts.append(transformation.update(chosen, state._replace(mu=kept)))
-        (stacks, state), (normalised, wide_state) = parts
-        if mesh is not None:
-            stacks |= _orthogonalized(normalised, mesh)
-        return _unstack(stacks, updates), state._replace(mu=_unstack(state.mu | wide_state.mu, updates))
+        stacks: Any
+        stacks, state = normalised_momentum.update(_stack(updates), state._replace(mu=_stack(state.mu)))
+        stacks = _orthogonalized(stacks, mesh, precision)
+        return _unstack(stacks, updates), state._replace(mu=_unstack(state.mu, updates))
 
     return optax.chain(
-        optax.GradientTransformation(muon.init, update),
+        optax.GradientTransformation(normalised_momentum.init, update),
         optax.add_decayed_weights(weight_decay),
         optax.scale_by_learning_rate(learning_rate),
     )
 
 
-def _is_wide(shape: tuple[int, ...]) -> bool:
-    return min(math.prod(shape[:-1]), shape[-1]) >= _LEAST_OF_WIDE
-
-
-def _orthogonalized(stacks: dict[tuple[int, ...], jax.Array], mesh: Mesh) -> dict[tuple[int, ...], jax.Array]:
+def _orthogonalized(
+    stacks: dict[tuple[int, ...], jax.Array], mesh: Mesh | None, precision: str
+) -> dict[tuple[int, ...], jax.Array]:
     """Newton and Schulz's iteration, of less than half the multiplications that its plain form has.
 
-    A step is X p(X'X) with a polynomial p, so all of them are X Q with a Q as small as X'X. The devices share
+    A step is X p(X'X) with a polynomial p, so several of them are X Q with a Q as small as X'X. Devices share
     the rows of X, and the matrices X'X of one size.
 
     Args:
-      stacks: float32 `[n, h, w, in, out]` by the kernel's shape, each kernel of Frobenius norm 1. Fewer digits
-        than float32's would not do: the iteration multiplies what is small in X by up to 500.
-      mesh: of the devices that share the work.
+      stacks: float32 `[n, h, w, in, out]` by the kernel's shape, each kernel of Frobenius norm 1.
+      mesh: of the devices that share the work; None where each does all of it.
+      precision: of the products with X, `float32` or `bfloat16`; sums are float32.
     """
 
     def shared(x: jax.Array, axis: int | None) -> jax.Array:
-        if axis is not None and x.shape[axis] % mesh.size:
+        if mesh is None or (axis is not None and x.shape[axis] % mesh.size):
             return x
         spec = PartitionSpec() if axis is None else PartitionSpec(*(None,) * axis, *mesh.axis_names)
         return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
 
     matrices, by_size = {}, collections.defaultdict(list)
     for shape, stack in stacks.items():
-        matrix = shared(stack, None).reshape(len(stack), -1, shape[-1])
+        matrix = shared(stack.astype(precision), None).reshape(len(stack), -1, shape[-1])
         matrices[shape] = shared(matrix if matrix.shape[1] >= matrix.shape[2] else matrix.swapaxes(1, 2), 1)
         by_size[matrices[shape].shape[2]].append(shape)
-    results = {}
     for shapes in by_size.values():
-        squares = [jnp.einsum("nri,nrj->nij", matrices[shape], matrices[shape]) for shape in shapes]
-        factors = shared(_newton_schulz_factor(shared(jnp.concatenate(squares), 0)), None)
-        ends = itertools.accumulate(len(stacks[shape]) for shape in shapes)
-        for shape, factor in zip(shapes, jnp.split(factors, list(ends)[:-1]), strict=True):
-            result = shared(matrices[shape] @ factor, None)
-            wide = math.prod(shape[:-1]) < shape[-1]
-            results[shape] = (result.swapaxes(1, 2) if wide else result).reshape(stacks[shape].shape)
+        for steps in _NEWTON_SCHULZ_STEPS[precision]:
+            squares = [
+                jnp.einsum("nri,nrj->nij", matrices[shape], matrices[shape], preferred_element_type=jnp.float32)
+                for shape in shapes
+            ]
+            factors = shared(_newton_schulz_factor(shared(jnp.concatenate(squares), 0), steps), None)
+            ends = itertools.accumulate(len(stacks[shape]) for shape in shapes)
+            for shape, factor in zip(shapes, jnp.split(factors, list(ends)[:-1]), strict=True):
+                matrices[shape] = matrices[shape] @ factor.astype(precision)
+    results = {}
+    for shape, stack in stacks.items():
+        result = shared(matrices[shape], None)
+        wide = math.prod(shape[:-1]) < shape[-1]
+        results[shape] = (result.swapaxes(1, 2) if wide else result).reshape(stack.shape).astype(stack.dtype)
     return results
 
 
-def _newton_schulz_factor(square: jax.Array) -> jax.Array:
-    """Q `[n, c, c]`, by which the iteration multiplies X, from X'X `[n, c, c]`: both symmetric, and they commute."""
+def _newton_schulz_factor(square: jax.Array, steps: int) -> jax.Array:
+    """Q `[n, c, c]`, by which so many steps multiply X, from X'X `[n, c, c]`: both symmetric, and they commute."""
     a, b, c = _NEWTON_SCHULZ
     one = jnp.eye(square.shape[-1])[None]
     product = one
-    for i in range(_NEWTON_SCHULZ_STEPS):
+    for i in range(steps):
         step = a * one + b * square + c * (square @ square)
         product = step @ product if i else step
         square = step @ (step @ square)  # what follows the last step is not computed: nothing reads it
@@ -152,6 +149,7 @@ def build_optimizer(
     muon_learning_rate: optax.Schedule | None = None,
     muon_weight_decay: float = 0.0,
     mesh: Mesh | None = None,
+    precision: str = "float32",
 ) -> optax.GradientTransformation:
     """SGD with momentum, or Muon for the convolutions and SGD for the rest; apart from the plateau.
 
@@ -164,7 +162,8 @@ def build_optimizer(
       muon_learning_rate: Muon's rate at each step: about the spectral norm of a kernel's change.
         None leaves the convolutions to SGD.
       muon_weight_decay: share of a kernel that Muon takes away a step, times its rate.
-      mesh: a CPU's devices, which share Muon's work in a form of fewer multiplications; None for Optax's own.
+      mesh: of the devices that share Muon's work; None where each does all of it.
+      precision: of Muon's products with a kernel's momentum, `float32` or `bfloat16`.
 
     Returns:
       The gradient transformation; its updates are to be scaled by the plateau and added.
@@ -178,7 +177,7 @@ def build_optimizer(
     )
     if muon_learning_rate is not None:
         optimizer = optax.partition(
-            {True: _muon(muon_learning_rate, muon_weight_decay, mesh), False: optimizer}, _is_convolution
+            {True: _muon(muon_learning_rate, muon_weight_decay, mesh, precision), False: optimizer}, _is_convolution
         )
     return optax.chain(optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(), optimizer)
 

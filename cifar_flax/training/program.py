@@ -86,7 +86,13 @@ def build_augment(config: Config) -> Callable[[jax.Array, jax.Array], jax.Array]
     )
 
 
-def build_optimizer(config: Config, schedule: optax.Schedule, muon_schedule: optax.Schedule, mesh: Mesh | None = None):
+def build_optimizer(
+    config: Config,
+    schedule: optax.Schedule,
+    muon_schedule: optax.Schedule,
+    mesh: Mesh | None = None,
+    precision: str = "float32",
+):
     """`optim.build_optimizer` of a config, at the rates of these schedules, its work shared by a mesh's devices."""
     return optim.build_optimizer(
         schedule,
@@ -97,6 +103,7 @@ def build_optimizer(config: Config, schedule: optax.Schedule, muon_schedule: opt
         muon_learning_rate=muon_schedule if config.muon_learning_rate else None,
         muon_weight_decay=config.muon_weight_decay,
         mesh=mesh,
+        precision=precision,
     )
 
 
@@ -120,6 +127,7 @@ def build_train_step(config: Config, model: ResNet, optimizer: optax.GradientTra
         augment=build_augment(config),
         label_smoothing=config.label_smoothing,
         ema_decay=config.ema_decay,
+        sam_rho=config.sam_rho,
     )
 
 
@@ -137,8 +145,8 @@ def build_program(config: Config, num_train: int, execution: Execution | None = 
     warmup_steps = config.warmup_epochs * steps_per_epoch
     schedule = optim.warmup_schedule(config.learning_rate, warmup_steps)
     muon_schedule = optim.warmup_schedule(config.muon_learning_rate, warmup_steps)
-    shared_by = execution.mesh if execution.on_cpu else None
-    optimizer, plateau = build_optimizer(config, schedule, muon_schedule, shared_by), build_plateau(config)
+    sharing = (execution.mesh, "float32") if execution.on_cpu else (None, execution.precision)
+    optimizer, plateau = build_optimizer(config, schedule, muon_schedule, *sharing), build_plateau(config)
 
     @functools.partial(jax.jit, out_shardings=execution.replicated)
     def create_state():
@@ -201,6 +209,15 @@ def _build_wait(execution: Execution) -> Callable[[Metrics], None]:
     return wait
 
 
+def _equal_parts(steps: int, limit: int) -> int:
+    """The most steps, at most `limit`, into which an epoch divides evenly: so one program is compiled, not two.
+
+    Where that would be fewer than ten, parts that are equal but for the last one.
+    """
+    whole = next(n for n in range(min(limit, steps), 0, -1) if steps % n == 0)
+    return whole if whole >= min(limit, 10) else -(-steps // -(-steps // limit))
+
+
 def _build_training(
     train_step: Callable[..., Any],
     execution: Execution,
@@ -210,7 +227,7 @@ def _build_training(
 ):
     """`Program.train_steps` and `Program.lower`."""
     steps_per_epoch = -(-num_train // batch_size)
-    at_once = -(-steps_per_epoch // -(-steps_per_epoch // execution.steps_at_once))  # in equal parts, if possible
+    at_once = _equal_parts(steps_per_epoch, execution.steps_at_once)
 
     @functools.partial(jax.jit, out_shardings=execution.replicated)
     def epoch_order(state: TrainState, epoch: jax.Array):

@@ -67,6 +67,7 @@ def train_step(
     augment: Callable[[jax.Array, jax.Array], jax.Array],
     label_smoothing: float,
     ema_decay: float,
+    sam_rho: float = 0.0,
 ) -> tuple[TrainState, Metrics]:
     """Augments a batch, takes one optimizer step on it and updates the averaged parameters.
 
@@ -80,6 +81,8 @@ def train_step(
       augment: (key, normalised images) to images.
       label_smoothing: share of the target spread over all classes.
       ema_decay: decay a step of the averaged parameters; 0 makes them equal to the parameters.
+      sam_rho: once the plateau has lowered the rate, the gradient is taken where the loss is higher: each array
+        of parameters moved along it, all together by this share of their lengths; 0 for the gradient as it is.
 
     Returns:
       The next state, and the batch's metrics, on the augmented images and before the step. A step
@@ -96,6 +99,12 @@ def train_step(
         return sums.loss_sum / sums.count, sums
 
     (loss, sums), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    if sam_rho:
+        grads = jax.lax.cond(
+            state.plateau_state.scale < 1.0,
+            lambda: jax.grad(loss_fn, has_aux=True)(uphill(state.params, grads, sam_rho))[0],
+            lambda: grads,
+        )
     with jax.named_scope("optimize"):
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         updates = optax.tree.scale(state.plateau_state.scale, updates)
@@ -103,6 +112,7 @@ def train_step(
         # The average starts as a plain mean and only then forgets: early weights would linger otherwise.
         decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
         ema_params = optax.incremental_update(params, state.ema_params, 1.0 - decay)
+        sums = dataclasses.replace(sums, relative_step_sum=relative_step(state.params, updates))
 
         finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(grads))
         skipped = dataclasses.replace(Metrics.empty(), skipped=jnp.int32(1), bad_step=state.step)
@@ -115,6 +125,37 @@ def train_step(
         state, step=state.step + 1, params=params, ema_params=ema_params, opt_state=opt_state
     )
     return next_state, sums
+
+
+def uphill(params: Any, grads: Any, rho: float) -> Any:
+    """Parameters from which the loss is about the highest that a change of a relative length `rho` can make it.
+
+    An array's change counts in units of the array's own length, so that the network's scale does not matter: that of
+    a kernel with a norm after it does nothing. The relative lengths' squares add up to the square of `rho`.
+
+    References:
+      Foret et al. 2021, "Sharpness-aware minimization"; Kwon et al. 2021, "ASAM", for the units.
+    """
+    squares = jax.tree.map(lambda x: jnp.sum(jnp.square(x)), params)
+    slopes = jax.tree.map(lambda g, square: square * jnp.sum(jnp.square(g)), grads, squares)
+    length = jnp.sqrt(optax.tree.sum(slopes))
+    scale = rho / jnp.maximum(length, jnp.finfo(jnp.float32).tiny)
+    return jax.tree.map(lambda x, g, square: x + scale * square * g, params, grads, squares)
+
+
+def relative_step(params: Any, updates: Any) -> jax.Array:
+    """The root mean square, over convolution kernels, of an update's length as a share of the kernel's own."""
+    shares = [
+        jnp.sum(jnp.square(update)) / jnp.sum(jnp.square(x))
+        for x, update in zip(jax.tree.leaves(params), jax.tree.leaves(updates), strict=True)
+        if x.ndim == 4
+    ]
+    return jnp.sqrt(jnp.mean(jnp.stack(shares)))
+
+
+def kernel_norm(params: Any) -> jax.Array:
+    """The root mean square of the convolution kernels' Frobenius norms."""
+    return jnp.sqrt(jnp.mean(jnp.stack([jnp.sum(jnp.square(x)) for x in jax.tree.leaves(params) if x.ndim == 4])))
 
 
 def eval_step(params: Any, images: jax.Array, labels: jax.Array, mask: jax.Array, *, model: ResNet) -> Metrics:

@@ -121,7 +121,7 @@ def figures(config: Config) -> list[str]:
         *(f"train_{name}" for name in measured),
         "skipped_steps",
         *(f"{split}_{name}" for split in held_out for name in measured),
-        *("learning_rate", "seconds", "images_per_second"),
+        *("learning_rate", "relative_step", "kernel_norm", "seconds", "images_per_second"),
     ]
 
 

@@ -52,6 +52,24 @@ def finished(tiny, few, tmp_path_factory):
     return folder, rows
 
 
+def test_the_plateau_watches_what_of_the_loss_can_still_be_gained(tiny, few, tmp_path):
+    """Label smoothing puts a floor under the training loss, and none under that of held-out images."""
+    smoothed = dataclasses.replace(tiny, epochs=1, warmup_epochs=0, label_smoothing=0.1, val_size=50)
+    share = np.full(10, 0.01) + 0.9 * np.eye(10)[0]
+    for monitor, floor in (("train_loss", -(share * np.log(share)).sum()), ("val_loss", 0.0)):
+        config = dataclasses.replace(smoothed, monitor=monitor)
+        (row,) = loop.fit(config, few, tmp_path / monitor)
+        best = final_state(config, tmp_path / monitor, 150).plateau_state.best_value
+        np.testing.assert_allclose(best, row[monitor] - floor, rtol=1e-5)
+
+
+def test_a_row_has_the_lengths_of_kernels_and_of_steps(finished, tiny):
+    folder, rows = finished
+    kernels = [np.asarray(x) for x in jax.tree.leaves(final_state(tiny, folder).params) if x.ndim == 4]
+    np.testing.assert_allclose(rows[-1]["kernel_norm"], np.sqrt(np.mean([np.sum(x**2) for x in kernels])), rtol=1e-5)
+    assert all(0 < row["relative_step"] < 1 for row in rows)
+
+
 def test_run_directory_is_complete(finished, tiny):
     folder, rows = finished
     assert {path.name for path in folder.iterdir()} == {

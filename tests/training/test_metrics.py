@@ -3,8 +3,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
-from cifar_flax.training.metrics import NO_STEP, Metrics, measure
+from cifar_flax.training.metrics import NO_STEP, Metrics, measure, smoothing_entropy
 
 
 @pytest.fixture
@@ -46,6 +47,18 @@ def test_the_first_bad_step_wins():
     bad = [Metrics.empty().replace(bad_step=jnp.int32(step)) for step in (7, 3, 9)]
     assert sum(bad, Metrics.empty()).bad_step == 3
     assert Metrics.empty().bad_step == NO_STEP
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
+def test_the_entropy_of_smoothed_targets_is_the_least_loss(smoothing):
+    """By Gibbs' inequality: the loss is least where the prediction is the target itself."""
+    labels = jnp.arange(10)
+    targets = np.full((10, 10), smoothing / 10) + (1 - smoothing) * np.eye(10)
+    logits = jnp.asarray(np.log(np.maximum(targets, 1e-30)), jnp.float32)
+    found = smoothing_entropy(10, smoothing)
+    np.testing.assert_allclose(found, scipy.stats.entropy(targets[0]), rtol=1e-12)
+    measured = measure(logits, labels, jnp.ones(10, bool), label_smoothing=smoothing)
+    np.testing.assert_allclose(measured.loss_sum / 10, found, rtol=1e-5, atol=1e-6)
 
 
 def test_metrics_are_a_pytree():

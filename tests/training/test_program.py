@@ -60,6 +60,7 @@ IN_THE_PROGRAM = {
     "weight_decay": 0.0,
     "muon_learning_rate": 0.1,
     "muon_weight_decay": 0.0,
+    "sam_rho": 0.05,
     "clip_norm": 0.2,
     "label_smoothing": 0.0,
     "ema_decay": 0.05,  # its first steps are nearer to the mean than any larger one says

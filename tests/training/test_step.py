@@ -6,9 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cifar_flax.data import normalize
 from cifar_flax.data.augment import augment
-from cifar_flax.network.model import ResNet
-from cifar_flax.training import optim, step
+from cifar_flax.network.model import ResNet, forward
+from cifar_flax.training import metrics, optim, step
 
 MODEL = ResNet(widths=(8,), strides=(2,), zero_init_residual=True)
 OPTIMIZER = optim.build_optimizer(
@@ -131,3 +132,54 @@ def test_epoch_order_visits_every_image_once(num_images, batch_size):
 def test_epochs_differ_in_their_order():
     orders = [step.epoch_order(jax.random.key(0), epoch, 100, 10) for epoch in (1, 2, 3)]
     assert len({np.asarray(order).tobytes() for order in orders}) == 3
+
+
+def test_uphill_goes_so_far_as_told_and_raises_the_loss_most(state, batch):
+    """By Cauchy-Schwarz no change of that relative length raises the loss's linear part more."""
+    images, labels, mask = batch
+    inputs = normalize(images)
+
+    def loss_fn(params):
+        return metrics.measure(forward(MODEL, params, inputs), labels, mask).loss_sum
+
+    grads, rho = jax.grad(loss_fn)(state.params), 1e-3
+    moved = step.uphill(state.params, grads, rho)
+    lengths = jax.tree.map(lambda x: float(jnp.sum(jnp.square(x))), state.params)
+    shares = jax.tree.map(
+        lambda x, y, square: float(jnp.sum(jnp.square(y - x))) / square if square else 0.0,
+        state.params,
+        moved,
+        lengths,
+    )
+    np.testing.assert_allclose(sum(jax.tree.leaves(shares)), rho**2, rtol=1e-3)
+    rise = sum(jax.tree.leaves(jax.tree.map(lambda g, x, y: float(jnp.vdot(g, y - x)), grads, state.params, moved)))
+    slopes = jax.tree.map(lambda g, square: square * float(jnp.vdot(g, g)), grads, lengths)
+    np.testing.assert_allclose(rise, rho * np.sqrt(sum(jax.tree.leaves(slopes))), rtol=1e-3)
+
+
+def test_the_gradient_is_taken_uphill_once_the_rate_has_fallen(state, batch):
+    plain, sharp = (
+        take_step(augment=lambda key, images: images),
+        take_step(augment=lambda key, images: images, sam_rho=0.1),
+    )
+    chex.assert_trees_all_equal(plain(state, *batch)[0].params, sharp(state, *batch)[0].params)
+    fallen = state.replace(plateau_state=state.plateau_state._replace(scale=jnp.float32(0.5)))
+    found, sums = sharp(fallen, *batch)
+    grads = jax.grad(lambda p: metrics.measure(forward(MODEL, p, normalize(batch[0])), *batch[1:]).loss_sum / 24)
+    moved = step.uphill(state.params, grads(state.params), 0.1)
+    updates, _ = OPTIMIZER.update(grads(moved), state.opt_state, state.params)
+    expected = jax.tree.map(lambda x, update: x + 0.5 * update, state.params, updates)
+    chex.assert_trees_all_close(found.params, expected, rtol=1e-3, atol=1e-6)
+    chex.assert_trees_all_equal(sums, plain(fallen, *batch)[1].replace(relative_step_sum=sums.relative_step_sum))
+
+
+def test_a_relative_step_is_the_change_of_the_kernels(state, batch):
+    moved, sums = TAKE_STEP(state, *batch)
+    shares = [
+        np.sum((np.asarray(y) - np.asarray(x)) ** 2) / np.sum(np.asarray(x) ** 2)
+        for x, y in zip(jax.tree.leaves(state.params), jax.tree.leaves(moved.params), strict=True)
+        if x.ndim == 4
+    ]
+    np.testing.assert_allclose(sums.relative_step_sum, np.sqrt(np.mean(shares)), rtol=1e-3)
+    squares = [np.sum(np.asarray(x) ** 2) for x in jax.tree.leaves(state.params) if x.ndim == 4]
+    np.testing.assert_allclose(step.kernel_norm(state.params), np.sqrt(np.mean(squares)), rtol=1e-5)
