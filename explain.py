@@ -1,4 +1,4 @@
-"""Shows what a trained network gets wrong, and what it was looking at: `python explain.py --ckpt runs/...`."""
+"""Shows the images that a network gets wrong, with Grad-CAM maps: `python explain.py --ckpt runs/...`."""
 
 import sys
 

@@ -1,3 +1,3 @@
-"""A LayerNorm-only ResNet for CIFAR-10 in JAX and Flax, and an account of why it is wrong."""
+"""Trains a LayerNorm-only ResNet on CIFAR-10 in JAX and Flax, and explains its errors with Grad-CAM."""
 
 __version__ = "0.1.0"

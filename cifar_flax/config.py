@@ -20,25 +20,27 @@ def _option(default: Any, help: str) -> Any:
 class Config:
     """A training run. Two runs of equal configs on the same kind of device are equal bit for bit."""
 
-    preset: str = _option("resnet18", "the config that other flags change (resnet18)")
+    preset: str = _option("resnet18", "settings to start from; the other flags change them (resnet18)")
 
     # Data
-    data: Literal["full", "sample"] = _option("full", "all of CIFAR-10, or the embedded 1,000 + 1,000 images")
-    val_size: int = _option(0, "training images to hold out for val_loss, the last ones of the official order")
-    test: bool = _option(True, "evaluate the test set after each epoch; --no-test while recipes are compared")
+    data: Literal["full", "sample"] = _option(
+        "full", "all of CIFAR-10, or the included sample of 1,000 + 1,000 images"
+    )
+    val_size: int = _option(0, "training images to hold out for validation: the last ones of the official order")
+    test: bool = _option(True, "evaluate the test set after each epoch; use --no-test while you compare settings")
 
     # Model. LayerNorm over height, width and channels, 3x3 convolutions, two blocks a stage.
     widths: tuple[int, ...] = _option((64, 128, 256, 512), "channels of each stage")
     strides: tuple[int, ...] = _option((1, 2, 2, 1), "stride of each stage's first block")
-    zero_init_residual: bool = _option(True, "start each block as the identity: its last norm scale at 0")
+    zero_init_residual: bool = _option(True, "start each block as the identity: the scale of its last norm is 0")
 
-    init: str = _option("", "file of weights to start from, as explain.py --export or interop writes")
+    init: str = _option("", "weights file to start from, as explain.py --export or cifar-flax import writes it")
 
     # Augmentation, as the assignment has it
     crop_padding: int = _option(4, "pixels of padding for the random crop; 0: off")
     rotate_degrees: float = _option(5.0, "largest angle of the random rotation; 0: off")
     cutout_size: int = _option(16, "side of the square that is cut out, in pixels; 0: off")
-    random_flip: bool = _option(False, "mirror half of the images; not in the assignment")
+    random_flip: bool = _option(False, "mirror half of the images; not part of the assignment")
 
     # Optimisation. Plain SGD at a high rate, which generalises better here than Adam does: other solutions
     # of the assignment with Adam reach 97% in training and 89.7% in testing. Warm-up, because LayerNorm
@@ -46,46 +48,49 @@ class Config:
     # on kernels only: a norm follows each, so their length is only a rate, while shrinking a norm's scale
     # shrinks the network. Averaged weights do what a decayed rate does, earlier.
     epochs: int = _option(40, "passes over the training set")
-    batch_size: int = _option(256, "images a step")
-    learning_rate: float = _option(0.2, "rate after warm-up, before the plateau lowers it")
-    warmup_epochs: int = _option(3, "epochs of linear warm-up; the plateau is told nothing before their end")
-    momentum: float = _option(0.9, "decay of SGD's velocity")
-    nesterov: bool = _option(True, "look ahead along the velocity")
-    weight_decay: float = _option(5e-4, "decay of convolution and dense kernels; norms and biases have none")
-    muon_learning_rate: float = _option(0.0, "rate of Muon, for the convolutions; 0: SGD trains all")
-    muon_weight_decay: float = _option(0.0, "share of a convolution's kernel that Muon takes away, times its rate")
+    batch_size: int = _option(256, "images per step")
+    learning_rate: float = _option(0.2, "learning rate of SGD after warm-up, before ReduceLROnPlateau lowers it")
+    warmup_epochs: int = _option(3, "epochs of linear warm-up; ReduceLROnPlateau starts after them")
+    momentum: float = _option(0.9, "momentum of SGD")
+    nesterov: bool = _option(True, "Nesterov momentum")
+    weight_decay: float = _option(5e-4, "weight decay of convolution and dense kernels; norms and biases have none")
+    muon_learning_rate: float = _option(0.0, "learning rate of Muon, for the convolutions; 0: SGD trains them too")
+    muon_weight_decay: float = _option(0.0, "weight decay of the convolutions under Muon, times its learning rate")
     sam_rho: float = _option(
         0.0,
-        "once the rate has fallen, take the gradient where parameters moved by this share of their length give "
-        "the highest loss (SAM); 0: off",
+        "sharpness-aware steps (SAM) once the learning rate has fallen: length of the move uphill, relative to the "
+        "parameters; 0: off",
     )
-    clip_norm: float = _option(1.0, "largest global norm of the gradient; 0: off")
-    label_smoothing: float = _option(0.1, "share of the training target spread over all classes")
-    ema_decay: float = _option(0.999, "decay a step of the averaged weights, which are the ones evaluated; 0: off")
+    clip_norm: float = _option(1.0, "clip the gradient to this global norm; 0: off")
+    label_smoothing: float = _option(0.1, "share of the label spread over all classes in training")
+    ema_decay: float = _option(0.999, "decay per step of the averaged weights, which are the ones evaluated; 0: off")
 
     # ReduceLROnPlateau, once an epoch. The training loss is averaged over 50,000 images, so it is smooth
     # enough for a patience of one epoch, and watching it leaks nothing of the test set. What label smoothing puts
     # under that loss, the entropy of its targets, is subtracted: it cannot be gained. An improvement of the rest under
     # 2% an epoch is too slow for 40 epochs: the rate must have fallen some 16- to 64-fold by their end.
     monitor: Literal["train_loss", "val_loss", "test_loss"] = _option(
-        "train_loss", "value the plateau watches; test_loss, as the reference does, looks at the test set"
+        "train_loss", "what ReduceLROnPlateau watches; test_loss lets the test set influence training"
     )
-    patience: int = _option(1, "epochs without improvement before the rate falls: PyTorch's patience plus 1")
-    factor: float = _option(0.5, "what the rate is multiplied by; as PyTorch's")
-    rtol: float = _option(0.02, "relative improvement that counts; PyTorch's threshold, in its mode 'rel'")
-    cooldown: int = _option(1, "epochs after a fall that are not counted; as PyTorch's")
-    min_scale: float = _option(1e-3, "smallest fraction of the learning rate; PyTorch's min_lr over the rate")
+    patience: int = _option(1, "epochs without improvement before the learning rate falls: PyTorch's patience plus 1")
+    factor: float = _option(0.5, "factor by which the learning rate falls; as in PyTorch")
+    rtol: float = _option(0.02, "smallest relative improvement that counts; PyTorch's threshold, in its mode 'rel'")
+    cooldown: int = _option(1, "epochs to wait after a fall; as in PyTorch")
+    min_scale: float = _option(
+        1e-3, "lower limit, as a fraction of the learning rate; PyTorch's min_lr divided by the rate"
+    )
 
     # Execution
     on_nan: Literal["stop", "skip"] = _option(
-        "stop", "what to do when a loss or gradient is not finite: end the run, or leave the step out"
+        "stop", "when a loss or gradient is not finite: end the run, or leave out the step"
     )
-    seed: int = _option(0, "root of all randomness")
+    seed: int = _option(0, "random seed")
     precision: Literal["auto", "float32", "bfloat16"] = _option(
-        "auto", "what is multiplied: on a CPU of wide convolutions only; auto: bfloat16 where the hardware has it"
+        "auto",
+        "number format of the products (on a CPU of wide convolutions only); auto: bfloat16 if the hardware has it",
     )
-    deterministic: bool = _option(False, "on a GPU, the same bits each time; a CPU gives them anyway")
-    eval_batch_size: int = _option(1000, "images evaluated at once; does not change a result")
+    deterministic: bool = _option(False, "the same bits in each run on a GPU; a CPU gives them anyway")
+    eval_batch_size: int = _option(1000, "images per evaluation step; does not change the result")
 
 
 PRESETS: dict[str, Config] = {

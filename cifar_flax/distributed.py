@@ -54,15 +54,21 @@ class Settings(NamedTuple):
 def add_flags(group: argparse._ArgumentGroup) -> None:
     """The flags of `from_flags`."""
     group.add_argument(
-        "--distributed", action="store_true", help="join the others: SLURM, Kubernetes, Open MPI and Cloud TPU say how"
+        "--distributed",
+        action="store_true",
+        help="train with several processes, started by SLURM, Kubernetes, Open MPI or Cloud TPU",
     )
-    group.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 listens, if nothing says so")
-    group.add_argument("--num-processes", type=int, metavar="N", help="how many there are, if nothing says so")
-    group.add_argument("--process-id", type=int, metavar="I", help="which one this is, from 0, if nothing says so")
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0, unless the cluster gives it")
+    group.add_argument(
+        "--num-processes", type=int, metavar="N", help="number of processes, unless the cluster gives it"
+    )
+    group.add_argument(
+        "--process-id", type=int, metavar="I", help="number of this process, from 0, unless the cluster gives it"
+    )
     for name, help in (
-        ("init_timeout", "seconds for all to meet"),
-        ("heartbeat_timeout", "seconds after which a process that was killed or stopped is given up"),
-        ("step_timeout", "seconds that a step may take, or any other wait for the others"),
+        ("init_timeout", "seconds to wait until all processes have started"),
+        ("heartbeat_timeout", "seconds after which a silent process counts as lost"),
+        ("step_timeout", "seconds a step may take, or any other wait for another process"),
     ):
         flag, value = "--" + name.replace("_", "-"), Settings._field_defaults[name]
         group.add_argument(flag, type=_seconds, default=value, metavar="S", help=f"{help} ({value})")

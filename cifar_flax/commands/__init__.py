@@ -14,11 +14,15 @@ from cifar_flax.errors import UserError
 # Each command's module, imported when it is called for, and what is put before its words.
 _COMMANDS = {
     "train": ("cifar_flax.commands.train", [], "train a network"),
-    "sweep": ("cifar_flax.commands.sweep", [], "train several configs and seeds, and compare them"),
-    "explain": ("cifar_flax.commands.explain", [], "show what a network gets wrong, and what it was looking at"),
-    "data": ("cifar_flax.data.__main__", [], "fetch CIFAR-10, or check it"),
-    "import": ("cifar_flax.interop.__main__", ["import"], "a network from PyTorch"),
-    "export": ("cifar_flax.interop.__main__", ["export"], "a network to PyTorch, StableHLO or a model card"),
+    "sweep": ("cifar_flax.commands.sweep", [], "train several settings and seeds, and compare them"),
+    "explain": ("cifar_flax.commands.explain", [], "show the images that a network gets wrong, with Grad-CAM maps"),
+    "data": ("cifar_flax.data.__main__", [], "download or check CIFAR-10"),
+    "import": ("cifar_flax.interop.__main__", ["import"], "import a network from PyTorch"),
+    "export": (
+        "cifar_flax.interop.__main__",
+        ["export"],
+        "export a network to PyTorch or StableHLO, or write a model card",
+    ),
     "augment": ("cifar_flax.commands.augment", [], "draw what augmentation does to images"),
 }
 
@@ -31,7 +35,7 @@ def _usage() -> str:
     width = max(map(len, _COMMANDS))
     lines = [f"  {name:<{width}}  {text}" for name, (_, _, text) in _COMMANDS.items()]
     return "\n".join(["usage: cifar-flax COMMAND ...", "", cifar_flax.__doc__ or "", "", *lines]) + (
-        "\n\n`cifar-flax COMMAND --help` has each command's flags; --version says which this is."
+        "\n\n`cifar-flax COMMAND --help` lists a command's flags; --version prints the version."
     )
 
 

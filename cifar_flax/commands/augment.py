@@ -9,7 +9,7 @@ from cifar_flax.errors import UserError
 def _command(argv: list[str] | None, prog: str) -> None:
     parser = cli.Parser(prog, "Draw eight images and five augmented versions of each.")
     parser.add_argument("--out", type=Path, required=True, help="the PNG file to write")
-    parser.add_argument("--seed", type=int, default=0, help="default: 0")
+    parser.add_argument("--seed", type=int, default=0, help="random seed (0)")
     flags = parser.parse_args(argv)
     if flags.out.exists():
         raise UserError(f"--out {flags.out} exists: choose another, or delete it")

