@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import jaxlib
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -15,6 +16,8 @@ from cifar_flax.errors import UserError
 
 # On a CPU, with fewer images a device, a step's fixed costs outweigh its work.
 _MIN_IMAGES_PER_CORE = 32
+# The first version of jaxlib whose XLA:CPU leaves convolutions in bfloat16 to oneDNN.
+_ONEDNN_SINCE = (0, 11)
 # On an accelerator: some 0.3 s of ResNet-18, so that a signal, a checkpoint and the bar are soon served.
 _STEPS_AT_ONCE = 50
 
@@ -24,8 +27,7 @@ class Execution(NamedTuple):
 
     Attributes:
       mesh: a 1-D mesh named `data` of the devices that share a batch.
-      precision: `float32`, or `bfloat16`: the activations on an accelerator, only the factors of wide
-        convolutions' products on a CPU, whose loops are slower in it.
+      precision: of the activations and convolutions, `float32` or `bfloat16`.
       steps_at_once: training steps that one compiled program takes.
     """
 
@@ -45,7 +47,7 @@ class Execution(NamedTuple):
     @property
     def dtype(self) -> Any:
         """The dtype of the activations."""
-        return jnp.dtype("float32" if self.on_cpu else self.precision)
+        return jnp.dtype(self.precision)
 
     @property
     def replicated(self) -> NamedSharding:
@@ -61,8 +63,12 @@ class Execution(NamedTuple):
     def compiler_options(self) -> dict[str, str | bool]:
         """Options of XLA's compiler for the programs of a run."""
         if self.on_cpu:
-            # XLA:CPU then honours `network.cpu`'s optimization barriers, which it otherwise drops before it fuses.
-            return {"xla_disable_hlo_passes": "cse_barrier_expander"}
+            # XLA:CPU then honours `network.cpu`'s optimization barriers, which it otherwise drops before it fuses; and
+            # leaves convolutions in bfloat16 to oneDNN, ten times as fast as its own.
+            barriers: dict[str, str | bool] = {"xla_disable_hlo_passes": "cse_barrier_expander"}
+            return barriers | (
+                {"xla_cpu_experimental_onednn_custom_call": True} if self.precision == "bfloat16" else {}
+            )
         if self.platform == "gpu":
             # Without these two searches ResNet-18's first epoch is done after 46 s instead of 62, of which most are
             # compilation, and a step takes 3% longer: docs/results/gpu-compilation-h100.json.
@@ -85,7 +91,8 @@ def resolve(precision: str, batch_size: int, num_devices: int = 0) -> Execution:
     """What this machine executes a batch on.
 
     Args:
-      precision: `float32`, `bfloat16`, or `auto`: bfloat16 where the devices multiply in it.
+      precision: `float32`, `bfloat16`, or `auto`: bfloat16 where the devices multiply in it. A CPU that does not
+        computes in float32, whatever is asked: emulated, bfloat16 is far slower.
       batch_size: images, to be divided evenly.
       num_devices: how many devices, the same number in each process; 0 for as many as divide the batch
         into useful parts.
@@ -106,8 +113,8 @@ def resolve(precision: str, batch_size: int, num_devices: int = 0) -> Execution:
         raise UserError(f"--batch-size is {batch_size}: expected a multiple of the {processes} processes")
     limit = min(len(devices), max(processes, batch_size // (_MIN_IMAGES_PER_CORE if on_cpu else 1)))
     size = num_devices or next(n for n in range(limit, 0, -1) if n % processes == 0 and batch_size % n == 0)
-    if precision == "auto":
-        precision = "bfloat16" if _has_bfloat16(devices[0]) else "float32"
+    if precision == "auto" or on_cpu:
+        precision = "bfloat16" if precision != "float32" and _has_bfloat16(devices[0]) else "float32"
     chosen = np.array(devices).reshape(processes, -1)[:, : size // processes].ravel()
     return Execution(Mesh(chosen, ("data",)), precision, 1 if on_cpu else _STEPS_AT_ONCE)
 
@@ -126,7 +133,7 @@ def _devices_by_process() -> tuple[list[Any], int]:
 
 
 def _has_bfloat16(device: Any) -> bool:
-    """TPUs do; NVIDIA's cards from compute capability 8.0 on; and CPUs that say so. Others would emulate it."""
+    """TPUs do; NVIDIA's cards from compute capability 8.0 on; and CPUs that say so, where XLA calls oneDNN for it."""
     if device.platform == "cpu":
-        return machine.cpu_has_bfloat16()
+        return machine.cpu_has_bfloat16() and tuple(map(int, jaxlib.__version__.split(".")[:2])) >= _ONEDNN_SINCE
     return float(getattr(device, "compute_capability", None) or 8.0) >= 8.0

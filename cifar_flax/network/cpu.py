@@ -3,15 +3,18 @@
 It needs `Execution.compiler_options`: XLA:CPU drops optimization barriers before it fuses.
 """
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from cifar_flax.network.convolution import conv1x1, conv3x3
+from cifar_flax.network.convolution import conv1x1, conv3x3, conv3x3_bfloat16, plain3x3
 from cifar_flax.network.forms import Forms
+from cifar_flax.network.model import IMAGE_SHAPE, ResNet
 from cifar_flax.network.norm import layer_norm
 
 
@@ -33,8 +36,11 @@ def _kept(x: jax.Array) -> jax.Array:
     return jax.lax.optimization_barrier(x)
 
 
-def _convolution(factors: Any) -> Callable[..., jax.Array]:
-    """What `flax.linen.Conv` calls, for the two kinds of convolution that the network has; an error of any other."""
+def _convolution(part: int | None) -> Callable[..., jax.Array]:
+    """What `flax.linen.Conv` calls, for the two kinds of convolution that the network has; an error of any other.
+
+    In bfloat16 with `part` images at once for the gradient by a kernel, in float32 where that is None.
+    """
 
     def conv_general_dilated(
         x: jax.Array,
@@ -55,7 +61,9 @@ def _convolution(factors: Any) -> Callable[..., jax.Array]:
         if not plain or strides != (stride, stride) or kernel.shape[1] != size or padding != known.get(size):
             raise NotImplementedError(f"{kernel.shape} with {strides=}, {padding=}, or dilated, or in groups")
         x = _kept(_rows(x)).reshape(x.shape)
-        return conv3x3(x, kernel, stride, factors) if size == 3 else conv1x1(x, kernel, stride)
+        if size == 1:
+            return conv1x1(x, kernel, stride)
+        return conv3x3(x, kernel, stride) if part is None else conv3x3_bfloat16(x, kernel, stride, part)
 
     return conv_general_dilated
 
@@ -83,5 +91,72 @@ def _relu(x: jax.Array) -> jax.Array:
     return _kept(nn.relu(_rows(x))).reshape(x.shape)
 
 
-# With the factors of wide convolutions' products in bfloat16, their sums and all else in float32.
-CPU, CPU_BFLOAT16 = (Forms(_convolution(factors), _LayerNorm, _relu) for factors in (None, jnp.dtype("bfloat16")))
+CPU = Forms(_convolution(None), _LayerNorm, _relu)
+
+
+# Images a device for which a CPU's cache holds what the gradient by a kernel reads and writes.
+_PART = 16
+
+
+@functools.cache
+def cpu_bfloat16(num_devices: int) -> Forms:
+    """The forms for bfloat16 activations, of images that so many devices share."""
+    return Forms(_convolution(_PART * num_devices), _LayerNorm, _relu)
+
+
+# ---- whether bfloat16 is right here --------------------------------------------------------------
+
+# Of the largest value: rounding to bfloat16 is off by 2**-9 of each, and the sum over parts is rounded again.
+TOLERANCE = 0.02
+_COMPILER_OPTIONS = {"xla_cpu_experimental_onednn_custom_call": True}
+
+
+def convolutions(model: ResNet) -> list[tuple[int, int, int, int]]:
+    """Input's height, channels, features and stride of each 3x3 convolution of a network, each kind once."""
+    height, channels = IMAGE_SHAPE[0], IMAGE_SHAPE[-1]
+    found = [(height, channels, model.widths[0], 1)]
+    channels = model.widths[0]
+    for _, width, stride in model.blocks():
+        found.append((height, channels, width, stride))
+        height, channels = -(-height // stride), width
+        found.append((height, width, width, 1))
+    return list(dict.fromkeys(found))
+
+
+def largest_error(shapes: Sequence[tuple[int, int, int, int]], batch: int) -> float:
+    """How far convolutions in bfloat16 and their gradients are from those in float32, of the same random numbers.
+
+    XLA's experimental calls of oneDNN have been wrong for one shape, and nothing said so. So each machine is asked.
+
+    Args:
+      shapes: as `convolutions` returns them.
+      batch: images of one device.
+
+    Returns:
+      The largest difference, as a share of the largest value of the same array.
+    """
+    random = np.random.default_rng(0)
+
+    def normal(*shape: int) -> jax.Array:
+        return jnp.asarray(random.standard_normal(shape, np.float32), jnp.bfloat16)
+
+    arrays = [
+        (normal(batch, height, height, channels), normal(3, 3, channels, features),
+         normal(batch, -(-height // stride), -(-height // stride), features))
+        for height, channels, features, stride in shapes
+    ]  # fmt: skip
+
+    def results(arrays: Any, convolve: Callable[..., jax.Array]) -> Any:
+        found = []
+        for (*_, stride), (x, kernel, gradient) in zip(shapes, arrays, strict=True):
+            y, vjp = jax.vjp(lambda x, kernel, stride=stride: convolve(x, kernel, stride), x, kernel)
+            found.append((y, *vjp(gradient)))
+        return found
+
+    ours = jax.jit(
+        lambda arrays: results(arrays, lambda x, kernel, stride: conv3x3_bfloat16(x, kernel, stride, _PART)),
+        compiler_options=_COMPILER_OPTIONS,
+    )(arrays)
+    exact = jax.jit(lambda arrays: results(arrays, plain3x3))(jax.tree.map(lambda a: a.astype(jnp.float32), arrays))
+    errors = jax.tree.map(lambda a, b: jnp.abs(a.astype(jnp.float32) - b).max() / jnp.abs(b).max(), ours, exact)
+    return max(float(error) for error in jax.tree.leaves(errors))

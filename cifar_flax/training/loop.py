@@ -21,12 +21,12 @@ from cifar_flax.data import Cifar10
 from cifar_flax.distributed import ALONE, Job
 from cifar_flax.errors import Interrupted, NonFiniteError, UserError
 from cifar_flax.execution import Execution, resolve
-from cifar_flax.network import weights
+from cifar_flax.network import cpu, weights
 from cifar_flax.network.model import NUM_CLASSES, Layer, layer_table
 from cifar_flax.training import checkpoint, interrupts, rundir
 from cifar_flax.training.checkpoint import DamagedError, Progress
 from cifar_flax.training.metrics import NO_STEP, Metrics, smoothing_entropy
-from cifar_flax.training.program import Program, Split, build_program
+from cifar_flax.training.program import Program, Split, build_model, build_program
 from cifar_flax.training.step import TrainState, kernel_norm
 
 # ResNet-18 trains at some 22 images/s on a core that multiplies in bfloat16; only used to warn beforehand.
@@ -151,7 +151,7 @@ def _begin(
 ) -> tuple[Program, Execution, Progress]:
     """The program, what it runs on, and where it goes on: the newest checkpoint, or the start; says all three."""
     newest, before = job.of_first(lambda: _newest_intact(config, folder / rundir.CHECKPOINTS, say))
-    execution = _resolve(config, before, num_devices, say)
+    execution = _checked(config, _resolve(config, before, num_devices, say), say)
     job.require_equal(execution.record())
     program = build_program(config, num_train, execution)
     layers = layer_table(program.model)
@@ -218,6 +218,18 @@ def _resolve(config: Config, before: dict[str, Any], num_devices: int, say: Call
     if idle := jax.device_count() - execution.mesh.size if not execution.on_cpu and not num_devices else 0:
         say(f"Note: {idle} of {jax.device_count()} devices are idle: --batch-size {config.batch_size} does not divide")
     return execution
+
+
+def _checked(config: Config, execution: Execution, say: Callable[[str], None]) -> Execution:
+    """The execution; in float32 where this CPU's convolutions in bfloat16, of the run's own shapes, are wrong."""
+    if not execution.on_cpu or execution.precision != "bfloat16":
+        return execution
+    shapes = cpu.convolutions(build_model(config, execution))
+    error = cpu.largest_error(shapes, config.batch_size // execution.mesh.size)
+    if error < cpu.TOLERANCE:
+        return execution
+    say(f"Note: this machine's convolutions in bfloat16 are wrong, by {error:.2g} of the largest value: float32")
+    return execution._replace(precision="float32")
 
 
 # Of the layers' float32 outputs: what XLA:CPU keeps for the gradient and works with, and a block of freed memory that

@@ -16,7 +16,7 @@ from cifar_flax import machine
 from cifar_flax.config import Config
 from cifar_flax.data.augment import augment
 from cifar_flax.execution import Execution, resolve
-from cifar_flax.network.cpu import CPU, CPU_BFLOAT16
+from cifar_flax.network.cpu import CPU, cpu_bfloat16
 from cifar_flax.network.forms import PLAIN
 from cifar_flax.network.model import IMAGE_SHAPE, ResNet
 from cifar_flax.training import optim, step
@@ -69,7 +69,7 @@ def build_model(config: Config, execution: Execution | None = None) -> ResNet:
     if execution is not None:
         dtype = execution.dtype
         if execution.on_cpu:
-            forms = CPU if execution.precision == "float32" else CPU_BFLOAT16
+            forms = CPU if execution.precision == "float32" else cpu_bfloat16(execution.mesh.size)
     return ResNet(
         config.widths, config.strides, zero_init_residual=config.zero_init_residual, dtype=dtype, forms=forms
     )

@@ -12,12 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cifar_flax import machine
+from cifar_flax import execution, machine
 from cifar_flax.config import PRESETS
 from cifar_flax.data import normalization
 from cifar_flax.errors import Interrupted, NonFiniteError, UserError
 from cifar_flax.execution import resolve
-from cifar_flax.network import weights
+from cifar_flax.network import cpu, weights
 from cifar_flax.network.model import layer_table
 from cifar_flax.training import checkpoint, loop, rundir, step
 from cifar_flax.training.checkpoint import Progress
@@ -445,3 +445,14 @@ def test_a_batch_that_memory_cannot_hold_is_refused_before_the_first_step(few, t
         UserError, match=r"--batch-size 8192 needs about 1\d\d GB of memory .* there are 24: choose 1\d{3}"
     ):
         loop.fit(config, few, tmp_path / "run")
+
+
+def test_a_run_is_in_float32_where_bfloat16_is_wrong(tiny, few, tmp_path, monkeypatch, capsys):
+    """As on a CPU that says it multiplies in bfloat16, and does so wrongly."""
+    monkeypatch.setattr(execution, "_has_bfloat16", lambda device: True)
+    for error, expected in ((1e-3, "bfloat16"), (np.nan, "float32"), (3.0, "float32")):
+        monkeypatch.setattr(cpu, "largest_error", lambda shapes, batch, error=error: error)
+        loop.fit(dataclasses.replace(tiny, epochs=1, precision="auto"), few, tmp_path / str(error))
+        newest = checkpoint.find(tmp_path / str(error) / "checkpoints")[-1]
+        assert checkpoint.read_execution(newest)["precision"] == expected
+        assert ("are wrong" in capsys.readouterr().out) == (expected == "float32")
