@@ -130,7 +130,8 @@ PRESETS: dict[str, Config] = {
         eval_batch_size=100,
     ),
     # A network of three stages by a recipe like the compact one's, on the embedded sample: all in a minute.
-    # Smaller batches learned no more in five epochs, by their held-out loss (docs/results/smoke-recipe.json).
+    # Smaller batches learned no more in five epochs, by their held-out loss (docs/results/smoke-recipe.json). In
+    # float32, whose programs a CPU need not compile again at the next start.
     "smoke": Config(
         preset="smoke",
         data="sample",
@@ -143,6 +144,7 @@ PRESETS: dict[str, Config] = {
         muon_learning_rate=0.08,
         label_smoothing=0.0,
         ema_decay=0.95,
+        precision="float32",
     ),
 }
 

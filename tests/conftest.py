@@ -36,12 +36,9 @@ def few(sample) -> data.Cifar10:
 
 @pytest.fixture(scope="session")
 def tiny() -> config.Config:
-    """A network of one narrow, strided stage, on two devices."""
-    return config.validate(
-        dataclasses.replace(
-            config.PRESETS["smoke"], widths=(8,), strides=(2,), epochs=3, batch_size=64, eval_batch_size=64
-        )
-    )
+    """A network of one narrow, strided stage, on two devices, in float32."""
+    changes = dict(widths=(8,), strides=(2,), epochs=3, batch_size=64, eval_batch_size=64, precision="float32")
+    return config.validate(dataclasses.replace(config.PRESETS["smoke"], **changes))
 
 
 @pytest.fixture

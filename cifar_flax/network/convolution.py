@@ -117,9 +117,9 @@ def _backward_bfloat16(stride: int, part: int, saved: tuple[jax.Array, jax.Array
     parts = next(n for n in range(min(_MOST_PARTS, max(1, len(x) // part)), 0, -1) if len(x) % n == 0)
     # A part has an image of every so many, so that each device has as many in it.
     images, gradients = (a.reshape(-1, parts, *a.shape[1:]) for a in (x, gradient))
-    by_kernel = sum(
-        _gradient_by_kernel(images[:, i], gradients[:, i], stride).astype(jnp.float32) for i in range(parts)
-    )
+    by_kernel = jnp.zeros(kernel.shape, jnp.float32)
+    for i in range(parts):
+        by_kernel += _gradient_by_kernel(images[:, i], gradients[:, i], stride)
     return by_x, by_kernel.astype(kernel.dtype)
 
 

@@ -22,7 +22,7 @@ from cifar_flax.distributed import ALONE, Job
 from cifar_flax.errors import Interrupted, NonFiniteError, UserError
 from cifar_flax.execution import Execution, resolve
 from cifar_flax.network import cpu, weights
-from cifar_flax.network.model import NUM_CLASSES, Layer, layer_table
+from cifar_flax.network.model import NUM_CLASSES, Layer, ResNet, layer_table
 from cifar_flax.training import checkpoint, interrupts, rundir
 from cifar_flax.training.checkpoint import DamagedError, Progress
 from cifar_flax.training.metrics import NO_STEP, Metrics, smoothing_entropy
@@ -151,11 +151,13 @@ def _begin(
 ) -> tuple[Program, Execution, Progress]:
     """The program, what it runs on, and where it goes on: the newest checkpoint, or the start; says all three."""
     newest, before = job.of_first(lambda: _newest_intact(config, folder / rundir.CHECKPOINTS, say))
-    execution = _checked(config, _resolve(config, before, num_devices, say), say)
+    execution = _resolve(config, before, num_devices, say)
+    model = build_model(config, execution)
+    layers = layer_table(model)
+    job.together(lambda: _require_memory(config, layers, execution))
+    execution = _checked(config, model, execution, say)
     job.require_equal(execution.record())
     program = build_program(config, num_train, execution)
-    layers = layer_table(program.model)
-    job.together(lambda: _require_memory(config, layers, execution))
     if newest:
         progress = _restore(program, Path(newest), job)
     else:
@@ -220,12 +222,11 @@ def _resolve(config: Config, before: dict[str, Any], num_devices: int, say: Call
     return execution
 
 
-def _checked(config: Config, execution: Execution, say: Callable[[str], None]) -> Execution:
+def _checked(config: Config, model: ResNet, execution: Execution, say: Callable[[str], None]) -> Execution:
     """The execution; in float32 where this CPU's convolutions in bfloat16, of the run's own shapes, are wrong."""
     if not execution.on_cpu or execution.precision != "bfloat16":
         return execution
-    shapes = cpu.convolutions(build_model(config, execution))
-    error = cpu.largest_error(shapes, config.batch_size // execution.mesh.size)
+    error = cpu.largest_error(cpu.convolutions(model), config.batch_size // execution.mesh.size)
     if error < cpu.TOLERANCE:
         return execution
     say(f"Note: this machine's convolutions in bfloat16 are wrong, by {error:.2g} of the largest value: float32")
