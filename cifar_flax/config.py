@@ -63,6 +63,10 @@ class Config:
     )
     clip_norm: float = _option(1.0, "clip the gradient to this global norm; 0: off")
     label_smoothing: float = _option(0.1, "share of the label spread over all classes in training")
+    teacher: str = _option("", "run or file of weights of a network whose answers are learned as well (distillation)")
+    teacher_digest: str = _option("", "SHA-256 that the teacher's parameters have; noted when a run begins")
+    teacher_weight: float = _option(0.9, "share of the loss that the teacher's answers have; the labels have the rest")
+    teacher_temperature: float = _option(4.0, "what logits are divided by where student and teacher are compared")
     ema_decay: float = _option(0.999, "decay per step of the averaged weights, which are the ones evaluated; 0: off")
 
     # ReduceLROnPlateau, once an epoch. The training loss is averaged over 50,000 images, so it is smooth
@@ -181,6 +185,8 @@ def validate(config: Config) -> Config:
         require(name, 0 <= getattr(config, name) < float("inf"), "a finite number, 0 or more")
     for name in ("momentum", "label_smoothing", "ema_decay"):
         require(name, 0 <= getattr(config, name) < 1, "a number in [0, 1)")
+    require("teacher_weight", 0 < config.teacher_weight <= 1, "a number in (0, 1]")
+    require("teacher_temperature", 0 < config.teacher_temperature < float("inf"), "a finite number above 0")
     require("learning_rate", 0 < config.learning_rate < float("inf"), "a finite number above 0")
     require("rotate_degrees", 0 <= config.rotate_degrees <= 180, "an angle in [0, 180]")
     require("factor", 0 < config.factor < 1, "a number in (0, 1)")
@@ -257,11 +263,17 @@ def from_json(text: str | bytes) -> Config:
 
 
 def differences(ours: Config, theirs: Config) -> str:
-    """The fields, other than `RESUMABLE_CHANGES`, in which two configs differ, as text; empty if none."""
+    """The fields, other than `RESUMABLE_CHANGES`, in which two configs differ, as text; empty if none.
+
+    A teacher's digest that one of them has not noted is no difference.
+    """
+    names = [option.name for option in dataclasses.fields(Config) if option.name not in RESUMABLE_CHANGES]
+    if "" in (ours.teacher_digest, theirs.teacher_digest):
+        names.remove("teacher_digest")
     return ", ".join(
-        f"{option.name} ({getattr(ours, option.name)} against {getattr(theirs, option.name)})"
-        for option in dataclasses.fields(Config)
-        if option.name not in RESUMABLE_CHANGES and getattr(ours, option.name) != getattr(theirs, option.name)
+        f"{name} ({getattr(ours, name)} against {getattr(theirs, name)})"
+        for name in names
+        if getattr(ours, name) != getattr(theirs, name)
     )
 
 

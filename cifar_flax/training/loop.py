@@ -28,6 +28,7 @@ from cifar_flax.training.checkpoint import DamagedError, Progress
 from cifar_flax.training.metrics import NO_STEP, Metrics, smoothing_entropy
 from cifar_flax.training.program import Program, Split, build_model, build_program
 from cifar_flax.training.step import TrainState, kernel_norm
+from cifar_flax.training.trained import Network, load_network
 
 # ResNet-18 trains at some 22 images/s on a core that multiplies in bfloat16; only used to warn beforehand.
 _RESNET18_IMAGES_PER_SECOND_PER_CORE = 22
@@ -109,11 +110,15 @@ def _fit(
     num_train = len(data.train_images) - config.val_size
     if job.processes > 1:
         job.require_equal({"data set": _digest(data)})
-    program, execution, progress = _begin(config, num_train, folder, num_devices, job, say)
+    teacher = job.together(lambda: _load_teacher(config))
+    if teacher is not None:
+        job.require_equal({"--teacher": teacher.digest})
+        config = dataclasses.replace(config, teacher_digest=teacher.digest)
+    program, execution, progress = _begin(config, num_train, folder, num_devices, teacher, job, say)
     if log is not None:
         rundir.write_config(folder, config)
         rundir.write_rows(folder, progress.rows)
-    train, held_out = _place_splits(program, data, num_train)
+    train, held_out = _place_splits(program, data, num_train, teacher)
     save, publish = _keeper(config, folder, log, stack, tensorboard, execution)
     bar = stack.enter_context(_progress_bar(config, num_train, progress, hidden=log is None))
     stopped = stack.enter_context(interrupts.as_flag())
@@ -147,7 +152,13 @@ def _fit(
 
 
 def _begin(
-    config: Config, num_train: int, folder: Path, num_devices: int, job: Job, say: Callable[[str], None]
+    config: Config,
+    num_train: int,
+    folder: Path,
+    num_devices: int,
+    teacher: Network | None,
+    job: Job,
+    say: Callable[[str], None],
 ) -> tuple[Program, Execution, Progress]:
     """The program, what it runs on, and where it goes on: the newest checkpoint, or the start; says all three."""
     newest, before = job.of_first(lambda: _newest_intact(config, folder / rundir.CHECKPOINTS, say))
@@ -157,7 +168,7 @@ def _begin(
     job.together(lambda: _require_memory(config, layers, execution))
     execution = _checked(config, model, execution, say)
     job.require_equal(execution.record())
-    program = build_program(config, num_train, execution)
+    program = build_program(config, num_train, execution, teacher and build_model(teacher.config, execution))
     if newest:
         progress = _restore(program, Path(newest), job)
     else:
@@ -167,9 +178,29 @@ def _begin(
     return program, execution, progress
 
 
-def _place_splits(program: Program, data: Cifar10, num_train: int) -> tuple[Split, dict[str, Split]]:
+def _load_teacher(config: Config) -> Network | None:
+    """The network that teaches, if there is one.
+
+    Raises:
+      UserError: there is none where the config says, or it is another one than when the run began.
+    """
+    if not config.teacher:
+        return None
+    teacher = load_network(Path(config.teacher), "--teacher")
+    if config.teacher_digest not in ("", teacher.digest):
+        raise UserError(
+            f"--teacher {config.teacher} is another network than when this run began: put the one back whose "
+            f"parameters have the SHA-256 {config.teacher_digest[:12]}, or start a new run in another --out"
+        )
+    return teacher
+
+
+def _place_splits(
+    program: Program, data: Cifar10, num_train: int, teacher: Network | None
+) -> tuple[Split, dict[str, Split]]:
     """The images to train on, and by name those that are only evaluated, without empty ones; on the devices."""
-    train = Split(data.train_images[:num_train], data.train_labels[:num_train])
+    teacher_params = None if teacher is None else teacher.params
+    train = Split(data.train_images[:num_train], data.train_labels[:num_train], teacher_params)
     held_out = {
         "val": Split(data.train_images[num_train:], data.train_labels[num_train:]),
         "test": Split(data.test_images, data.test_labels),
@@ -316,7 +347,9 @@ def _run_epoch(
 
 def _floor(config: Config) -> float:
     """What the monitored loss cannot fall below: the plateau looks at what is above it."""
-    return smoothing_entropy(NUM_CLASSES, config.label_smoothing) if config.monitor == "train_loss" else 0.0
+    if config.monitor != "train_loss":
+        return 0.0
+    return smoothing_entropy(NUM_CLASSES, config.label_smoothing) * (1 - config.teacher_weight * bool(config.teacher))
 
 
 def _summarize(sums: Metrics, name: str) -> dict[str, Any]:
@@ -365,6 +398,8 @@ def _greeting(
     yield f"Devices: {where['devices']} x {where['device']}{spread}, {where['precision']}"
     size = sum(layer.num_params for layer in layers)
     yield f"Model: {config.preset}, {size:,} parameters, LayerNorm only"
+    if config.teacher:
+        yield f"Teacher: {config.teacher}, SHA-256 {config.teacher_digest[:12]}"
     held_out = f", {config.val_size:,} held out for validation" if config.val_size else ""
     yield f"Data: {_DATA_NAMES[config.data]}, {num_train:,} training images{held_out}"
     if config.monitor == "test_loss":

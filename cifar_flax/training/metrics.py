@@ -46,21 +46,44 @@ class Metrics:
         )
 
 
-def measure(logits: jax.Array, labels: jax.Array, mask: jax.Array, *, label_smoothing: float = 0.0) -> Metrics:
+def measure(
+    logits: jax.Array,
+    labels: jax.Array,
+    mask: jax.Array,
+    *,
+    label_smoothing: float = 0.0,
+    teacher_logits: jax.Array | None = None,
+    teacher_weight: float = 0.0,
+    teacher_temperature: float = 1.0,
+) -> Metrics:
     """Metrics of one batch.
+
+    Without a teacher an image's loss is the cross-entropy of its label. With one it is, of a weight a and at a
+    temperature T, (1 - a) times that and a T^2 times the Kullback-Leibler divergence from the teacher's softmax to the
+    network's, both of logits divided by T.
 
     Args:
       logits: float `[B, num_classes]`.
       labels: int `[B]`.
       mask: bool `[B]`; false for padding, which counts nowhere.
       label_smoothing: share of the target spread evenly over all classes.
+      teacher_logits: float `[B, num_classes]`, or None.
+      teacher_weight: a.
+      teacher_temperature: T.
 
     Returns:
       The sums over the images whose mask is true.
+
+    References:
+      Hinton et al. 2015, "Distilling the knowledge in a neural network".
     """
     num_classes = logits.shape[-1]
     targets = optax.smooth_labels(jax.nn.one_hot(labels, num_classes, dtype=logits.dtype), label_smoothing)
     losses = optax.softmax_cross_entropy(logits, targets)
+    if teacher_logits is not None:
+        ours, theirs = (jax.nn.log_softmax(x / teacher_temperature) for x in (logits, teacher_logits))
+        divergence = optax.losses.kl_divergence_with_log_targets(ours, theirs)
+        losses = (1 - teacher_weight) * losses + teacher_weight * teacher_temperature**2 * divergence
     return Metrics(
         loss_sum=jnp.sum(jnp.where(mask, losses, 0.0), dtype=jnp.float32),
         correct=jnp.sum(mask & (jnp.argmax(logits, axis=-1) == labels), dtype=jnp.int32),

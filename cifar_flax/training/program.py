@@ -27,12 +27,15 @@ from cifar_flax.training.step import TrainState
 class Split(NamedTuple):
     """Images, uint8 `[N, 32, 32, 3]`, which `Program.place` makes `[N, 3072]`, and labels, int32 `[N]`.
 
+    And the parameters of the teacher that answers beside the labels, if there is one.
+
     A TPU pads an array's last two axes to its tiles: 3 or 32 numbers to 128, so that whole images would take
     four times their memory and, to be gathered from, a copy in each program.
     """
 
     images: jax.Array | np.ndarray
     labels: jax.Array | np.ndarray
+    teacher_params: Any = None
 
 
 class Program(NamedTuple):
@@ -118,7 +121,9 @@ def build_plateau(config: Config) -> optax.GradientTransformationExtraArgs:
     )
 
 
-def build_train_step(config: Config, model: ResNet, optimizer: optax.GradientTransformation):
+def build_train_step(
+    config: Config, model: ResNet, optimizer: optax.GradientTransformation, teacher: ResNet | None = None
+):
     """`step.train_step` of a state and a batch alone."""
     return functools.partial(
         step.train_step,
@@ -128,16 +133,22 @@ def build_train_step(config: Config, model: ResNet, optimizer: optax.GradientTra
         label_smoothing=config.label_smoothing,
         ema_decay=config.ema_decay,
         sam_rho=config.sam_rho,
+        teacher=teacher,
+        teacher_weight=config.teacher_weight,
+        teacher_temperature=config.teacher_temperature,
     )
 
 
-def build_program(config: Config, num_train: int, execution: Execution | None = None) -> Program:
+def build_program(
+    config: Config, num_train: int, execution: Execution | None = None, teacher: ResNet | None = None
+) -> Program:
     """Builds the functions of a run; nothing is compiled before it is first called.
 
     Args:
       config: the run's config.
       num_train: images in the training split.
       execution: what they run on; None for what this machine has.
+      teacher: the network whose parameters a training `Split` has beside the labels, if it has any.
     """
     execution = execution or resolve(config.precision, config.batch_size)
     model = build_model(config, execution)
@@ -163,7 +174,7 @@ def build_program(config: Config, num_train: int, execution: Execution | None = 
 
     wait = _build_wait(execution)
     train_steps, lower = _build_training(
-        build_train_step(config, model, optimizer), execution, wait, num_train, config.batch_size
+        build_train_step(config, model, optimizer, teacher), execution, wait, num_train, config.batch_size
     )
     return Program(
         create_state=create_state,
@@ -237,7 +248,7 @@ def _build_training(
     def take_steps(carry: tuple[TrainState, Metrics], split: Split, order: jax.Array, first: jax.Array, *, count: int):
         def body(carry: tuple[TrainState, Metrics], indices: jax.Array):
             state, sums = carry
-            state, batch_sums = train_step(state, *_take(split, indices, execution))
+            state, batch_sums = train_step(state, *_take(split, indices, execution), split.teacher_params)
             return (state, sums + batch_sums), None
 
         # Not a scan of one: XLA:CPU runs the gradient of a convolution some 46 times slower inside a scan.

@@ -61,6 +61,7 @@ def train_step(
     images: jax.Array,
     labels: jax.Array,
     mask: jax.Array,
+    teacher_params: Any = None,
     *,
     model: ResNet,
     optimizer: optax.GradientTransformation,
@@ -68,6 +69,9 @@ def train_step(
     label_smoothing: float,
     ema_decay: float,
     sam_rho: float = 0.0,
+    teacher: ResNet | None = None,
+    teacher_weight: float = 0.0,
+    teacher_temperature: float = 1.0,
 ) -> tuple[TrainState, Metrics]:
     """Augments a batch, takes one optimizer step on it and updates the averaged parameters.
 
@@ -76,6 +80,7 @@ def train_step(
       images: uint8 `[B, 32, 32, 3]`.
       labels: int32 `[B]`.
       mask: bool `[B]`, false for padding: it takes no part in loss, gradient or metrics.
+      teacher_params: the teacher's, if there is one.
       model: the network.
       optimizer: as built by `optim.build_optimizer`.
       augment: (key, normalised images) to images.
@@ -83,6 +88,9 @@ def train_step(
       ema_decay: decay a step of the averaged parameters; 0 makes them equal to the parameters.
       sam_rho: once the plateau has lowered the rate, the gradient is taken where the loss is higher: each array
         of parameters moved along it, all together by this share of their lengths; 0 for the gradient as it is.
+      teacher: a network that sees the same augmented images, and whose answers are part of the loss; or None.
+      teacher_weight: as of `metrics.measure`.
+      teacher_temperature: likewise.
 
     Returns:
       The next state, and the batch's metrics, on the augmented images and before the step. A step
@@ -94,8 +102,18 @@ def train_step(
     with jax.named_scope("augment"):  # the names are those that a profile shows
         inputs = augment(jax.random.fold_in(state.key, state.step), normalize(images))
 
+    teacher_logits = None if teacher is None else forward(teacher, teacher_params, inputs)
+
     def loss_fn(params):
-        sums = metrics.measure(forward(model, params, inputs), labels, mask, label_smoothing=label_smoothing)
+        sums = metrics.measure(
+            forward(model, params, inputs),
+            labels,
+            mask,
+            label_smoothing=label_smoothing,
+            teacher_logits=teacher_logits,
+            teacher_weight=teacher_weight,
+            teacher_temperature=teacher_temperature,
+        )
         return sums.loss_sum / sums.count, sums
 
     (loss, sums), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)

@@ -19,7 +19,7 @@ from cifar_flax.errors import Interrupted, NonFiniteError, UserError
 from cifar_flax.execution import resolve
 from cifar_flax.network import cpu, weights
 from cifar_flax.network.model import layer_table
-from cifar_flax.training import checkpoint, loop, rundir, step
+from cifar_flax.training import checkpoint, loop, rundir, step, trained
 from cifar_flax.training.checkpoint import Progress
 from cifar_flax.training.metrics import Metrics
 from cifar_flax.training.program import Split, build_program
@@ -456,3 +456,19 @@ def test_a_run_is_in_float32_where_bfloat16_is_wrong(tiny, few, tmp_path, monkey
         newest = checkpoint.find(tmp_path / str(error) / "checkpoints")[-1]
         assert checkpoint.read_execution(newest)["precision"] == expected
         assert ("are wrong" in capsys.readouterr().out) == (expected == "float32")
+
+
+def test_a_run_is_taught_by_another(tiny, few, finished, tmp_path, capsys):
+    folder, _ = finished
+    config = dataclasses.replace(tiny, epochs=1, widths=(6,), teacher=str(folder))
+    rows = loop.fit(config, few, tmp_path / "taught")
+    alone = loop.fit(dataclasses.replace(config, teacher=""), few, tmp_path / "alone")
+    assert rows[0]["train_loss"] != alone[0]["train_loss"]
+    digest = trained.load_network(folder).digest
+    assert rundir.read_config(tmp_path / "taught").teacher_digest == digest
+    assert f"Teacher: {folder}, SHA-256 {digest[:12]}" in capsys.readouterr().out
+    again = dataclasses.replace(rundir.read_config(tmp_path / "taught"), epochs=2)
+    assert len(loop.fit(again, few, tmp_path / "taught", resume=True)) == 2
+    other = dataclasses.replace(again, epochs=3, teacher=str(tmp_path / "alone"))
+    with pytest.raises(UserError, match="is another network than when this run began"):
+        loop.fit(other, few, tmp_path / "taught", resume=True)

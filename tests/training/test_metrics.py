@@ -3,6 +3,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 import scipy.stats
 
 from cifar_flax.training.metrics import NO_STEP, Metrics, measure, smoothing_entropy
@@ -59,6 +60,21 @@ def test_the_entropy_of_smoothed_targets_is_the_least_loss(smoothing):
     np.testing.assert_allclose(found, scipy.stats.entropy(targets[0]), rtol=1e-12)
     measured = measure(logits, labels, jnp.ones(10, bool), label_smoothing=smoothing)
     np.testing.assert_allclose(measured.loss_sum / 10, found, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_a_teachers_part_of_the_loss_is_the_divergence_from_its_answers(batch, rng, temperature):
+    logits, labels, mask = batch
+    answers = jnp.asarray(rng.normal(size=logits.shape), jnp.float32)
+    options = dict(label_smoothing=0.1, teacher_weight=0.7, teacher_temperature=temperature)
+    found = measure(logits, labels, mask, teacher_logits=answers, **options)
+    ours, theirs = (scipy.special.softmax(np.asarray(x, np.float64) / temperature, axis=1) for x in (logits, answers))
+    divergence = scipy.special.rel_entr(theirs, ours).sum()
+    alone = measure(logits, labels, mask, label_smoothing=0.1)
+    np.testing.assert_allclose(found.loss_sum, 0.3 * alone.loss_sum + 0.7 * temperature**2 * divergence, rtol=1e-5)
+    assert (found.correct, found.count) == (alone.correct, alone.count)
+    same = measure(logits, labels, mask, teacher_logits=logits, **options)
+    np.testing.assert_allclose(same.loss_sum, 0.3 * alone.loss_sum, rtol=1e-5)
 
 
 def test_metrics_are_a_pytree():

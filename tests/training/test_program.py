@@ -74,6 +74,7 @@ IN_THE_PROGRAM = {
 # What the run must show of each: its rows or its last state.
 IN_THE_LOOP = {"val_size": 64, "epochs": 2, "monitor": "train_loss", "init": "weights.safetensors", "test": False}
 # `preset` is a name; `data` is tested in test_misuse.py, `on_nan` and `eval_batch_size` in test_loop.py.
+TEACHING = {"teacher", "teacher_digest", "teacher_weight", "teacher_temperature"}  # tested in test_loop.py
 WITHOUT_EFFECT = {"preset": "smoke", "data": "full", "on_nan": "skip", "deterministic": True}
 
 
@@ -121,7 +122,12 @@ def test_precision_reaches_the_program():
 def test_every_field_is_listed():
     names = {field.name for field in dataclasses.fields(Config)}
     assert (
-        IN_THE_PROGRAM.keys() | IN_THE_LOOP.keys() | WITHOUT_EFFECT.keys() | {"precision", "eval_batch_size"} == names
+        IN_THE_PROGRAM.keys()
+        | IN_THE_LOOP.keys()
+        | WITHOUT_EFFECT.keys()
+        | TEACHING
+        | {"precision", "eval_batch_size"}
+        == names
     )
 
 

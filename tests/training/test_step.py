@@ -183,3 +183,21 @@ def test_a_relative_step_is_the_change_of_the_kernels(state, batch):
     np.testing.assert_allclose(sums.relative_step_sum, np.sqrt(np.mean(shares)), rtol=1e-3)
     squares = [np.sum(np.asarray(x) ** 2) for x in jax.tree.leaves(state.params) if x.ndim == 4]
     np.testing.assert_allclose(step.kernel_norm(state.params), np.sqrt(np.mean(squares)), rtol=1e-5)
+
+
+def test_the_teacher_sees_the_same_augmented_images(state, batch):
+    """A network that is taught by itself alone has nothing to learn, whatever the augmentation drew."""
+    taught = dict(teacher=MODEL, teacher_weight=1.0, teacher_temperature=2.0)
+    still = optim.build_optimizer(
+        optim.warmup_schedule(0.1, 0), momentum=0.0, nesterov=False, weight_decay=0.0, clip_norm=0.0
+    )
+    train = take_step(optimizer=still, **taught)
+    state = state.replace(opt_state=still.init(state.params))
+    found, sums = train(state, *batch, state.params)
+    chex.assert_trees_all_close(found.params, state.params, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(sums.loss_sum, 0.0, atol=1e-4)
+    other = jax.tree.map(lambda x: x + 0.1, state.params)
+    found, sums = train(state, *batch, other)
+    assert sums.loss_sum > 0.01
+    moved = jax.tree.map(lambda x, y: float(jnp.abs(x - y).max()), found.params, state.params)
+    assert max(jax.tree.leaves(moved)) > 1e-3
