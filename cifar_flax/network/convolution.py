@@ -79,8 +79,9 @@ conv3x3.defvjp(_forward, _backward)
 
 # ---- in bfloat16 ---------------------------------------------------------------------------------
 
-# More parts than these would only make the program larger.
-_MOST_PARTS = 8
+# More parts than these would only make the program larger; and adding up kernels of more numbers than these costs more
+# than the cache gains.
+_MOST_PARTS, _LARGEST_IN_PARTS = 8, 200_000
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -114,7 +115,8 @@ def _backward_bfloat16(stride: int, part: int, saved: tuple[jax.Array, jax.Array
         gradient, gradient.dtype.type(0), [(0, 0, 0), *((0, end, stride - 1) for end in ends), (0, 0, 0)]
     )
     by_x = _plain(spread, jnp.flip(kernel, (0, 1)).swapaxes(2, 3), (1, 1))
-    parts = next(n for n in range(min(_MOST_PARTS, max(1, len(x) // part)), 0, -1) if len(x) % n == 0)
+    most = min(_MOST_PARTS, max(1, len(x) // part)) if kernel.size <= _LARGEST_IN_PARTS else 1
+    parts = next(n for n in range(most, 0, -1) if len(x) % n == 0)
     # A part has an image of every so many, so that each device has as many in it.
     images, gradients = (a.reshape(-1, parts, *a.shape[1:]) for a in (x, gradient))
     by_kernel = jnp.zeros(kernel.shape, jnp.float32)
