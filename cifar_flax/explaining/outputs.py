@@ -266,7 +266,7 @@ def _manifest(found: _Found, entries: dict[str, list[dict[str, Any]]]) -> dict[s
         "layer": choice.stage,
         "method": choice.method,
         "data": test.name,
-        "test_accuracy": 100 * float((found.guesses == test.labels).mean()),
+        "test_accuracy": 100 * int((found.guesses == test.labels).sum()) / len(test.labels),
         "test_count": len(test.labels),
         "wrong": entries["wrong"],
         "correct": entries["correct"],
