@@ -1,179 +1,243 @@
-"""Every field of the config reaches what a run does."""
+"""Every field of the config reaches its place, with its value: what the parts of a run are called with."""
 
 import dataclasses
-import hashlib
+import inspect
+import os
 
 import jax
 import numpy as np
 import pytest
 
 from cifar_flax import machine
+from cifar_flax.commands import train
 from cifar_flax.config import Config, validate
 from cifar_flax.data import decode_batch, encode_batch
 from cifar_flax.execution import resolve
 from cifar_flax.network import weights
-from cifar_flax.training import checkpoint, loop
+from cifar_flax.training import loop, optim, program, rundir, step
 from cifar_flax.training.metrics import Metrics
 from cifar_flax.training.program import Split, build_program
 
-pytestmark = pytest.mark.slow
-
-NUM_TRAIN = 128
-# Everything is on, and the plateau falls at every chance it gets.
-BASE = validate(
+NUM_TRAIN = 100
+# No value is another field's, or its own default.
+GIVEN = validate(
     Config(
+        preset="smoke",
         data="sample",
-        widths=(4,),
-        strides=(2,),
+        val_size=40,
+        test=True,
+        widths=(4, 6),
+        strides=(2, 3),
         zero_init_residual=False,
-        batch_size=64,
-        eval_batch_size=64,
-        epochs=1,
-        warmup_epochs=0,
-        muon_learning_rate=0.05,
-        muon_weight_decay=0.1,
-        weight_decay=0.1,
-        clip_norm=0.1,
-        patience=1,
-        cooldown=0,
-        factor=0.5,
-        rtol=0.5,
-        min_scale=0.4,
-        monitor="test_loss",
+        crop_padding=3,
+        rotate_degrees=7.0,
+        cutout_size=5,
+        random_flip=True,
+        epochs=2,
+        batch_size=48,
+        eval_batch_size=22,
+        learning_rate=0.31,
+        warmup_epochs=4,
+        momentum=0.85,
+        nesterov=False,
+        weight_decay=0.011,
+        muon_learning_rate=0.045,
+        muon_weight_decay=0.023,
+        clip_norm=1.7,
+        label_smoothing=0.13,
+        ema_decay=0.97,
+        patience=6,
+        factor=0.55,
+        rtol=0.037,
+        cooldown=8,
+        min_scale=0.0042,
+        monitor="val_loss",
+        on_nan="skip",
         precision="float32",
+        seed=12345,
     )
 )
-# What the steps, the plateau or the evaluation must show of each field.
-IN_THE_PROGRAM = {
-    "widths": (6,),
-    "strides": (1,),
-    "zero_init_residual": True,
-    "crop_padding": 0,
-    "rotate_degrees": 0.0,
-    "cutout_size": 0,
-    "random_flip": True,
-    "batch_size": 32,
-    "learning_rate": 0.1,
-    "warmup_epochs": 1,
-    "momentum": 0.5,
-    "nesterov": False,
-    "weight_decay": 0.0,
-    "muon_learning_rate": 0.1,
-    "muon_weight_decay": 0.0,
-    "sam_rho": 0.05,
-    "clip_norm": 0.2,
-    "label_smoothing": 0.0,
-    "ema_decay": 0.05,  # its first steps are nearer to the mean than any larger one says
-    "patience": 2,
-    "factor": 0.7,
-    "rtol": 0.01,
-    "cooldown": 2,
-    "min_scale": 0.0,
-    "seed": 1,
-}
-# What the run must show of each: its rows or its last state.
-IN_THE_LOOP = {"val_size": 64, "epochs": 2, "monitor": "train_loss", "init": "weights.safetensors", "test": False}
-# `preset` is a name; `data` is tested in test_misuse.py, `on_nan` and `eval_batch_size` in test_loop.py.
-TEACHING = {"teacher", "teacher_digest", "teacher_weight", "teacher_temperature"}  # tested in test_loop.py
-WITHOUT_EFFECT = {"preset": "smoke", "data": "full", "on_nan": "skip", "deterministic": True}
+# Tested elsewhere: what they do is no argument of a part.
+ELSEWHERE = {"preset", "data", "on_nan", "precision", "deterministic"}
+IN_THE_RUN = {"val_size", "test", "init", "epochs", "monitor"}
 
 
-def digest(*trees) -> str:
-    leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(trees))
-    parts = [f"{path}{np.shape(leaf)}".encode() + np.asarray(leaf).tobytes() for path, leaf in leaves]
-    return hashlib.sha256(b"".join(parts)).hexdigest()
+def spy(monkeypatch, module, name):
+    """The arguments of each call of a function, by their names; the function itself is called all the same."""
+    function, calls = getattr(module, name), []
 
+    def noted(*arguments, **options):
+        bound = inspect.signature(function).bind(*arguments, **options)
+        bound.apply_defaults()
+        calls.append(bound.arguments)
+        return function(*arguments, **options)
 
-def outcome(config: Config, sample) -> str:
-    """A digest of two epochs, the rates and plateaus after them and an evaluation."""
-    program = build_program(config, NUM_TRAIN)
-    train = program.place(Split(sample.train_images[:NUM_TRAIN], sample.train_labels[:NUM_TRAIN]))
-    test = program.place(Split(sample.test_images[:50], sample.test_labels[:50]))
-    state = program.create_state()
-    told = []
-    for epoch, value in enumerate((2.0, 1.9, 1.8, 1.7), start=1):
-        if epoch <= 2:
-            *_, (_, state, sums) = program.train_steps(state, program.place(Metrics.empty()), train, epoch, 0)
-            told.append(jax.device_get((sums, program.learning_rate(state))))
-        state = program.advance_plateau(state, value)
-        told.append(jax.device_get(state.plateau_state))
-    state = dataclasses.replace(state, key=jax.random.key_data(state.key))
-    return digest(state, told, program.evaluate(state.ema_params, test))
+    monkeypatch.setattr(module, name, noted)
+    return calls
 
 
 @pytest.fixture(scope="module")
-def reference(sample):
-    return outcome(BASE, sample)
+def seen():
+    """What each part is called with as a program of `GIVEN` is built, its step traced and an evaluation run."""
+    parts = {
+        "augment": (program, "augment"),
+        "optimizer": (optim, "build_optimizer"),
+        "plateau": (optim, "build_plateau"),
+        "train_step": (step, "train_step"),
+        "state": (step, "create_state"),
+        "eval_step": (step, "eval_step"),
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        calls = {name: spy(patch, *place) for name, place in parts.items()}
+        built = build_program(GIVEN, NUM_TRAIN)
+        state, sums = jax.eval_shape(built.create_state), jax.eval_shape(Metrics.empty)
+        images, labels = (
+            jax.ShapeDtypeStruct((NUM_TRAIN, 3072), np.uint8),
+            jax.ShapeDtypeStruct((NUM_TRAIN,), np.int32),
+        )
+        built.lower(state, sums, Split(images, labels))
+        few = Split(np.zeros((30, 32, 32, 3), np.uint8), np.zeros(30, np.int32))
+        assert int(built.evaluate(built.create_state().params, built.place(few)).count) == 30
+    return {name: found[0] for name, found in calls.items()}
+
+
+def test_every_field_has_a_value_of_its_own_here():
+    values = [value for name, value in dataclasses.asdict(GIVEN).items() if isinstance(value, float | int | tuple)]
+    numbers = [value for value in values if not isinstance(value, bool)]
+    assert len(set(numbers)) == len(numbers)
+    names = {field.name for field in dataclasses.fields(Config)} - ELSEWHERE - {"init"}
+    assert all(getattr(GIVEN, name) != getattr(Config(), name) for name in names - {"test"})
+
+
+def test_what_is_augmented_and_how(seen):
+    names = ("crop_padding", "rotate_degrees", "cutout_size", "random_flip")
+    assert {name: seen["augment"][name] for name in names} == {name: getattr(GIVEN, name) for name in names}
+
+
+def test_what_the_optimizer_is_built_of(seen):
+    given = seen["optimizer"]
+    for name in ("momentum", "nesterov", "weight_decay", "muon_weight_decay", "clip_norm"):
+        assert given[name] == getattr(GIVEN, name), name
+    steps = GIVEN.warmup_epochs * 3  # of 48 images of 100
+    for name, rate in (("learning_rate", GIVEN.learning_rate), ("muon_learning_rate", GIVEN.muon_learning_rate)):
+        rates = [float(given[name](i)) for i in (0, steps - 1, steps, 10 * steps)]
+        np.testing.assert_allclose(rates, [rate / (steps + 1), rate * steps / (steps + 1), rate, rate], rtol=1e-5)
+
+
+def test_without_muons_rate_there_is_no_muon(monkeypatch):
+    calls = spy(monkeypatch, optim, "build_optimizer")
+    build_program(dataclasses.replace(GIVEN, muon_learning_rate=0.0), NUM_TRAIN)
+    assert calls[0]["muon_learning_rate"] is None
+
+
+def test_what_the_plateau_is_built_of(seen):
+    assert dict(seen["plateau"]) == {
+        name: getattr(GIVEN, name) for name in ("patience", "factor", "rtol", "cooldown", "min_scale")
+    }
+
+
+def test_what_a_step_is_made_of(seen):
+    given, model = seen["train_step"], seen["train_step"]["model"]
+    assert given["label_smoothing"] == GIVEN.label_smoothing and given["ema_decay"] == GIVEN.ema_decay
+    assert given["images"].shape == (GIVEN.batch_size, 32, 32, 3)
+    assert (model.widths, model.strides, model.zero_init_residual) == ((4, 6), (2, 3), False)
+    assert seen["state"]["model"] == model == seen["eval_step"]["model"]
+
+
+def test_an_evaluation_is_of_batches_that_the_devices_share(seen):
+    size = seen["eval_step"]["images"].shape[0]
+    assert GIVEN.eval_batch_size <= size < GIVEN.eval_batch_size + jax.device_count()
+
+
+def test_the_seed_is_that_of_the_run():
+    key = build_program(GIVEN, NUM_TRAIN).create_state().key
+    expected = jax.random.split(jax.random.key(12345))[1]
+    np.testing.assert_array_equal(jax.random.key_data(key), jax.random.key_data(expected))
+
+
+def test_the_rate_is_what_the_step_before_was_taken_at():
+    built = build_program(GIVEN, NUM_TRAIN)
+    state = dataclasses.replace(built.create_state(), step=np.int32(5))
+    state = dataclasses.replace(state, plateau_state=state.plateau_state._replace(scale=np.float32(0.5)))
+    expected = 0.5 * float(optim.warmup_schedule(0.31, 12)(4))
+    assert built.learning_rate(state) == pytest.approx(expected)
+
+
+def test_every_field_is_tested():
+    here = inspect.getsource(inspect.getmodule(test_every_field_is_tested))
+    named = {field.name for field in dataclasses.fields(Config)} - ELSEWHERE - IN_THE_RUN
+    body = here[here.index("def test_what_is_augmented") :]
+    missing = {name for name in named if f'"{name}"' not in body and f"GIVEN.{name}" not in body}
+    assert missing <= {"widths", "strides", "zero_init_residual", "seed"}  # in test_what_a_step_is_made_of, by value
+
+
+@pytest.mark.slow
+def test_fields_of_the_run_reach_it(few, tiny, tmp_path, monkeypatch):
+    """Which images, how often, from which weights, and what the plateau is told."""
+    told, begun = [], []
+    build = loop.build_program
+
+    def noted(*arguments):
+        built = build(*arguments)
+
+        def steps(state, *others):
+            begun.append(jax.device_get(state.params))
+            yield from built.train_steps(state, *others)
+
+        def advance(state, value):
+            told.append(value)
+            return built.advance_plateau(state, value)
+
+        return built._replace(train_steps=steps, advance_plateau=advance)
+
+    monkeypatch.setattr(loop, "build_program", noted)
+    params = jax.device_get(build(dataclasses.replace(tiny, seed=7), 200).create_state().params)
+    weights.save_weights(tmp_path / "weights.safetensors", params, tiny, {})
+    changes = {"epochs": 2, "val_size": 40, "monitor": "val_loss", "warmup_epochs": 0, "test": False}
+    config = validate(dataclasses.replace(tiny, init=str(tmp_path / "weights.safetensors"), **changes))
+    rows = loop.fit(config, few, tmp_path / "run")
+    assert [(row["epoch"], row["train_total"], row["val_total"]) for row in rows] == [(1, 160, 40), (2, 160, 40)]
+    assert told == [row["val_loss"] for row in rows] and not any("test_loss" in row for row in rows)
+    jax.tree.map(np.testing.assert_array_equal, begun[0], params)
+    assert rundir.read_config(tmp_path / "run") == config
+
+
+def test_determinism_is_asked_of_the_compiler_before_it_starts(tmp_path, monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_given=1")
+    for words, there in ((["--deterministic"], True), ([], False)):
+        monkeypatch.setenv("XLA_FLAGS", "--xla_given=1")
+        assert train.main(["--preset", "smoke", "--summary", *words]) == 0
+        assert os.environ["XLA_FLAGS"].startswith("--xla_given=1")
+        assert ("--xla_gpu_exclude_nondeterministic_ops=true" in os.environ["XLA_FLAGS"]) == there
 
 
 def test_precision_reaches_the_program():
     """On a CPU it is that of wide convolutions alone; so their program is looked at, not their numbers."""
 
     def text(precision: str) -> str:
-        config = dataclasses.replace(BASE, widths=(128,), precision=precision)
-        program = build_program(config, NUM_TRAIN)
-        state, sums = jax.eval_shape(program.create_state), jax.eval_shape(Metrics.empty)
+        config = dataclasses.replace(GIVEN, widths=(128,), strides=(2,), precision=precision)
+        built = build_program(config, NUM_TRAIN)
+        state, sums = jax.eval_shape(built.create_state), jax.eval_shape(Metrics.empty)
         images = jax.ShapeDtypeStruct((NUM_TRAIN, 32, 32, 3), np.uint8)
-        return program.lower(state, sums, Split(images, jax.ShapeDtypeStruct((NUM_TRAIN,), np.int32))).as_text()
+        return built.lower(state, sums, Split(images, jax.ShapeDtypeStruct((NUM_TRAIN,), np.int32))).as_text()
 
     assert "bf16" in text("bfloat16") and "bf16" not in text("float32")
 
 
-def test_every_field_is_listed():
-    names = {field.name for field in dataclasses.fields(Config)}
-    assert (
-        IN_THE_PROGRAM.keys()
-        | IN_THE_LOOP.keys()
-        | WITHOUT_EFFECT.keys()
-        | TEACHING
-        | {"precision", "eval_batch_size"}
-        == names
-    )
-
-
-def test_an_outcome_is_a_function_of_the_config(sample, reference):
-    assert outcome(BASE, sample) == reference
-
-
-def test_the_devices_of_a_cpu_share_the_images(sample):
+def test_the_devices_of_a_cpu_share_the_images(sample, tiny):
     images = decode_batch(encode_batch(sample.train_images, sample.train_labels))[0]
-    placed = build_program(BASE, NUM_TRAIN).place(Split(images, sample.train_labels)).images
+    placed = build_program(tiny, NUM_TRAIN).place(Split(images, sample.train_labels)).images
     assert len(placed.addressable_shards) > 1
     assert {shard.data.unsafe_buffer_pointer() for shard in placed.addressable_shards} == {images.ctypes.data}
 
 
-def test_kept_memory_is_limited_after_each_step_and_batch(sample, monkeypatch):
+@pytest.mark.slow
+def test_kept_memory_is_limited_after_each_step_and_batch(sample, tiny, monkeypatch):
     calls = []
     monkeypatch.setattr(machine, "keep_large_blocks", lambda num_devices: lambda: calls.append(num_devices))
-    outcome(BASE, sample)
-    assert calls == [resolve("auto", BASE.batch_size).mesh.size] * (2 * NUM_TRAIN // BASE.batch_size + 1)
-
-
-@pytest.mark.parametrize("name", IN_THE_PROGRAM)
-def test_a_field_reaches_the_program(name, sample, reference):
-    changed = validate(dataclasses.replace(BASE, **{name: IN_THE_PROGRAM[name]}))
-    assert outcome(changed, sample) != reference
-
-
-@pytest.mark.parametrize("name", WITHOUT_EFFECT)
-def test_a_field_changes_no_number(name, sample, reference):
-    assert outcome(dataclasses.replace(BASE, **{name: WITHOUT_EFFECT[name]}), sample) == reference
-
-
-@pytest.mark.parametrize("name", IN_THE_LOOP)
-def test_a_field_reaches_the_run(name, few, tmp_path):
-    def state_and_rows(config, folder):
-        rows = loop.fit(config, few, folder)
-        like = jax.eval_shape(build_program(config, NUM_TRAIN).create_state)
-        progress = checkpoint.restore(checkpoint.find(folder / "checkpoints")[-1], like)
-        state = dataclasses.replace(progress.state, key=jax.random.key_data(progress.state.key))
-        return digest(state, [{k: v for k, v in row.items() if not k.startswith(("sec", "images"))} for row in rows])
-
-    value = IN_THE_LOOP[name]
-    if name == "init":
-        value = str(tmp_path / value)
-        params = build_program(dataclasses.replace(BASE, seed=7), NUM_TRAIN).create_state().params
-        weights.save_weights(tmp_path / "weights.safetensors", params, BASE, {})
-    base = dataclasses.replace(BASE, monitor="train_loss") if name == "test" else BASE
-    changed = validate(dataclasses.replace(base, **{name: value}))
-    assert state_and_rows(base, tmp_path / "base") != state_and_rows(changed, tmp_path / "changed")
+    built = build_program(tiny, 128)
+    train_split = built.place(Split(sample.train_images[:128], sample.train_labels[:128]))
+    test_split = built.place(Split(sample.test_images[:50], sample.test_labels[:50]))
+    *_, (_, state, _) = built.train_steps(built.create_state(), built.place(Metrics.empty()), train_split, 1, 0)
+    built.evaluate(state.ema_params, test_split)
+    assert calls == [resolve("auto", tiny.batch_size).mesh.size] * (128 // tiny.batch_size + 1)
