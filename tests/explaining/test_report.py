@@ -3,12 +3,14 @@
 import base64
 import io
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
-from cifar_flax.explaining import cam, people, report
+from cifar_flax.explaining import cam, comparison, people, report
 from cifar_flax.explaining.explanation import TestSet as Images
+from cifar_flax.explaining.trust_tables import Table
 
 NAMES = ["airplane", "</script><b>automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
@@ -222,3 +224,190 @@ def test_fine_maps_are_averaged_down(arguments):
     assert pooled.shape == (2, 11, 16, 16)
     np.testing.assert_allclose(pooled[0, 0, 0, 0], maps[0, 0, :2, :2].mean())
     np.testing.assert_array_equal(report._pool(maps[..., :8, :8]), maps[..., :8, :8])
+
+
+# ---- what is drawn, held against what was given ----------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def compared(arguments):
+    """Another network, made up: right where this one is wrong and the other way round, for some of the images."""
+    labels, count = arguments[3].labels, len(arguments[3].labels)
+    rng = np.random.default_rng(1)
+    guesses = np.where(np.arange(count) % 2, labels, (labels + 3) % 10)
+    p = rng.uniform(0, 0.1, (count, 10))
+    p[np.arange(count), guesses] += rng.uniform(0.2, 1, count)
+    p /= p.sum(axis=1, keepdims=True)
+    mended, broken = np.arange(1, 100, 2), np.arange(0, 60, 2)
+    maps = rng.normal(size=(len(mended) + len(broken), 8, 8)).astype(np.float32)
+    ours = arguments[5].argmax(axis=1)
+    figures = {"checkpoint": "other one", "model": "smoke", "data": "embedded SAMPLE"}
+    figures |= {"definitions": comparison.DEFINITIONS, **comparison.compare(labels, ours, guesses, NAMES)}
+    return comparison.Comparison(figures, guesses, p, mended, broken, maps)
+
+
+@pytest.fixture(scope="module")
+def full_page(show, arguments, compared):
+    """A page with everything: three epochs held out too, tables of trust with a picture, another network."""
+    rows = [
+        {"epoch": e, "learning_rate": 0.1}
+        | {f"{n}_{k}": v for n, x in (("train", 0.1), ("val", 0.3), ("test", 0.4)) for k, v in values(e, x).items()}
+        for e in (1, 2, 3)
+    ]
+    table = Table("A question", "An answer.", ["name", "value"], [["a", "1"], ["b", "2"]], "picture.png")
+    png = io.BytesIO()
+    Image.new("RGB", (7, 5), (1, 2, 3)).save(png, "PNG")
+    html = report.render(
+        arguments[0], rows, *arguments[2:], trust=[table], pictures={"picture.png": png.getvalue()}, compared=compared
+    )
+    return show(html), rows
+
+
+def values(epoch, shift):
+    return {"loss": 2.0 / epoch + shift, "acc": 30.0 * epoch - 10 * shift}
+
+
+def mapped(image, raw, which):
+    """A map over its image at 256x256, by the definition; the difference in blue for positive and orange."""
+    zoomed = image.repeat(8, axis=0).repeat(8, axis=1).astype(float)
+    if which != 10:
+        if (raw <= 0).all():
+            return zoomed / 3
+        return cam.overlay(zoomed / 255, np.asarray(cam.to_image(raw, (256, 256)))).astype(float)
+    large = np.asarray(jax.image.resize(raw, (256, 256), "bilinear", antialias=False), float)
+    strength = np.minimum(1, 0.8 * abs(large) / abs(raw).max())[..., None]
+    colour = np.where(large[..., None] > 0, [45, 109, 181], [179, 88, 6])
+    grey = (zoomed @ [0.3, 0.59, 0.11])[..., None]
+    return (1 - strength) * grey + strength * colour
+
+
+def alike(page, selector, expected):
+    """Whether a canvas shows a picture: the mean difference of the values, of 255, at the canvas's own size."""
+    shown = pixels(page, selector).astype(float)
+    step = 256 // shown.shape[0]
+    small = expected.reshape(len(shown), step, len(shown), step, 3).mean(axis=(1, 3)) if step > 1 else expected
+    return abs(shown - small).mean() < 4
+
+
+def test_curves_go_through_their_rows(full_page):
+    page, rows = full_page
+    for svg, name in zip(page.locator("#curves svg").all(), ("loss", "acc"), strict=True):
+        numbers = [[row[f"{split}_{name}"] for row in rows] for split in ("train", "val", "test")]
+        points = [line.get_attribute("points").split() for line in svg.locator("polyline").all()]
+        places = np.array([[[float(x) for x in point.split(",")] for point in line] for line in points])
+        low, high = np.min(numbers), np.max(numbers)
+        np.testing.assert_allclose(places[..., 1], 166 - 154 * (np.array(numbers) - low) / (high - low), atol=0.01)
+        np.testing.assert_allclose(places[..., 0], np.tile([40, 226, 412], (3, 1)), atol=0.01)
+
+
+def test_every_cell_bar_and_figure_is_what_was_given(full_page, arguments):
+    page = full_page[0]
+    confusion = arguments[2]
+    cells = page.locator("#confusion tbody tr").all()
+    for i, row in enumerate(cells):
+        assert [int(x) for x in row.locator("button").all_inner_texts()] == confusion[i].tolist()
+        assert row.locator("th").text_content() == NAMES[i]
+        label = row.locator("button").nth((i + 1) % 10).get_attribute("aria-label")
+        assert label == f"{confusion[i, (i + 1) % 10]} of {NAMES[i]} predicted as {NAMES[(i + 1) % 10]}"
+        assert row.locator("button").nth((i + 2) % 10).is_disabled() == (confusion[i, (i + 2) % 10] == 0)
+    most = np.max(confusion * (1 - np.eye(10, dtype=int)))
+    shades = page.locator("#confusion tbody button").evaluate_all("all => all.map(x => x.style.background)")
+    for i, j in np.ndindex(10, 10):
+        if i != j:
+            alpha = float(shades[10 * i + j].rstrip(")").split(",")[-1])
+            assert alpha == pytest.approx(0.75 * confusion[i, j] / most, abs=0.01)
+    for i, bar in enumerate(page.locator("#classes .bar").all()):
+        share = confusion[i, i] / confusion[i].sum()
+        assert bar.inner_text().split("\n")[-1] == f"{100 * share:.1f}%"
+        width = bar.locator("span span").evaluate("x => x.style.width")
+        assert float(width[:-1]) == pytest.approx(100 * share, abs=0.01)
+    words = page.locator("#what").inner_text()
+    assert words == "compact: test accuracy 50.00%, embedded SAMPLE. Maps: grad-cam at stage4."
+    assert page.locator("#people").inner_text().count("People disagree too: not disputed") == 1
+    said = arguments[0]["people"]["accuracy"]
+    table = [row.inner_text().split("\t") for row in page.locator("#people table").nth(1).locator("tbody tr").all()]
+    assert table == [[name, str(x["count"]), f"{100 * x['accuracy']:.1f}%"] for name, x in said.items()]
+    table = [row.inner_text().split("\t") for row in page.locator("#trust tbody tr").all()]
+    assert table == [["a", "1"], ["b", "2"]] and "An answer." in page.locator("#trust").inner_text()
+    assert page.locator("#trust img").evaluate("x => x.decode().then(() => [x.naturalWidth, x.naturalHeight])") == [
+        7,
+        5,
+    ]
+
+
+@pytest.mark.parametrize("choice", ["predicted", "true", "difference", "none", "4"])
+def test_the_gallery_draws_the_map_that_is_chosen(full_page, arguments, choice):
+    page, test, raw = full_page[0], arguments[3], arguments[6]
+    guesses = arguments[5].argmax(axis=1)
+    choose(page, map=choice)
+    for position in (5, 9, 11):
+        which = {"predicted": guesses[position], "true": test.labels[position], "difference": 10}.get(choice, 4)
+        expected = test.images[position].repeat(8, axis=0).repeat(8, axis=1).astype(float)
+        if choice != "none":
+            expected = mapped(test.images[position], raw[position, which], which)
+        assert alike(page, f".card[data-index='{3 * position}'] canvas", expected)
+    choose(page)
+
+
+def test_the_dialog_is_of_its_image_and_closes(full_page, arguments):
+    page, test, p, raw = full_page[0], arguments[3], arguments[5], arguments[6]
+    choose(page)
+    page.locator(".card[data-index='15']").click()
+    true, guess = NAMES[test.labels[5]], NAMES[p[5].argmax()]
+    assert page.locator("#detail-title").inner_text().startswith(f"#15: {true}, taken for {guess}")
+    assert page.locator("#detail-title").inner_text().endswith(f"({arguments[7][5]})")
+    for i, button in enumerate(page.locator("#detail-maps button").all()[:10]):
+        assert button.inner_text().split("\n")[-1] == f"{100 * round(p[5, i], 4):.1f}%"
+    assert page.locator("#detail-maps [aria-pressed='true']").inner_text().startswith(guess)
+    page.locator("#detail-maps button").nth(10).click()
+    assert alike(page, "#pair canvas:last-child", mapped(test.images[5], raw[5, 10], 10))
+    note = page.locator("#detail-note").inner_text()
+    assert note.endswith(f": blue speaks for {guess}, orange for {true}.")
+    ends = [float(x) for x in note.split("raw values ")[1].split(":")[0].split(" to ")]
+    np.testing.assert_allclose(ends, [raw[5, 10].min(), raw[5, 10].max()], rtol=0.02)
+    page.locator("#detail-maps button").nth(4).click()
+    assert page.locator("#detail-note").inner_text().startswith(f"What speaks for {NAMES[4]}, raw values ")
+    page.locator("#detail-title").click()
+    assert page.locator("#detail").is_visible()
+    page.mouse.click(3, 3)  # beside it
+    assert not page.locator("#detail").is_visible()
+
+
+def test_the_other_networks_gallery_shows_its_own_maps(full_page, arguments, compared):
+    page, test, raw = full_page[0], arguments[3], arguments[6]
+    ours = arguments[5].argmax(axis=1)
+    assert page.locator("#compared-title").inner_text() == "Compared with other one (smoke)"
+    assert "mended" in page.locator("#compared-tables").inner_text()
+    for kind, positions, first in (("mended", compared.mended, 0), ("broken", compared.broken, len(compared.mended))):
+        page.select_option("#changed", kind)
+        page.select_option("#changed-sort", "index")
+        for place in (0, 3):
+            i = positions[place]
+            card = f"#changed-gallery .card:nth-child({place + 1})"
+            texts = page.locator(card).inner_text()
+            assert f"#{test.indices[i]}, {NAMES[test.labels[i]]}" in texts
+            assert f"this: {NAMES[ours[i]]} {100 * arguments[5][i].max().round(4):.1f}%" in texts
+            assert (
+                f"other: {NAMES[compared.guesses[i]]} {100 * compared.probabilities[i].max().round(4):.1f}%" in texts
+            )
+            plain = test.images[i].repeat(8, axis=0).repeat(8, axis=1).astype(float)
+            shown = [
+                plain,
+                mapped(test.images[i], raw[i, ours[i]], 0),
+                mapped(test.images[i], compared.maps[first + place], 0),
+            ]
+            for column, expected in enumerate(shown, start=1):
+                if i != 1 or column != 2:  # a zero map, with words on it
+                    assert alike(page, f"{card} .trio > div:nth-child({column}) canvas", expected)
+        page.select_option("#changed-sort", "confidence")
+        surest = positions[np.argsort(-compared.probabilities.max(axis=1).round(4)[positions], kind="stable")]
+        number = [card.inner_text().split(",")[0] for card in page.locator("#changed-gallery .card").all()]
+        assert number == [f"#{test.indices[i]}" for i in surest[:30]]
+    i = surest[0]
+    page.locator("#changed-gallery .card").first.click()
+    place = len(compared.mended) + compared.broken.tolist().index(i)
+    assert alike(page, "#detail-other canvas", mapped(test.images[i], compared.maps[place], 0))
+    assert f"The other network: {NAMES[compared.guesses[i]]}," in page.locator("#detail-other").inner_text()
+    bars = page.locator("#detail-other .bar").all_inner_texts()
+    assert [bar.split("\n")[-1] for bar in bars] == [f"{100 * x:.1f}%" for x in compared.probabilities[i].round(4)]
+    page.click("#close")
