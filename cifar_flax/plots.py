@@ -15,6 +15,7 @@ from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 
 from cifar_flax import files
+from cifar_flax.errors import UserError
 
 # Okabe and Ito's: told apart by the colour-blind.
 TRAIN_COLOR, VALIDATION_COLOR, TEST_COLOR = "#0072B2", "#009E73", "#D55E00"
@@ -24,7 +25,12 @@ def _save(figure: Figure, path: Path, description: str = "") -> None:
     """Writes a PNG that replaces the old one only when it is complete, the same bytes for the same picture.
 
     The description goes into the file, where a program can read it.
+
+    Raises:
+      UserError: the name says another kind of file.
     """
+    if path.suffix.lower() != ".png":
+        raise UserError(f"{path}: pictures are PNG files; expected a name that ends in .png")
     FigureCanvasAgg(figure)
     png = io.BytesIO()
     figure.savefig(png, format="png", dpi=150, metadata={"Software": None, "Description": description})

@@ -3,7 +3,6 @@
 import ast
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -105,13 +104,6 @@ def test_only_plots_imports_matplotlib():
     users = [name for name, path in MODULES.items() if "import matplotlib" in path.read_text()]
     users += [name for name, path in MODULES.items() if "from matplotlib" in path.read_text()]
     assert set(users) == {"cifar_flax.plots"}
-
-
-def test_help_answers_quickly_and_without_jax():
-    code = "import sys, train\ntry: train.main(['--help'])\nexcept SystemExit: pass\nassert 'jax' not in sys.modules"
-    start = time.perf_counter()
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)
-    assert time.perf_counter() - start < 1.5
 
 
 @pytest.mark.slow

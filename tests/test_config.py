@@ -2,6 +2,7 @@ import argparse
 import dataclasses
 import json
 import re
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -9,6 +10,8 @@ from hypothesis import strategies as st
 
 from cifar_flax import config
 from cifar_flax.errors import UserError
+
+ROOT = Path(__file__).parents[1]
 
 
 def parse(*words):
@@ -21,6 +24,13 @@ def parse(*words):
 def test_presets_are_valid_and_named_by_their_key(preset):
     assert config.validate(config.PRESETS[preset]).preset == preset
     assert parse("--preset", preset) == config.PRESETS[preset]
+
+
+@pytest.mark.parametrize("preset", ["resnet18", "compact"])
+def test_presets_are_those_of_the_published_runs(preset):
+    """A published figure is of the preset as it is now, or it has to be said."""
+    published = (ROOT / "docs" / "results" / f"{preset}-h200" / "seed-0" / "config.json").read_text()
+    assert config.from_json(published) == config.PRESETS[preset]
 
 
 def test_default_is_the_assignment():

@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -16,8 +18,12 @@ BLOCKS = [
 @pytest.mark.slow
 @pytest.mark.parametrize("block", BLOCKS)
 def test_python_in_the_documents_runs(block, tmp_path, monkeypatch):
+    """And gives numbers: what it names at the end is finite."""
     monkeypatch.chdir(tmp_path)
-    exec(compile(block, "block", "exec"), {})
+    names: dict = {}
+    exec(compile(block, "block", "exec"), names)
+    arrays = [x for x in names.values() if isinstance(x, np.ndarray | jax.Array) and np.issubdtype(x.dtype, np.number)]
+    assert arrays and all(np.isfinite(x).all() for x in arrays)
 
 
 def test_the_rows_of_a_table_have_as_many_cells():

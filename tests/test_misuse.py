@@ -267,10 +267,6 @@ def test_wrong_input_is_one_line_and_exit_code_2(command, words, message, folder
     assert content(folder) == before
 
 
-def test_the_table_is_long():
-    assert len(TABLE) >= 100
-
-
 def test_a_directory_without_permission_is_one_line(folder, capsys, monkeypatch):
     """A fake error: the tests may run as root, who may write anywhere."""
 

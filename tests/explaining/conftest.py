@@ -18,7 +18,7 @@ def show(tmp_path_factory):
         browser = playwright.chromium.launch(executable_path=BROWSER, args=flags)
         said, asked = [], []
 
-        def show(html):
+        def show(html, shown=".card"):
             path = tmp_path_factory.mktemp("report") / "report.html"
             path.write_text(html, encoding="utf-8")
             page = browser.new_page(viewport={"width": 1200, "height": 900}, has_touch=True)
@@ -26,7 +26,7 @@ def show(tmp_path_factory):
             page.on("pageerror", lambda error: said.append(str(error)))
             page.on("request", lambda request: asked.append(request.url))
             page.goto(path.as_uri())
-            page.wait_for_selector(".card")
+            page.wait_for_selector(shown)
             return page
 
         yield show

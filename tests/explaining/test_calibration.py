@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 from scipy.special import softmax
@@ -26,6 +28,42 @@ def test_figures_of_a_2x2_example():
     assert found["aurc"] == pytest.approx((0 + 1 / 2) / 2)
     assert found["augrc"] == pytest.approx((0 + 1 / 2) / 2)
     assert calibration.accuracy_at(0.5, P.max(axis=1), np.array([True, False])) == 1
+
+
+def test_every_list_of_a_figure_is_that_of_its_definition(predictions):
+    """Bins, risks and temperatures, image by image in plain Python."""
+    logits, labels = predictions
+    found = calibration.evaluate(logits, labels, np.random.default_rng(3), draws=300)
+    p = [[math.exp(x) / sum(map(math.exp, row)) for x in row] for row in logits.tolist()]
+    sure = [max(row) for row in p]
+    right = [row.index(max(row)) == label for row, label in zip(p, labels.tolist(), strict=True)]
+    bins = {}
+    for confidence, correct in zip(sure, right, strict=True):
+        bins.setdefault(min(int(15 * confidence), 14), []).append((confidence, correct))
+    shown = found["reliability"]
+    assert shown["bin"] == sorted(bins) and shown["count"] == [len(bins[i]) for i in sorted(bins)]
+    for name, part in (("confidence", 0), ("accuracy", 1)):
+        np.testing.assert_allclose(shown[name], [np.mean([x[part] for x in bins[i]]) for i in sorted(bins)])
+    for low, high, i in zip(shown["calibrated_low"], shown["calibrated_high"], shown["bin"], strict=True):
+        mean = np.mean([x[0] for x in bins[i]])
+        spread = math.sqrt(sum(x[0] * (1 - x[0]) for x in bins[i])) / len(bins[i])
+        assert low <= mean <= high and high - low <= 5 * spread + 2 / len(bins[i])
+        assert spread < 0.02 or high - low > 2 * spread
+    order = np.argsort(-np.array(sure))
+    errors = [sum(not right[i] for i in order[:k]) for k in range(1, len(order) + 1)]
+    assert found["aurc"] == pytest.approx(np.mean([e / k for k, e in enumerate(errors, start=1)]))
+    assert found["augrc"] == pytest.approx(np.mean(errors) / 600)
+    assert found["risk"]["coverage"] == [i / 100 for i in range(1, 101)]
+    np.testing.assert_allclose(found["risk"]["error_rate"], [errors[6 * i - 1] / (6 * i) for i in range(1, 101)])
+    for share in (0.9, 0.8):
+        kept = round(600 * share)
+        assert found["accuracy_at_coverage"][f"{share}"] == pytest.approx(1 - errors[kept - 1] / kept)
+    assert found["ece"] == pytest.approx(sum(abs(sum(c - r for c, r in x)) for x in bins.values()) / 600)
+    ranked = np.argsort(sure)
+    parts = [ranked[[40 * i <= j < 40 * (i + 1) for j in range(600)]] for i in range(15)]
+    by_count = [abs(sum(sure[j] - right[j] for j in part)) for part in parts]
+    assert found["adaptive_ece"] == pytest.approx(sum(by_count) / 600)
+    assert found["temperature"] == pytest.approx([2, 2], rel=0.25) and found["after_temperature"]["nll"] < found["nll"]
 
 
 def test_certain_predictions_share_the_last_bin():

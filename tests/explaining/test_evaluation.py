@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from cifar_flax import data, plots
+from cifar_flax import data
 from cifar_flax.explaining import cam, evaluation, explanation, measures, trust_tables
 from cifar_flax.explaining.explanation import TestSet as Images
 from cifar_flax.training import trained
@@ -62,11 +62,9 @@ def test_a_subset_is_drawn_by_the_seed(evaluate):
 
 def test_methods_that_are_one_map_are_shown_as_one(evaluated):
     found = evaluated[0]
-    assert list(found["faithfulness"]["mean"])[:4] == [
-        "grad-cam = hires-cam = xgrad-cam",
-        *list(found["faithfulness"]["mean"])[1:4],
-    ]
-    assert list(found["faithfulness"]["road"])[-5:] == list(measures.BASELINES)
+    methods = ["grad-cam = hires-cam = xgrad-cam", "grad-cam++", "layer-cam", "eigen-cam"]
+    for fill in ("mean", "road"):
+        assert list(found["faithfulness"][fill]) == [*methods, *measures.BASELINES]
 
 
 def test_the_reference_that_looks_at_the_answer_is_best_and_chance_is_none(evaluated):
@@ -119,14 +117,10 @@ def test_identical_maps_are_found_and_no_others(rng):
     assert len(found) == 5 and found["grad-cam = xgrad-cam"] == 0
 
 
-def test_tables_and_pictures_hold_every_figure_as_text(evaluated, tmp_path):
-    found, pictures = evaluated
+def test_tables_hold_every_figure_as_text(evaluated):
+    found = evaluated[0]
     tables = trust_tables.build(json.loads(json.dumps(found)))
     assert len(tables) == 6
     for table in tables:
         assert all(len(row) == len(table.columns) and all(isinstance(x, str) for x in row) for row in table.rows)
         assert "Measured on" in table.text
-    plots.plot_calibration(found["calibration"], tmp_path / "a.png", "title")
-    plots.plot_faithfulness(found["faithfulness"], measures.BASELINES, tmp_path / "b.png", "title")
-    plots.plot_pairs(pictures.pair_maps, pictures.pairs, data.CLASS_NAMES, tmp_path / "c.png", "title")
-    assert len(list(tmp_path.iterdir())) == 3

@@ -1,5 +1,7 @@
 """A person's own pictures: how they are read, and what is said of them."""
 
+import base64
+import io
 import json
 import os
 import re
@@ -7,10 +9,11 @@ import re
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.special import softmax
 
-from cifar_flax.data import normalize
+from cifar_flax.data import CLASS_NAMES, normalize
 from cifar_flax.errors import UserError
-from cifar_flax.explaining import explanation, folder, own
+from cifar_flax.explaining import cam, explanation, folder, own
 from cifar_flax.network import model
 from cifar_flax.training import trained
 
@@ -126,6 +129,66 @@ def test_distance_is_that_of_all_stages_to_the_tenth_nearest(network, sample):
     np.testing.assert_allclose(own.distance(network, sample.test_images[:5])[0], expected, rtol=1e-3)
 
 
+def decoded(url):
+    with Image.open(io.BytesIO(base64.b64decode(url.split(",")[1]))) as picture:
+        return np.array(picture.convert("RGB"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("size", "corner"), [((96, 60), (18, 0)), ((50, 90), (0, 20))])
+def test_a_picture_that_is_not_square_is_explained_by_its_middle(network, sample, tmp_path, save, size, corner):
+    """What the network is given, and where on the page its maps lie, is the middle square."""
+    side = min(size)
+    middle = Image.fromarray(sample.test_images[5]).resize((side, side), Image.Resampling.NEAREST)
+    whole = Image.new("RGB", size, (255, 0, 255))
+    whole.paste(middle, corner)
+    picture = own.read(save("a.png", whole))
+    own.write(tmp_path / "out", network, [picture], [], stage="stage4", method="grad-cam", overwrite=False)
+    manifest = json.loads((tmp_path / "out" / folder.PICTURES).read_text())
+    page = (tmp_path / "out" / "pictures.html").read_text()
+    shown = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)[1])
+    (entry,), (card,) = manifest["pictures"], shown["pictures"]
+    pixels = np.asarray(middle.resize((32, 32), Image.Resampling.BILINEAR))
+    np.testing.assert_array_equal(decoded(card["input"]), pixels)
+    assert abs(decoded(card["middle"]).astype(int) - np.asarray(middle)).mean() < 12
+    assert decoded(card["whole"]).shape == (size[1], size[0], 3) and entry["size"] == list(size)
+    logits = explanation.predict(network, pixels[None])
+    np.testing.assert_allclose(entry["probabilities"], softmax(logits[0].astype(float)), atol=1e-5)
+    assert entry["predicted"] == CLASS_NAMES[logits[0].argmax()] and card["title"] == "a.png"
+    assert shown["class_names"] == list(CLASS_NAMES) and shown["threshold"] == manifest["threshold"]
+
+
+@pytest.mark.slow
+def test_the_page_of_pictures_shows_what_was_found(network, sample, tmp_path, save, show, rng):
+    noise = Image.fromarray(rng.integers(0, 256, (40, 64, 3), dtype=np.uint8))
+    pictures = [own.read(save("a.png", Image.fromarray(sample.test_images[0]))), own.read(save("noise.png", noise))]
+    out = tmp_path / "out"
+    manifest = own.write(out, network, pictures, [], stage="stage4", method="grad-cam", overwrite=False)
+    page = show((out / "pictures.html").read_text(), "article")
+    assert page.locator("#headline").inner_text() == "2 pictures, explained"
+    assert page.locator("#rule").inner_text().startswith("1 marked as unlike the training set")
+    for article, entry in zip(page.locator("article").all(), manifest["pictures"], strict=True):
+        ranked = np.argsort(-np.array(entry["probabilities"]), kind="stable")
+        percents = [f"{100 * entry['probabilities'][i]:.1f}%" for i in ranked]
+        names = [CLASS_NAMES[i] for i in ranked]
+        assert article.locator("h2").inner_text() == f"{entry['file'].split('/')[-1]}: {names[0]}, {percents[0]}"
+        assert article.locator(".notice").count() == entry["unlike"]
+        bars = [bar.inner_text().split("\n") for bar in article.locator(".bar").all()]
+        assert [[bar[0], bar[-1]] for bar in bars] == [list(x) for x in zip(names, percents, strict=True)]
+        captions = article.locator(".maps figcaption").all_inner_texts()
+        assert captions == [f"{name} {percent}" for name, percent in zip(names, percents, strict=True)]
+        layers = article.locator(".maps figure").evaluate_all(
+            "all => all.map(x => x.querySelector('.layer')?.src ?? '')"
+        )
+        html = (out / "pictures.html").read_text()
+        cards = json.loads(re.search(r'id="data">(.*?)</script>', html, re.DOTALL)[1])["pictures"]
+        (card,) = [card for card in cards if card["file"] == entry["file"]]
+        assert layers == [card["layers"][i] for i in ranked]
+        width, height = entry["size"]
+        assert f"the picture, {width} x {height}" in article.inner_text()
+    page.close()
+
+
 @pytest.mark.slow
 def test_pictures_are_predicted_and_explained_as_test_images_are(network, sample, tmp_path, save, rng):
     noise = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
@@ -150,5 +213,9 @@ def test_pictures_are_predicted_and_explained_as_test_images_are(network, sample
     shown = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)[1])
     for entry, maps in zip(shown["pictures"], raw, strict=True):
         assert [layer == "" for layer in entry["layers"]] == [(m <= 0).all() for m in maps[:10]]
+        for layer, m in zip(entry["layers"], maps[:10], strict=True):
+            if layer:
+                heat = np.asarray(cam.to_image(m, (64, 64)))
+                np.testing.assert_array_equal(decoded(layer), cam.JET[(255 * heat).astype(np.uint8)])
     with pytest.raises(UserError, match="exists"):
         own.write(out, network, pictures, [], stage="stage4", method="grad-cam", overwrite=False)

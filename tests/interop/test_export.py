@@ -1,8 +1,11 @@
 """Out of the house: StableHLO that JAX alone runs, and a model card that the Hugging Face Hub's library reads."""
 
+import dataclasses
+import json
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
@@ -48,6 +51,42 @@ def test_the_card_is_read_by_the_hub_and_its_figures_are_the_runs(tmp_path, caps
         network.digest in read.text and f"| `muon_learning_rate` | {network.config.muon_learning_rate} |" in read.text
     )
     assert trained.load_network(tmp_path / "card" / card.WEIGHTS).digest == network.digest
+
+
+def test_every_line_of_the_card_is_the_runs():
+    """Of a run whose best epoch is not its last, and which held images out."""
+    network = trained.load_network(None)
+    rows = [
+        {
+            "epoch": epoch,
+            **{
+                f"{split}_{name}": value
+                for split, right in (("train", 4000), ("val", 300), ("test", 800))
+                for name, value in (
+                    ("loss", 3 / right + epoch),
+                    ("acc", (right + changed) / 100),
+                    ("correct", right + changed),
+                    ("total", 10_000),
+                )
+            },
+        }
+        for epoch, changed in ((1, 5), (2, 70), (3, 20))
+    ]
+    config = dataclasses.replace(network.config, data="full", val_size=10_000)
+    lines = card.text(network._replace(rows=rows, config=config)).splitlines()
+    size = sum(leaf.size for leaf in jax.tree.leaves(network.params))
+    assert f"# cifar_flax compact, {size:,} parameters" in lines and "At the last epoch, 3:" in lines
+    assert f"| training, augmented | {3 / 4000 + 3:.3f} | 40.20% (4,020 of 10,000) |" in lines
+    assert f"| held out of training | {3 / 300 + 3:.3f} | 3.20% (320 of 10,000) |" in lines
+    assert f"| test | {3 / 800 + 3:.3f} | 8.20% (820 of 10,000) |" in lines
+    assert "The best epoch, 2, has 8.70%: it is chosen on the test set." in lines
+    assert "    - {type: accuracy, value: 0.0820, name: test accuracy of the last epoch}" in lines
+    assert f"    - {{type: loss, value: {3 / 800 + 3:.4f}, name: test loss of the last epoch}}" in lines
+    assert '    dataset: {type: uoft-cs/cifar10, name: "CIFAR-10", split: test}' in lines
+    for name, value in dataclasses.asdict(config).items():
+        assert f"| `{name}` | {json.dumps(value)} |" in lines
+    sample = card.text(network._replace(config=dataclasses.replace(config, data="sample")))
+    assert "trained on the embedded sample of CIFAR-10, 1,000 training and 1,000 test images in JAX" in sample
 
 
 def test_a_card_without_figures_claims_none():

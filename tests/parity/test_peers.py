@@ -51,9 +51,19 @@ def test_network(make_pair, sample):
     np.testing.assert_allclose(theirs, ours, atol=1e-3)
 
 
-def test_training_lowers_the_loss(sample):
+def test_a_step_changes_every_parameter(sample, monkeypatch):
     """All of an epoch runs: augmentation, clipping, optimizer, averaging."""
-    peers.train_steps(PRESETS["compact"], sample.train_images[:64], sample.train_labels[:64], compiled=False)()
+    modules, build = [], peers.network
+
+    def noted(*arguments):
+        modules.append(build(*arguments))
+        return modules[-1]
+
+    monkeypatch.setattr(peers, "network", noted)
+    step = peers.train_steps(PRESETS["compact"], sample.train_images[:64], sample.train_labels[:64], compiled=False)
+    before = [parameter.detach().clone() for parameter in modules[0].parameters()]
+    step()
+    assert all(bool((a != b).any()) for a, b in zip(before, modules[0].parameters(), strict=True))
 
 
 def test_arithmetic_is_counted_as_by_hand():

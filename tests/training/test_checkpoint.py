@@ -3,7 +3,7 @@ import json
 import os
 import random
 import shutil
-import time
+import threading
 
 import chex
 import hypothesis
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import pytest
 from hypothesis import strategies as st
 
+from cifar_flax import files
 from cifar_flax.errors import UserError
 from cifar_flax.training import checkpoint
 from cifar_flax.training.checkpoint import DamagedError, Progress
@@ -192,14 +193,19 @@ def test_a_vanished_directory_is_one_line(state, tiny, tmp_path):
 
 def test_saving_does_not_wait_for_the_disk(state, tiny, tmp_path, monkeypatch):
     """And the state may be donated at once: what is written is a copy."""
-    write = checkpoint.Writer._write
-    monkeypatch.setattr(checkpoint.Writer, "_write", lambda *arguments: (time.sleep(1), write(*arguments)))
+    disk, write = threading.Event(), files.write_atomically
+
+    def wait(*arguments):
+        assert disk.wait(60)
+        write(*arguments)
+
+    monkeypatch.setattr(files, "write_atomically", wait)
     doomed = jax.tree.map(jnp.copy, state)
     with checkpoint.Writer(tmp_path, tiny, EXECUTION) as writer:
-        start = time.perf_counter()
         writer.save(progress_of(doomed, [1.0]))
-        assert time.perf_counter() - start < 0.9
         jax.tree.map(lambda x: x.delete(), doomed)
+        assert not (tmp_path / "1").exists()
+        disk.set()
     restored = checkpoint.restore(tmp_path / "1", state).state
     chex.assert_trees_all_equal(restored.params, jax.device_get(state.params))
 
