@@ -94,8 +94,8 @@ def waiting(what: str) -> Iterator[None]:
 def run(command: Callable[[], None]) -> int:
     """Runs a command and returns its exit code.
 
-    0; 2 for a wrong input or a device out of memory; 3 for a number that is not finite; 130 for Ctrl-C and 143
-    for SIGTERM; 141 where nobody reads what it prints.
+    0; 1 for a sweep of which runs failed; 2 for a wrong input or a device out of memory; 3 for a number that is not
+    finite; 130 for Ctrl-C and 143 for SIGTERM; 141 where nobody reads what it prints.
     """
     try:
         command()

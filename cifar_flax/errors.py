@@ -11,7 +11,22 @@ class UserError(ValueError):
     exit_code = 2
 
     def __init__(self, message: str):
-        super().__init__(" ".join(message.split()))
+        super().__init__(printable(" ".join(message.split())))
+
+
+def printable(text: str) -> str:
+    """Text that a terminal and a JSON file take: what is no printable character, or no character at all, escaped.
+
+    >>> printable("a\x1b[31m")
+    'a\\\\x1b[31m'
+    """
+    return "".join(x if x.isprintable() else x.encode("unicode_escape").decode() for x in text)
+
+
+class FailedRunsError(UserError):
+    """Runs of a sweep that ended without their last checkpoint: exit code 1."""
+
+    exit_code = 1
 
 
 class NonFiniteError(UserError):

@@ -1,10 +1,29 @@
 """Files that are complete or not there at all."""
 
+import json
 import os
 from pathlib import Path
+from typing import Any
+
+from cifar_flax.errors import UserError
 
 
-def write_atomically(path: Path, content: bytes | str) -> None:
+def to_json(value: Any, *, indent: int | None = None) -> str:
+    """A value as JSON text.
+
+    Raises:
+      UserError: a number in it is not finite; JSON has none such, and no browser reads them.
+    """
+    try:
+        return json.dumps(value, indent=indent, allow_nan=False)
+    except ValueError as error:
+        raise UserError(
+            "a figure is not finite, which JSON cannot hold: the network's parameters or the data are broken; "
+            "nothing was written"
+        ) from error
+
+
+def write_atomically(path: Path, content: bytes | bytearray | str) -> None:
     """Writes a file beside its place and renames it there once it is on the disk.
 
     Raises:

@@ -12,6 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
 from cifar_flax import files
@@ -32,6 +33,8 @@ def _save(figure: Figure, path: Path, description: str = "") -> None:
     if path.suffix.lower() != ".png":
         raise UserError(f"{path}: pictures are PNG files; expected a name that ends in .png")
     FigureCanvasAgg(figure)
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # a name with a dollar sign is no formula
     png = io.BytesIO()
     figure.savefig(png, format="png", dpi=150, metadata={"Software": None, "Description": description})
     files.write_atomically(path, png.getvalue())

@@ -53,6 +53,14 @@ def test_all_of_the_help_has_every_field(capsys):
     }
 
 
+def test_an_error_holds_no_control_character(capsys, tmp_path):
+    """Of a file's name, say: it would colour the terminal, or be no character at all."""
+    name = "\x1b[31mred\udcff"
+    assert commands.main(["explain", "--ckpt", str(tmp_path / name)]) == 2
+    said = capsys.readouterr().err
+    assert r"\x1b[31mred\udcff is no checkpoint" in said and said.count("\n") == 1 and "\x1b" not in said
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["train", "explain"])
 def test_help_is_answered_without_jax(name):

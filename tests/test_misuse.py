@@ -1,6 +1,7 @@
 """Every wrong input is one line that says what to do, exit code 2, and nothing lost."""
 
 import errno
+import hashlib
 import json
 import os
 import sys
@@ -84,7 +85,10 @@ TRAIN = {
     "--out text/below --preset smoke": "--out text/below cannot be written",
     "--source ftp": "unknown source 'ftp': expected one of",
     "--source sample": "for the sample use --data sample",
-    "--source archive --data-dir there": "in there",
+    "--source archive --data-dir there": "--data-dir there holds precious and no CIFAR-10",
+    "--data-dir there": "and no CIFAR-10: expected CIFAR-10's files or an empty folder",
+    "--preset smoke --data-dir there": "--data-dir there holds precious and no CIFAR-10",
+    "--preset smoke --data-dir broken": "--data-dir broken is where all of CIFAR-10 is kept",
     "--source archive --data-dir broken": "broken/cifar-10-python.tar.gz cannot be read as an archive",
 }
 SLOWER_TRAIN = {
@@ -111,6 +115,19 @@ EXPLAIN = {
     "--count 0": "--count is 0: expected 1 or more",
     "--count x": "argument --count: invalid int value: 'x'",
     "--indices 1,x": "--indices 1,x: expected numbers separated by commas",
+    "--indices 3 --true cat": "--indices names the images, and --true chooses among all: leave out one of them",
+    "--indices 3 --pred cat": "--indices names the images, and --pred chooses among all",
+    "--indices 3 --sort loss": "--indices names the images, and --sort chooses among all",
+    "--indices 3 --count 20": "--indices names the images, and --count chooses among all",
+    "--indices 3,5,3": "--indices names 3 twice: name each image once",
+    "--images text --count 3": "--count is about the test set",
+    "--ckpt nan.safetensors": "nan.safetensors: stage1_block1.conv1.kernel has 1 numbers of 5184 that are not finite",
+    "--ckpt about.safetensors": "about.safetensors has a broken header: about is no object",
+    "--ckpt rows.safetensors": "rows.safetensors has a broken header: metrics is no list of epochs",
+    "--ckpt figure.safetensors": "figure.safetensors has a broken header: about has the figure NaN",
+    "--ckpt precision.safetensors": "precision.safetensors has a broken header: precision is float8, expected one of",
+    "--ckpt float8.safetensors": "float8.safetensors: x is of type F8_E4M3, which is not read",
+    "--data-dir there --data full": "--data-dir there holds precious and no CIFAR-10",
     "--indices 99999": "--indices 99999 is not among the 1000 images",
     "--out there": "--out there holds something else, and is not overwritten: choose another",
     "--out there --overwrite": "--out there holds something else, and is not overwritten: choose another",
@@ -149,7 +166,9 @@ DATA = {
     "prepare --source sample": "invalid choice: 'sample'",
     "verify --data-dir there": "there",
     "verify --data-dir text": "text",
-    "prepare --source archive --data-dir there": "in there",
+    "prepare --source archive --data-dir there": "--data-dir there holds precious and no CIFAR-10",
+    "prepare --data-dir there": "--data-dir there holds precious and no CIFAR-10",
+    "prepare --data-dir text": "--data-dir text cannot be read",
     "prepare --source archive --data-dir broken": "cannot be read as an archive",
 }
 AUGMENT = {
@@ -157,6 +176,7 @@ AUGMENT = {
     "--out nowhere/grid.png": "--out nowhere/grid.png cannot be written",
     "--out there": "--out there exists: choose another, or delete it",
     "--out text": "--out text exists: choose another, or delete it",
+    "--out grid.pdf": "grid.pdf: pictures are PNG files; expected a name that ends in .png",
     "--out grid.png --seed x": "argument --seed: invalid int value: 'x'",
 }
 SWEEP = {
@@ -192,6 +212,8 @@ INTEROP = {
     "import nothing.safetensors --out x.safetensors": "nothing.safetensors is no file",
     "import text --out x.safetensors": "unknown kind",
     "import cut.safetensors --out x.safetensors": "cannot be read as safetensors",
+    "import float8.safetensors --out x.safetensors": "float8.safetensors: x is of type F8_E4M3, which is not read",
+    "import torchnan.safetensors --out x.safetensors": "the state dict: layer1.0.conv1.weight has 1 numbers of 5184",
     "import ours.safetensors --out x.safetensors": "no layer1.0.conv1.weight among",
     "import torch.safetensors --out x.npz": "expected a name that ends in .safetensors",
     "import torch.safetensors --out cut.safetensors": "cut.safetensors exists",
@@ -220,6 +242,29 @@ TABLE = [
 ]
 
 
+def write_crafted(folder):
+    """Files that are intact, of this program's format and with its checksums, and hold what it never writes."""
+    loaded = weights.load_weights(trained.EMBEDDED)
+    params = weights.unflatten({name: tensor.copy() for name, tensor in weights.flatten(loaded.params).items()})
+    kernel = params["stage1_block1"]["conv1"]["kernel"]
+    tensors = {name: np.asarray(tensor) for name, tensor in weights.flatten(params).items()}
+
+    def write(name, about):
+        header = {"format": weights.FORMAT, "config": config.to_json(loaded.config), "about": about}
+        sums = weights.digest(tensors) + header["config"] + header["about"]
+        header["sha256"] = hashlib.sha256(sums.encode()).hexdigest()
+        safetensors.numpy.save_file(tensors, folder / f"{name}.safetensors", header)
+
+    write("about", "[1]")
+    write("rows", '{"metrics": 3}')
+    write("figure", '{"metrics": [{"epoch": 1, "test_loss": NaN}]}')
+    write("precision", '{"precision": "float8"}')
+    kernel[0, 0, 0, 0] = np.nan
+    write("nan", "{}")
+    header = json.dumps({"x": {"dtype": "F8_E4M3", "shape": [4], "data_offsets": [0, 4]}}).encode()
+    (folder / "float8.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+
+
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A directory of what people point the commands at by mistake."""
@@ -245,6 +290,10 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "flipped.safetensors").write_bytes(embedded[:-9] + bytes([embedded[-9] ^ 1]) + embedded[-8:])
     state_dict = to_state_dict(weights.load_weights(trained.EMBEDDED).params)
     safetensors.numpy.save_file(state_dict, tmp_path / "torch.safetensors")
+    broken = {name: tensor.copy() for name, tensor in state_dict.items()}
+    broken["layer1.0.conv1.weight"][0, 0, 0, 0] = np.inf
+    safetensors.numpy.save_file(broken, tmp_path / "torchnan.safetensors")
+    write_crafted(tmp_path)
     return tmp_path
 
 

@@ -141,6 +141,11 @@ def test_pairs_show_the_predicted_classs_map_above_the_true_ones(figure, rng):
     assert (above[0].get_ylabel(), below[0].get_ylabel()) == ("map of the predicted class", "map of the true class")
 
 
+def test_a_name_is_no_formula(figure):
+    found = figure(plots.plot_curves, ROWS, r"training of $\frac$ and $x_1$")
+    assert found.get_suptitle() == r"training of $\frac$ and $x_1$"
+
+
 @pytest.mark.parametrize("suffix", [".pdf", ".svg", ""])
 def test_a_picture_of_another_kind_is_refused(tmp_path, suffix):
     with pytest.raises(ValueError, match=r"expected a name that ends in \.png"):

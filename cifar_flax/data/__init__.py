@@ -4,7 +4,15 @@ In: the official files, verified byte for byte (`sources`, `layout`), or the emb
 images `[N, 32, 32, 3]` and int32 labels; normalised (`normalization`) and augmented (`augment`) float images.
 """
 
-from cifar_flax.data.layout import CLASS_NAMES, Cifar10, VerificationError, decode_batch, encode_batch
+from cifar_flax.data.layout import (
+    CLASS_NAMES,
+    Cifar10,
+    VerificationError,
+    decode_batch,
+    encode_batch,
+    require_images,
+    require_labels,
+)
 from cifar_flax.data.normalization import MEAN, STD, denormalize, normalize
 from cifar_flax.data.sample import sample_indices, write_sample
 from cifar_flax.data.sources import SOURCES, SourceUnavailableError, default_data_dir, load_cifar10, load_named
@@ -24,6 +32,8 @@ __all__ = [
     "load_cifar10",
     "load_named",
     "normalize",
+    "require_images",
+    "require_labels",
     "sample_indices",
     "write_sample",
 ]

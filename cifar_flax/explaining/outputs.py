@@ -1,6 +1,5 @@
 """Everything that `explain.py` writes: pictures, `manifest.json`, `cams.npz` and the report."""
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cifar_flax import plots
+from cifar_flax import files, plots
 from cifar_flax.errors import UserError
 from cifar_flax.explaining import cam, comparison, evaluation, explanation, measures, people, report, trust_tables
 from cifar_flax.explaining.comparison import Comparison
@@ -228,7 +227,7 @@ def _write_files(
     np.add.at(confusion, (test.labels, found.guesses), 1)
     title = f"{manifest['test_accuracy']:.2f}% of {len(test.labels):,} images correct, {test.name}"
     plots.plot_confusion(confusion, test.class_names, folder / "confusion_matrix.png", title)
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+    (folder / MANIFEST).write_text(files.to_json(manifest, indent=1) + "\n")
     _write_maps(folder, found)
     tables = []
     if evaluated is not None:
@@ -236,7 +235,7 @@ def _write_files(
         _write_trust(folder, figures, evaluated[1], test.class_names)
         tables = trust_tables.build(figures)
     if found.compared is not None:
-        (folder / "comparison.json").write_text(json.dumps(found.compared.figures, indent=1) + "\n")
+        (folder / "comparison.json").write_text(files.to_json(found.compared.figures, indent=1) + "\n")
         _draw_changed(folder, found, found.compared)
     html = report.render(
         manifest,
@@ -287,7 +286,7 @@ def _write_maps(folder: Path, found: _Found) -> None:
 def _write_trust(
     folder: Path, figures: dict[str, Any], pictures: measures.Pictures, class_names: Sequence[str]
 ) -> None:
-    (folder / "trust.json").write_text(json.dumps(figures, indent=1) + "\n")
+    (folder / "trust.json").write_text(files.to_json(figures, indent=1) + "\n")
     where = f"{figures['images']:,} images, {figures['data']}"
     calibrated, faithful = figures["calibration"], figures["faithfulness"]
     title = f"ECE {100 * calibrated['ece']:.2f}%; {where}"

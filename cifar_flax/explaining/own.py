@@ -6,7 +6,6 @@ those of training images than nearly all test images' are (deep nearest neighbou
 
 import base64
 import io
-import json
 import os
 import warnings
 from collections.abc import Callable, Sequence
@@ -18,9 +17,9 @@ import numpy as np
 from PIL import Image, ImageOps
 from scipy.spatial.distance import cdist
 
-from cifar_flax import data
+from cifar_flax import data, files
 from cifar_flax.data import CLASS_NAMES
-from cifar_flax.errors import UserError
+from cifar_flax.errors import UserError, printable
 from cifar_flax.explaining import cam, explanation
 from cifar_flax.explaining.folder import PICTURES, replacing
 from cifar_flax.network import model
@@ -84,7 +83,7 @@ def read(path: Path) -> Picture:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as opened:
-                whole = None if opened.mode == "F" else _to_rgb(ImageOps.exif_transpose(opened))
+                whole = None if opened.mode in ("F", "I") else _to_rgb(ImageOps.exif_transpose(opened))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         limit = f"{Image.MAX_IMAGE_PIXELS:,}" if Image.MAX_IMAGE_PIXELS else "Pillow's limit of"
         raise UserError(f"--images {path} has more than {limit} pixels: make it smaller") from error
@@ -93,13 +92,13 @@ def read(path: Path) -> Picture:
     except Exception as error:  # Pillow raises nearly anything on broken input
         raise UserError(f"--images {path} cannot be read as a picture: leave it out, or save it anew") from error
     if whole is None:
-        raise UserError(f"--images {path} has floating-point pixels, of no known range: save it with 8 or 16 bits")
+        raise UserError(f"--images {path} has pixels of 32 bits, of no known range: save it with 8 or 16 bits")
     fitted = ImageOps.fit(whole, (SIZE, SIZE), Image.Resampling.BILINEAR)
     return Picture(path, whole, np.asarray(fitted))
 
 
 def _to_rgb(picture: Image.Image) -> Image.Image:
-    if picture.mode.startswith("I"):  # 16 bits a pixel, which `convert` would cut off at 255
+    if picture.mode.startswith("I;16"):  # 16 bits a pixel, which `convert` would cut off at 255
         return Image.fromarray((np.asarray(picture).clip(0, 65535) // 257).astype(np.uint8)).convert("RGB")
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
@@ -134,7 +133,7 @@ def distance(network: Network, images: np.ndarray) -> tuple[np.ndarray, float]:
       those of its `NEIGHBOUR`-th nearest training image, float `[N]`; and what `UNLIKE_SHARE` of the test images
       exceed. Both sets are the embedded sample's.
     """
-    sample = data.load_cifar10(source="sample")
+    images, sample = data.require_images(images), data.load_cifar10(source="sample")
     known = _features(network, sample.train_images)
     deviation = known.std(axis=0)
     deviation[deviation == 0] = np.inf  # a channel that is never active tells nothing
@@ -168,7 +167,7 @@ def _card(picture: Picture, entry: dict[str, Any], raw: np.ndarray) -> dict[str,
     whole.thumbnail((_SHOWN, _SHOWN))
     side = min(*middle.size, _SHOWN)
     return entry | {
-        "title": picture.path.name,
+        "title": printable(picture.path.name),
         "whole": _encoded(whole, "JPEG"),
         "middle": _encoded(ImageOps.fit(middle, (side, side), Image.Resampling.BILINEAR), "JPEG"),
         "input": _encoded(Image.fromarray(picture.pixels), "PNG"),
@@ -215,7 +214,7 @@ def write(
     ]
     entries = [
         {
-            "file": str(picture.path),
+            "file": printable(str(picture.path)),
             "size": list(picture.whole.size),
             "predicted": CLASS_NAMES[predicted[i]],
             "probabilities": [round(float(x), 6) for x in p[i]],
@@ -236,9 +235,9 @@ def write(
         "refused": list(refused),
     }
     cards = [_card(picture, entry, maps) for picture, entry, maps in zip(pictures, entries, raw, strict=True)]
-    content = json.dumps(manifest | {"class_names": list(CLASS_NAMES), "pictures": cards}).replace("<", "\\u003c")
+    content = files.to_json(manifest | {"class_names": list(CLASS_NAMES), "pictures": cards}).replace("<", "\\u003c")
     with replacing(folder, PICTURES, overwrite=overwrite) as new:
-        (new / PICTURES).write_text(json.dumps(manifest, indent=1) + "\n")
+        (new / PICTURES).write_text(files.to_json(manifest, indent=1) + "\n")
         np.savez(new / "cams.npz", files=[entry["file"] for entry in entries], raw=raw)
         page = _PAGE.read_text(encoding="utf-8").replace("__DATA__", content)
         (new / "pictures.html").write_text(page, encoding="utf-8")

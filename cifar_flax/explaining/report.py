@@ -6,7 +6,6 @@ as JSON. The page itself writes every string as text, never as HTML.
 
 import base64
 import io
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from cifar_flax import files
 from cifar_flax.data.normalization import MEAN, STD
 from cifar_flax.explaining import cam, comparison
 from cifar_flax.explaining.comparison import Comparison
@@ -168,7 +168,7 @@ def render(
     if compared is not None:
         content["compared"] = _compared(compared, shown)
     # Inside a script element only "</" could end it, and "<!--" change its meaning.
-    embedded = json.dumps(content).replace("<", "\\u003c")
+    embedded = files.to_json(content).replace("<", "\\u003c")
     page = (_FOLDER / "report.html").read_text(encoding="utf-8")
     for script in ("network.js", "live.js"):
         page = page.replace(f"/* {script} */", (_FOLDER / script).read_text(encoding="utf-8"))

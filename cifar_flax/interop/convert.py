@@ -96,6 +96,8 @@ def from_state_dict(
     like = weights.flatten(jax.eval_shape(lambda key: model.init_params(network, key), jax.random.key(0)))
     expected = to_state_dict(weights.unflatten({path: np.broadcast_to(0.0, x.shape) for path, x in like.items()}))
     problems = weights.differences(found, expected)
+    if not problems:
+        weights.require_finite("the state dict", found)
     if problems:
         raise UserError(
             f"the state dict is not that of a ResNet of widths {joined(run_config.widths)} and strides "
@@ -187,7 +189,7 @@ def read_state_dict(path: Path) -> dict[str, np.ndarray]:
             content = content[key]
     if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
         raise UserError(f"{path} holds no state dict: expected names to tensors, as model.state_dict() gives")
-    return {name: tensor.float().numpy() for name, tensor in content.items()}
+    return {name: tensor.detach().float().numpy() for name, tensor in content.items()}
 
 
 def write_state_dict(path: Path, state_dict: dict[str, np.ndarray]) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
+from cifar_flax import files
 from cifar_flax.data import normalize
 from cifar_flax.errors import UserError
 from cifar_flax.interop import convert
@@ -42,6 +43,6 @@ def write(path: Path, network: Network) -> None:
     images = jax.ShapeDtypeStruct((batch, *model.IMAGE_SHAPE), jnp.uint8)
     content = jax.export.export(jax.jit(logits), platforms=PLATFORMS)(images).serialize()
     try:
-        path.write_bytes(content)
+        files.write_atomically(path, content)
     except OSError as error:
         raise UserError(f"--out {path} cannot be written: {error.strerror}; choose another") from error

@@ -22,6 +22,9 @@ from cifar_flax.errors import UserError
 from cifar_flax.network.model import ResNet, init_params
 
 FORMAT = "cifar_flax/2"
+# Of the tensors that are read; the others are no numbers that NumPy knows.
+_DTYPES = ("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8")
+PRECISIONS = ("float32", "bfloat16")
 
 
 class Weights(NamedTuple):
@@ -76,7 +79,7 @@ def save_weights(path: Path, params: Any, config: Config, about: dict[str, Any],
       half: in float16, at half the size; what is read back is rounded to 11 bits.
     """
     tensors = {name: np.asarray(x, np.float16 if half else np.float32) for name, x in flatten(params).items()}
-    header = {"format": FORMAT, "config": config_lib.to_json(config), "about": json.dumps(about)}
+    header = {"format": FORMAT, "config": config_lib.to_json(config), "about": files.to_json(about)}
     header["sha256"] = _checksum(tensors, header)
     files.write_atomically(path, safetensors.numpy.save(tensors, header))
 
@@ -94,7 +97,13 @@ def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
-            tensors = {name: file.get_tensor(name).astype(np.float32) for name in file.keys()}  # noqa: SIM118
+            names = list(file.keys())
+            for name in names:
+                if (kind := file.get_slice(name).get_dtype()) not in _DTYPES:
+                    raise UserError(
+                        f"{path}: {name} is of type {kind}, which is not read; save it as float32, float16 or bfloat16"
+                    )
+            tensors = {name: file.get_tensor(name).astype(np.float32) for name in names}
             return tensors, file.metadata() or {}
     except FileNotFoundError as error:
         raise UserError(f"{path} is not there: expected a .safetensors file") from error
@@ -115,6 +124,41 @@ def differences(found: dict[str, Any], expected: dict[str, Any]) -> str:
     return "; ".join(lines[:8]) + (f"; and {len(lines) - 8} more" if len(lines) > 8 else "")
 
 
+def require_finite(name: Any, tensors: Any) -> None:
+    """Makes sure that all parameters, a tree or a dict of arrays, are finite.
+
+    Raises:
+      UserError: one is not; the message names it.
+    """
+    for path, tensor in flatten(tensors).items():
+        if broken := int(np.size(tensor) - np.isfinite(tensor).sum()):
+            raise UserError(
+                f"{name}: {path} has {broken} numbers of {np.size(tensor)} that are not finite: "
+                "the network is broken; use an earlier checkpoint, or train again with a lower rate"
+            )
+
+
+def _read_about(text: str) -> dict[str, Any]:
+    """The figures in a header.
+
+    Raises:
+      ValueError: they are not what `save_weights` is given.
+    """
+
+    def refuse(number: str) -> Any:
+        raise ValueError(f"about has the figure {number}")
+
+    about = json.loads(text, parse_constant=refuse)
+    if not isinstance(about, dict):
+        raise ValueError("about is no object")
+    rows = about.get("metrics", [])
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise ValueError("metrics is no list of epochs")
+    if about.get("precision", "float32") not in PRECISIONS:
+        raise ValueError(f"precision is {about['precision']}, expected one of {', '.join(PRECISIONS)}")
+    return about
+
+
 def load_weights(path: Path) -> Weights:
     """Reads a file that `save_weights` wrote.
 
@@ -130,7 +174,7 @@ def load_weights(path: Path) -> Weights:
     try:
         if metadata["sha256"] != _checksum(tensors, metadata):
             raise UserError(f"{path} is damaged: its SHA-256 sum is another than when it was written; get it again")
-        about = json.loads(metadata["about"])
+        about = _read_about(metadata["about"])
         config = config_lib.from_json(metadata["config"])
     except UserError:
         raise
@@ -141,4 +185,5 @@ def load_weights(path: Path) -> Weights:
     problems = differences(tensors, expected)
     if problems:
         raise UserError(f"{path} does not hold the network of its config: {problems}")
+    require_finite(path, tensors)
     return Weights(unflatten(tensors), config, about)

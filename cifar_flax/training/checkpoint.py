@@ -203,7 +203,7 @@ class Writer:
             _refuse_full_disk(part, progress)
             with _hushed(), _orbax() as orbax:
                 orbax.save(part.resolve() / "state", args=ocp.args.StandardSave(_tree(progress)))
-            files.write_atomically(part / "progress.json", json.dumps(progress.rows))
+            files.write_atomically(part / "progress.json", files.to_json(progress.rows))
             files.write_atomically(part / "config.json", config_lib.to_json(self._config))
             files.write_atomically(part / "execution.json", json.dumps(self._execution, indent=2) + "\n")
             _write_manifest(part)
@@ -263,6 +263,19 @@ def read_config(path: Path) -> Config:
         return config_lib.from_json((path / "config.json").read_bytes())
     except (OSError, ValueError) as error:
         raise UserError(f"checkpoint {path} cannot be restored: {error}") from error
+
+
+def require_config(path: Path, config: Config) -> None:
+    """Makes sure that a run's `config.json` is the config that its checkpoint was made with.
+
+    Raises:
+      UserError: they differ in what a resumption cannot change.
+    """
+    if differences := config_lib.differences(config, read_config(path)):
+        raise UserError(
+            f"config.json was changed since checkpoint {path} was made: {differences}; put it back, "
+            "or start a new run in another --out"
+        )
 
 
 def read_execution(path: Path) -> dict[str, Any]:

@@ -14,10 +14,9 @@ from typing import IO, Any
 import jax
 from tqdm import tqdm
 
-from cifar_flax import config as config_lib
 from cifar_flax import machine, plots
 from cifar_flax.config import Config
-from cifar_flax.data import Cifar10
+from cifar_flax.data import Cifar10, require_images, require_labels
 from cifar_flax.distributed import ALONE, Job
 from cifar_flax.errors import Interrupted, NonFiniteError, UserError
 from cifar_flax.execution import Execution, resolve
@@ -107,6 +106,7 @@ def _fit(
         print(line, file=log, flush=True)
 
     data = data if config.test else data.without_test()
+    _require(data, config)
     num_train = len(data.train_images) - config.val_size
     if job.processes > 1:
         job.require_equal({"data set": _digest(data)})
@@ -195,6 +195,19 @@ def _load_teacher(config: Config) -> Network | None:
     return teacher
 
 
+def _require(data: Cifar10, config: Config) -> None:
+    """Refuses arrays that are no CIFAR-10, before anything is computed of them: a `UserError`."""
+    require_images(data.train_images, "train_images")
+    require_labels(data.train_labels, len(data.train_images), "train_labels")
+    if config.test:
+        require_images(data.test_images, "test_images")
+    require_labels(data.test_labels, len(data.test_images), "test_labels")
+    if config.val_size >= len(data.train_images):
+        raise UserError(
+            f"--val-size is {config.val_size}: expected fewer than the {len(data.train_images)} training images"
+        )
+
+
 def _place_splits(
     program: Program, data: Cifar10, num_train: int, teacher: Network | None
 ) -> tuple[Split, dict[str, Split]]:
@@ -229,10 +242,12 @@ def _newest_intact(config: Config, folder: Path, say: Callable[[str], None]) -> 
         except DamagedError as error:
             say(f"Note: {error}")
             continue
-        if differences := config_lib.differences(config, checkpoint.read_config(path)):
+        checkpoint.require_config(path, config)
+        epochs, _, steps = path.name.partition("+")
+        if (begun := int(epochs) + bool(steps)) > config.epochs:
             raise UserError(
-                f"config.json was changed since checkpoint {path} was made: {differences}; put it back, "
-                "or start a new run in another --out"
+                f"--epochs is {config.epochs}: the run in {folder.parent} has begun epoch {begun}; "
+                f"expected {begun} or more"
             )
         return str(path), checkpoint.read_execution(path)
     if found:
@@ -340,6 +355,11 @@ def _run_epoch(
     row["kernel_norm"] = float(kernel_norm(state.params))
     if epoch > config.warmup_epochs:
         state = program.advance_plateau(state, row[config.monitor] - _floor(config))
+    if broken := [name for name, value in row.items() if not math.isfinite(value)]:
+        raise NonFiniteError(
+            f"{broken[0]} is not finite after epoch {epoch}: stopped, the last good checkpoint is kept; "
+            "start a new run with a lower rate"
+        )
     row["seconds"] = round(time.perf_counter() - start, 3)
     row["images_per_second"] = round((row["train_total"] - already) / train_seconds, 1)
     return Progress(state, program.place(Metrics.empty()), 0, [*progress.rows, row])
@@ -402,6 +422,11 @@ def _greeting(
         yield f"Teacher: {config.teacher}, SHA-256 {config.teacher_digest[:12]}"
     held_out = f", {config.val_size:,} held out for validation" if config.val_size else ""
     yield f"Data: {_DATA_NAMES[config.data]}, {num_train:,} training images{held_out}"
+    if config.warmup_epochs >= config.epochs:
+        yield (
+            f"Note: the rate rises for --warmup-epochs {config.warmup_epochs}, and the run has {config.epochs}: "
+            "it does not reach --learning-rate"
+        )
     if config.monitor == "test_loss":
         yield "Note: --monitor test_loss lets the test set steer the learning rate"
     if execution.on_cpu and size > 5_000_000:

@@ -112,7 +112,7 @@ def read_config(folder: Path) -> Config:
 def append_row(folder: Path, row: dict[str, Any]) -> None:
     """Adds an epoch to `metrics.jsonl`."""
     with open(folder / METRICS, "a") as file:
-        file.write(json.dumps(row) + "\n")
+        file.write(files.to_json(row) + "\n")
 
 
 def read_rows(folder: Path) -> list[dict[str, Any]]:
@@ -134,4 +134,4 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
 
 def write_rows(folder: Path, rows: list[dict[str, Any]]) -> None:
     """Writes `metrics.jsonl` anew."""
-    files.write_atomically(folder / METRICS, "".join(json.dumps(row) + "\n" for row in rows))
+    files.write_atomically(folder / METRICS, "".join(files.to_json(row) + "\n" for row in rows))

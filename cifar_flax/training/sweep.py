@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-import json
 import os
 import re
 import statistics
@@ -16,9 +15,11 @@ from typing import Any, NamedTuple
 import scipy.stats
 
 from cifar_flax import config as config_lib
+from cifar_flax import files
 from cifar_flax.config import Config
 from cifar_flax.errors import Interrupted, UserError
-from cifar_flax.training import interrupts, rundir
+from cifar_flax.training import checkpoint, interrupts, rundir
+from cifar_flax.training.checkpoint import DamagedError
 
 
 class Run(NamedTuple):
@@ -49,7 +50,14 @@ class Run(NamedTuple):
         return rundir.read_rows(self.folder)[: self.config.epochs]
 
     def is_done(self) -> bool:
-        return len(self.rows()) == self.config.epochs
+        """Whether its last checkpoint is there and intact; rows alone do not say so: they are written before it."""
+        if len(self.rows()) < self.config.epochs:
+            return False
+        try:
+            checkpoint.verify(self.folder / rundir.CHECKPOINTS / str(self.config.epochs))
+        except DamagedError:
+            return False
+        return True
 
     @property
     def output(self) -> Path:
@@ -155,7 +163,8 @@ def to_json(runs: Sequence[Run], found: Mapping[str, Summary], figure: str, comm
         {"trial": run.trial, "folder": run.folder.name, "config": dataclasses.asdict(run.config), "rows": run.rows()}
         for run in runs
     ]
-    return json.dumps({"command": command, "figure": figure, "trials": trials, "runs": each}, indent=1) + "\n"
+    content = {"command": command, "figure": figure, "trials": trials, "runs": each}
+    return files.to_json(content, indent=1) + "\n"
 
 
 def start(run: Run, environment: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:

@@ -81,16 +81,18 @@ def _from_weights(path: Path, name: str, folder: Path) -> Network:
 
 
 def _from_run(folder: Path, epoch: int | None) -> Network:
-    config = rundir.read_config(folder)
     finished = {int(path.name): path for path in checkpoint.find(folder / rundir.CHECKPOINTS) if path.name.isdigit()}
     if not finished:
         raise UserError(f"{folder} has no finished checkpoint yet: let it train for an epoch")
     if epoch is not None and epoch not in finished:
         raise UserError(f"{folder} has no checkpoint of epoch {epoch}: it has {', '.join(map(str, finished))}")
     epoch = max(finished) if epoch is None else epoch
+    config = checkpoint.read_config(finished[epoch])  # the checksummed copy
+    checkpoint.require_config(finished[epoch], rundir.read_config(folder))
     like = jax.eval_shape(build_program(config, config.batch_size).create_state)
     progress = checkpoint.restore(finished[epoch], like)
     params, name = progress.state.ema_params, f"{folder}, epoch {epoch}"
+    weights.require_finite(name, params)
     precision = checkpoint.read_execution(finished[epoch]).get("precision", "float32")
     model, digest = build_model(config, resolve(precision, 1)), weights.digest(params)
     return Network(name, model, params, config, progress.rows, digest, folder, precision)

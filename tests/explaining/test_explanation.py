@@ -8,6 +8,7 @@ import pytest
 
 from cifar_flax.config import PRESETS
 from cifar_flax.data import normalize
+from cifar_flax.errors import UserError
 from cifar_flax.explaining import cam, explanation
 from cifar_flax.explaining.explanation import DIFFERENCE, Network
 from cifar_flax.network import model, weights
@@ -35,6 +36,32 @@ def test_predictions_are_those_of_the_network_at_any_batch_size(network, sample,
     chex.assert_shape(logits, (1000, 10))
     np.testing.assert_allclose(explanation.predict(network, sample.test_images[:7]), direct, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(logits[:7], direct, rtol=1e-4, atol=1e-5)
+
+
+def test_arrays_that_are_no_images_are_refused(network, sample):
+    images, labels = sample.test_images[:4], sample.test_labels[:4]
+    for wrong, message in (
+        (images / 255, r"images are float64: expected uint8, 0 to 255"),
+        (images.astype(np.int32), r"images are int32: expected uint8"),
+        (images[0], r"of shape \[32, 32, 3\]: expected \[N, 32, 32, 3\], one or more; one image is images\[None\]"),
+        (np.zeros((2, 64, 64, 3), np.uint8), r"of shape \[2, 64, 64, 3\]"),
+        (images.transpose(0, 3, 1, 2), r"of shape \[4, 3, 32, 32\]"),
+        (images[:0], "one or more"),
+    ):
+        with pytest.raises(UserError, match=message):
+            explanation.predict(network, wrong)
+        if wrong.ndim == 4 and len(wrong):
+            given = labels[: len(wrong)]
+            with pytest.raises(UserError, match=message):
+                explanation.explain(network, wrong, given, given, stage="stage2", method="grad-cam")
+    for wrong, message in (
+        (labels + 10, r"labels hold 1\d: expected 0 to 9"),
+        (labels - 10, "labels hold -"),
+        (labels[:3], "expected 4 integers, one an image"),
+        (labels.astype(float), "labels are float64"),
+    ):
+        with pytest.raises(UserError, match=message):
+            explanation.explain(network, images, wrong, labels, stage="stage2", method="grad-cam")
 
 
 def test_progress_counts_every_image(network, sample):

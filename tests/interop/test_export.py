@@ -1,7 +1,9 @@
 """Out of the house: StableHLO that JAX alone runs, and a model card that the Hugging Face Hub's library reads."""
 
 import dataclasses
+import errno
 import json
+import os
 import subprocess
 import sys
 
@@ -51,6 +53,18 @@ def test_the_card_is_read_by_the_hub_and_its_figures_are_the_runs(tmp_path, caps
         network.digest in read.text and f"| `muon_learning_rate` | {network.config.muon_learning_rate} |" in read.text
     )
     assert trained.load_network(tmp_path / "card" / card.WEIGHTS).digest == network.digest
+
+
+def test_a_full_disk_leaves_no_cut_file(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("flatbuffers", reason="needs flatbuffers: the extra export")
+
+    def fail(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    assert commands.main(["export", "--format", "stablehlo", "--out", str(tmp_path / "net")]) == 2
+    assert "cannot be written: No space left on device" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_every_line_of_the_card_is_the_runs():

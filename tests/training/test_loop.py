@@ -264,6 +264,66 @@ def test_non_finite_loss_stops_and_keeps_the_last_good_checkpoint(tiny, few, tmp
     chex.assert_tree_all_finite(final_state(wild, folder).params)
 
 
+def test_an_evaluation_that_is_not_finite_ends_the_run_and_is_not_written(tiny, few, tmp_path, monkeypatch):
+    """Of averaged parameters that overflowed, say; the last good checkpoint and every row stay readable."""
+    build = loop.build_program
+
+    def broken(*arguments):
+        built = build(*arguments)
+
+        def evaluate(params, split, between):
+            sums = built.evaluate(params, split, between)
+            return dataclasses.replace(sums, loss_sum=sums.loss_sum + jnp.nan)
+
+        return built._replace(evaluate=evaluate)
+
+    folder = tmp_path / "run"
+    loop.fit(dataclasses.replace(tiny, epochs=1), few, folder)
+    rows = (folder / "metrics.jsonl").read_bytes()
+    monkeypatch.setattr(loop, "build_program", broken)
+    with pytest.raises(NonFiniteError, match="test_loss is not finite after epoch 2: stopped") as error:
+        loop.fit(dataclasses.replace(tiny, epochs=2), few, folder, resume=True)
+    assert error.value.exit_code == 3
+    assert (folder / "metrics.jsonl").read_bytes() == rows
+    assert [path.name for path in checkpoint.find(folder / "checkpoints")] == ["1"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train_images": lambda x: x / 255}, "train_images are float64: expected uint8"),
+        (
+            {"test_images": lambda x: np.zeros((len(x), 64, 64, 3), np.uint8)},
+            r"test_images are of shape \[150, 64, 64, 3\]",
+        ),
+        ({"train_labels": lambda x: x + 1}, "train_labels hold 10: expected 0 to 9"),
+        ({"train_labels": lambda x: x[:-1]}, "expected 200 integers, one an image"),
+        ({"test_labels": lambda x: np.eye(10)[x]}, r"test_labels are float64 \[150, 10\]"),
+    ],
+)
+def test_arrays_that_are_no_cifar10_are_refused_before_anything_is_written(changes, message, tiny, few, tmp_path):
+    wrong = few._replace(**{name: change(getattr(few, name)) for name, change in changes.items()})
+    with pytest.raises(UserError, match=message):
+        loop.fit(tiny, wrong, tmp_path / "run")
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_a_run_is_not_resumed_to_fewer_epochs_than_it_has(finished, tiny, few):
+    folder, rows = finished
+    before = {path: path.read_bytes() for path in folder.rglob("*.json*")}
+    with pytest.raises(UserError, match=r"--epochs is 2: the run in .* has begun epoch 3; expected 3 or more"):
+        loop.fit(dataclasses.replace(tiny, epochs=2), few, folder, resume=True)
+    assert {path: path.read_bytes() for path in folder.rglob("*.json*")} == before
+    assert len(rundir.read_rows(folder)) == len(rows) == 3
+
+
+def test_a_run_that_is_all_warm_up_is_told_so(tiny, few, tmp_path, capsys):
+    loop.fit(dataclasses.replace(tiny, epochs=1, warmup_epochs=4), few, tmp_path / "run")
+    assert (
+        "Note: the rate rises for --warmup-epochs 4, and the run has 1: it does not reach" in capsys.readouterr().out
+    )
+
+
 def test_steps_that_are_not_finite_can_be_skipped_and_are_counted(tiny, few, tmp_path, monkeypatch, capsys):
     """Images whose loss is made infinite: a step that sees one is left out, of the figures too."""
     poison = np.zeros(200, bool)

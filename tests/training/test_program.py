@@ -43,6 +43,7 @@ GIVEN = validate(
         weight_decay=0.011,
         muon_learning_rate=0.045,
         muon_weight_decay=0.023,
+        sam_rho=0.062,
         clip_norm=1.7,
         label_smoothing=0.13,
         ema_decay=0.97,
@@ -139,6 +140,7 @@ def test_what_the_plateau_is_built_of(seen):
 def test_what_a_step_is_made_of(seen):
     given, model = seen["train_step"], seen["train_step"]["model"]
     assert given["label_smoothing"] == GIVEN.label_smoothing and given["ema_decay"] == GIVEN.ema_decay
+    assert given["sam_rho"] == GIVEN.sam_rho
     assert given["images"].shape == (GIVEN.batch_size, 32, 32, 3)
     assert (model.widths, model.strides, model.zero_init_residual) == ((4, 6), (2, 3), False)
     assert seen["state"]["model"] == model == seen["eval_step"]["model"]

@@ -4,18 +4,20 @@ import dataclasses
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import scipy.stats
 
 from cifar_flax import commands
 from cifar_flax.config import PRESETS
-from cifar_flax.training import rundir, sweep
+from cifar_flax.training import loop, rundir, sweep
 
 ROOT = Path(__file__).parents[2]
 TINY = [
@@ -54,6 +56,64 @@ def alone(monkeypatch):
 
 
 @pytest.mark.slow
+def test_a_run_is_done_when_its_last_checkpoint_is_intact(tmp_path, tiny, few):
+    run = sweep.Run("t", dataclasses.replace(tiny, epochs=2), tmp_path / "t-0", [])
+    assert not run.is_done()
+    loop.fit(run.config, few, run.folder)
+    assert run.is_done() and not run._replace(config=dataclasses.replace(tiny, epochs=3)).is_done()
+    last = run.folder / "checkpoints" / "2"
+    (file,) = last.glob("progress.json")
+    content = file.read_bytes()
+    file.write_bytes(content[:-1] + b" ")
+    assert not run.is_done() and len(run.rows()) == 2
+    file.write_bytes(content)
+    assert run.is_done()
+    shutil.rmtree(last)
+    assert not run.is_done()
+
+
+@pytest.mark.slow
+def test_the_table_is_of_the_last_of_several_epochs(tmp_path, tiny, few):
+    """Mean, deviation and interval by NumPy and SciPy, of what the runs themselves wrote."""
+    config = dataclasses.replace(tiny, epochs=2)
+    trials = {"--a": config, "--b": dataclasses.replace(config, learning_rate=0.02)}
+    runs = [
+        sweep.Run(trial, dataclasses.replace(given, seed=seed), tmp_path / f"{trial[2:]}-{seed}", [])
+        for trial, given in trials.items()
+        for seed in (3, 4)
+    ]
+    ends = {}
+    for run in runs:
+        loop.fit(run.config, few, run.folder)
+        rows = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+        assert rows[0]["train_loss"] != rows[1]["train_loss"]
+        ends.setdefault(run.trial, {})[run.config.seed] = rows[1]["train_loss"]
+    found = sweep.summaries(runs, "train_loss")
+    means = {trial: np.mean(list(by_seed.values())) for trial, by_seed in ends.items()}
+    assert list(found) == sorted(means, key=lambda trial: -means[trial])
+    lines = sweep.table(found, "train_loss").splitlines()
+    content = json.loads(sweep.to_json(runs, found, "train_loss", ["a command"]))
+    assert (content["figure"], content["command"]) == ("train_loss", ["a command"])
+    for trial, line in zip(found, lines[1:], strict=True):
+        values = np.array(list(ends[trial].values()))
+        deviation = np.std(values, ddof=1)
+        half = scipy.stats.t.ppf(0.975, 1) * deviation / np.sqrt(2)
+        summary = found[trial]
+        assert summary.values == ends[trial] and summary.mean == pytest.approx(values.mean())
+        assert (summary.deviation, summary.half_width) == pytest.approx((deviation, half))
+        shown = [trial, f"{values.mean():.3f}", f"{deviation:.3f}"]
+        assert line.split() == [*shown, f"{values.mean() - half:.3f}", "-", f"{values.mean() + half:.3f}", "2"]
+        assert content["trials"][trial]["values"] == {str(seed): value for seed, value in ends[trial].items()}
+    assert [(run["trial"], run["folder"], run["config"]["seed"]) for run in content["runs"]] == [
+        ("--a", "a-3", 3),
+        ("--a", "a-4", 4),
+        ("--b", "b-3", 3),
+        ("--b", "b-4", 4),
+    ]
+    assert all(len(run["rows"]) == 2 for run in content["runs"])
+
+
+@pytest.mark.slow
 def test_a_second_call_skips_what_is_done_and_does_the_rest(tmp_path, capsys, alone):
     words = ["sweep", "--out", str(tmp_path / "s"), *TINY]
     assert commands.main([*words, "--seeds", "0"]) == 0
@@ -61,6 +121,7 @@ def test_a_second_call_skips_what_is_done_and_does_the_rest(tmp_path, capsys, al
     (tmp_path / "s" / "smoke-1").mkdir()  # begun, and killed before its first checkpoint
     config = (tmp_path / "s" / "smoke-0" / rundir.CONFIG).read_text()
     (tmp_path / "s" / "smoke-1" / rundir.CONFIG).write_text(config.replace('"seed": 0', '"seed": 1'))
+    (tmp_path / "s" / "smoke-1" / rundir.METRICS).write_bytes(rows)  # the disk was full when it was to be saved
     capsys.readouterr()
     assert commands.main([*words, "--seeds", "0-1", "--at-once", "2"]) == 0
     said = capsys.readouterr().out
@@ -88,9 +149,9 @@ def test_trials_may_leave_the_test_set_alone(tmp_path, alone):
 @pytest.mark.slow
 def test_a_run_that_fails_leaves_the_others_and_is_reported(tmp_path, capsys, alone):
     trials = ["--trial=--init=nowhere", "--trial=--label-smoothing=0.1"]
-    assert commands.main(["sweep", "--out", str(tmp_path / "s"), *TINY, *trials]) == 2
+    assert commands.main(["sweep", "--out", str(tmp_path / "s"), *TINY, *trials]) == 1
     out, errors = capsys.readouterr()
-    assert errors.startswith("error: 1 of 2 runs are not done") and errors.count("\n") == 1
+    assert errors.startswith("error: 1 of 2 runs are not done: init_nowhere-0; ") and errors.count("\n") == 1
     assert "label-smoothing=0.1 " in out.splitlines()[-1]
     assert "nowhere is not there" in (tmp_path / "s" / "init_nowhere-0.output").read_text()
 

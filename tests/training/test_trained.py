@@ -8,10 +8,12 @@ import jax
 import numpy as np
 import pytest
 
+from cifar_flax.commands import explain
 from cifar_flax.config import PRESETS
 from cifar_flax.errors import UserError
 from cifar_flax.execution import resolve
 from cifar_flax.explaining import explanation
+from cifar_flax.interop import __main__ as interop
 from cifar_flax.network import model, weights
 from cifar_flax.training import loop, trained
 from cifar_flax.training.program import build_model
@@ -56,6 +58,37 @@ def test_what_is_no_checkpoint_is_refused(tmp_path):
     for path in (tmp_path, tmp_path / "nowhere", tmp_path / "checkpoints" / "3"):
         with pytest.raises(UserError, match="is no checkpoint"):
             trained.load_network(path)
+
+
+@pytest.mark.slow
+def test_an_edited_config_is_not_believed(tiny, few, tmp_path, capsys):
+    """Strides change no shape: the network would be another one, of the same parameters."""
+    folder = tmp_path / "run"
+    loop.fit(dataclasses.replace(tiny, epochs=1), few, folder)
+    path = folder / "config.json"
+    content = path.read_text()
+    path.write_text(content.replace('"strides": [\n    2\n  ]', '"strides": [\n    1\n  ]'))
+    assert path.read_text() != content
+    for command, words in ((explain, ["--ckpt", str(folder)]), (interop, ["export", "--ckpt", str(folder)])):
+        out = ["--out", str(tmp_path / "x.safetensors")]
+        assert command.main([*words, *out]) == 2
+        said = capsys.readouterr().err
+        assert said.startswith("error: config.json was changed since checkpoint ") and said.count("\n") == 1
+        assert "strides ((1,) against (2,)); put it back" in said
+    assert not (tmp_path / "x.safetensors").exists()
+    path.write_text(content.replace('"epochs": 1', '"epochs": 9'))  # which a resumption may
+    assert trained.load_network(folder).config.epochs == 1
+
+
+def test_a_network_that_is_not_finite_is_refused_by_its_tensor(network, tmp_path, sample):
+    params = jax.tree.map(np.copy, network.params)
+    params["linear"]["bias"][3] = np.nan
+    save(tmp_path / "a.safetensors", network, params)
+    with pytest.raises(UserError, match=r"linear\.bias has 1 numbers of 10 that are not finite"):
+        trained.load_network(tmp_path / "a.safetensors")
+    huge = network._replace(params=jax.tree.map(lambda x: x * np.float32(1e30), network.params))
+    with pytest.raises(UserError, match="logits are not finite for 3 of 3 images"):
+        explanation.predict(huge, sample.test_images[:3])
 
 
 @pytest.mark.slow
