@@ -61,6 +61,8 @@ def find(path: Path) -> list[Path]:
         raise UserError(f"--images {path} is not there: expected a picture or a folder of pictures")
     if not os.access(path, os.R_OK | os.X_OK if path.is_dir() else os.R_OK):
         raise UserError(f"--images {path} may not be read: leave it out, or change its rights")
+    if not path.is_dir() and not path.is_file():
+        raise UserError(f"--images {path} is neither a file nor a folder: expected a picture or a folder of pictures")
     if not path.is_dir():
         return [path]
     endings = Image.registered_extensions()

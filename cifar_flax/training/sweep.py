@@ -146,13 +146,14 @@ def summaries(runs: Sequence[Run], figure: str) -> dict[str, Summary]:
 def table(found: Mapping[str, Summary], figure: str) -> str:
     """The summaries as text."""
     width = max([len("trial"), *map(len, found)])
-    lines = [f"{'trial':<{width}}{figure:>12}{'deviation':>11}{'95% interval':>18}{'seeds':>7}"]
+    wide = max(12, len(figure) + 2)
+    lines = [f"{'trial':<{width}}{figure:>{wide}}{'deviation':>11}{'95% interval':>18}{'seeds':>7}"]
     for trial, summary in found.items():
         deviation, interval = "-", "-"
         if summary.deviation is not None and summary.half_width is not None:
             deviation = f"{summary.deviation:.3f}"
             interval = f"{summary.mean - summary.half_width:.3f} - {summary.mean + summary.half_width:.3f}"
-        lines.append(f"{trial:<{width}}{summary.mean:>12.3f}{deviation:>11}{interval:>18}{len(summary.values):>7}")
+        lines.append(f"{trial:<{width}}{summary.mean:>{wide}.3f}{deviation:>11}{interval:>18}{len(summary.values):>7}")
     return "\n".join(lines)
 
 

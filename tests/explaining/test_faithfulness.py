@@ -22,6 +22,8 @@ def test_cells_of_a_2x2_example():
     np.testing.assert_array_equal(faithfulness.to_cells(maps, grid=4), maps.repeat(2, axis=0).repeat(2, axis=1))
     assert faithfulness.to_cells(maps, grid=1).item() == 4
     assert faithfulness.to_cells(np.zeros((2, 3, 32, 32))).shape == (2, 3, 8, 8)
+    several = np.stack([maps, -maps])[None]  # coarser than the grid, and of more than one image
+    np.testing.assert_array_equal(faithfulness.to_cells(several), several.repeat(4, axis=-2).repeat(4, axis=-1))
 
 
 def test_ranks_put_the_largest_first_and_break_ties_by_the_seed():

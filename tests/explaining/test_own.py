@@ -100,6 +100,9 @@ def test_folders_are_searched(tmp_path, save, monkeypatch):
     (tmp_path / "loop").symlink_to("loop")
     with pytest.raises(UserError, match="loop is a link to nothing"):
         own.find(tmp_path / "loop")
+    os.mkfifo(tmp_path / "pipe.png")  # which nobody ever writes into
+    with pytest.raises(UserError, match=r"pipe\.png is neither a file nor a folder"):
+        own.find(tmp_path / "pipe.png")
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may read anything
     for path in (tmp_path, tmp_path / names[0]):
         with pytest.raises(UserError, match="may not be read: leave it out, or change its rights"):

@@ -34,6 +34,15 @@ def test_state_dict_is_found_in_what_training_scripts_save(key, tmp_path):
     assert list(interop.read_state_dict(tmp_path / "x.pth")) == ["module.a", "module.b"]
 
 
+def test_parameters_that_ask_for_gradients_are_read(tmp_path, capsys):
+    """`torch.save(dict(model.named_parameters()))`, as scripts save them that know no state dict."""
+    network = runpy.run_path(str(interop.MODULE))["ResNet"](PRESETS["compact"].widths, PRESETS["compact"].strides)
+    torch.save(dict(network.named_parameters()), tmp_path / "x.pth")
+    read = interop.read_state_dict(tmp_path / "x.pth")
+    for name, tensor in network.state_dict().items():
+        np.testing.assert_array_equal(read[name], tensor.numpy())
+
+
 class Hostile:
     def __reduce__(self):
         return os.mkdir, ("i-was-here",)

@@ -129,6 +129,13 @@ def test_epoch_order_visits_every_image_once(num_images, batch_size):
     assert (flat[num_images:] == -1).all()
 
 
+def test_the_order_is_drawn_by_a_key_that_is_no_steps():
+    """Of 2**32 - 1, the last number that a key takes: a run that goes on with another version keeps its order."""
+    key = jax.random.key(5)
+    drawn = jax.random.permutation(jax.random.fold_in(jax.random.fold_in(key, 2**32 - 1), 3), 60)
+    np.testing.assert_array_equal(step.epoch_order(key, 3, 60, 20), np.reshape(drawn, (3, 20)))
+
+
 def test_epochs_differ_in_their_order():
     orders = [step.epoch_order(jax.random.key(0), epoch, 100, 10) for epoch in (1, 2, 3)]
     assert len({np.asarray(order).tobytes() for order in orders}) == 3
