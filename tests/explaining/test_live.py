@@ -435,6 +435,18 @@ def test_own_picture_is_brought_to_32x32_as_pillow_does(page, network, test_set,
     assert page.locator("#original").is_hidden()
 
 
+def test_a_large_picture_takes_no_more_memory_than_2048_pixels_a_side(page, photo, tmp_path):
+    photo.resize((2600, 2300)).save(tmp_path / "large.png")
+    page.evaluate(
+        "window.canvases = []; const create = document.createElement.bind(document); document.createElement = "
+        "name => { const made = create(name); if (name === 'canvas') canvases.push(made); return made; }"
+    )
+    page.set_input_files("#file", tmp_path / "large.png")
+    wait_for_picture(page, "large.png")
+    assert page.evaluate("Math.max(...canvases.map(canvas => canvas.width))") == 2048
+    np.testing.assert_allclose(covered(page).astype(int), as_pillow_has_it(photo.resize((2600, 2300))), atol=3)
+
+
 def test_own_picture_is_turned_as_its_exif_says_and_its_transparent_parts_are_white(page, photo, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6

@@ -165,6 +165,20 @@ def test_a_picture_that_is_not_square_is_explained_by_its_middle(network, sample
 
 
 @pytest.mark.slow
+def test_only_what_is_farther_than_the_threshold_is_marked(network, sample, tmp_path, save, monkeypatch):
+    monkeypatch.setattr(own, "distance", lambda network, images: (np.array([0.9, 1.0, 1.1]), 1.0))
+    pictures = [own.read(save(f"{i}.png", Image.fromarray(sample.test_images[i]))) for i in range(3)]
+    out = tmp_path / "out"
+    manifest = own.write(out, network, pictures, [], stage="stage4", method="grad-cam", overwrite=False)
+    assert [(entry["distance"], entry["unlike"]) for entry in manifest["pictures"]] == [
+        (0.9, False),
+        (1.0, False),
+        (1.1, True),
+    ]
+    assert manifest["threshold"] == 1.0
+
+
+@pytest.mark.slow
 def test_a_name_that_is_not_utf8_is_escaped(network, sample, tmp_path):
     path = tmp_path / os.fsdecode(b"caf\xe9.png")
     Image.fromarray(sample.test_images[0]).save(path)
