@@ -16,6 +16,7 @@ import json
 import os
 import random
 import re
+import signal
 import subprocess
 import sys
 import tarfile
@@ -258,19 +259,23 @@ def is_noticed(root: Path, fault: Fault, limit: float) -> dict:
     start = time.monotonic()
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", "-p", "no:cacheprovider"]
     environment = os.environ | {"PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"}
+    # In a session of its own, so that what the tests have started ends with them.
+    process = subprocess.Popen(
+        [*command, *tests_of(root, fault.file)],
+        cwd=root,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
     try:
-        process = subprocess.run(
-            [*command, *tests_of(root, fault.file)],
-            cwd=root,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=limit,
-        )
-        failed = re.search(r"^(?:FAILED|ERROR) ([^\s\[]+)", process.stdout, re.MULTILINE)
+        said, _ = process.communicate(timeout=limit)
+        failed = re.search(r"^(?:FAILED|ERROR) ([^\s\[]+)", said, re.MULTILINE)
         found = {"noticed": process.returncode != 0, "by": failed[1] if failed else ""}
     except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
         found = {"noticed": False, "by": f"no test had failed after {limit:.0f} s"}
     finally:
         (root / fault.file).write_text(text)
