@@ -5,6 +5,7 @@ a product, a picture is decoded or taken from the figure that matplotlib was giv
 """
 
 import base64
+import contextlib
 import io
 import json
 import re
@@ -20,6 +21,7 @@ from cifar_flax import data
 from cifar_flax.commands import explain
 from cifar_flax.data import CLASS_NAMES
 from cifar_flax.explaining import cam
+from cifar_flax.explaining.folder import MANIFEST, check
 from cifar_flax.network import ResNet, model, weights
 from cifar_flax.training import trained
 
@@ -141,7 +143,11 @@ def figures(folder):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(Figure, "savefig", note)
-        assert explain.main(words) == 0
+        said = io.StringIO()
+        with contextlib.redirect_stdout(said):
+            assert explain.main(words) == 0
+    check(folder / "a", MANIFEST, overwrite=True)  # all that it wrote may be replaced
+    (folder / "said").write_text(said.getvalue())
     return saved
 
 
@@ -402,6 +408,9 @@ def test_the_comparison_counts_what_was_mended_and_broken(folder, figures, ours,
     assert (found["mended"], found["broken"]) == tuple(len(changed[kind]) for kind in ("mended", "broken"))
     assert (found["both_right"], found["both_wrong"]) == (sum(right & also), sum(~right & ~also))
     assert (found["accuracy"], found["other_accuracy"]) == (right.mean(), also.mean())
+    words = f"mends {found['mended']} and breaks {found['broken']} (p = {found['p']:.2g})"
+    assert f"other.safetensors: {100 * also.mean():.2f}%, {words}" in (folder / "said").read_text()
+    assert f"Test accuracy: {100 * right.mean():.2f}% ({right.sum()}/1000)" in (folder / "said").read_text()
     for label, name in enumerate(CLASS_NAMES):
         of, row = labels == label, found["by_class"][name]
         assert (row["mended"], row["broken"]) == (sum(of & ~right & also), sum(of & right & ~also))

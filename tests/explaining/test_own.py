@@ -6,6 +6,7 @@ import json
 import os
 import re
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -122,10 +123,13 @@ def test_what_is_unlike_the_training_set_is_marked(network, sample, rng):
 
 @pytest.mark.slow
 def test_distance_is_that_of_all_stages_to_the_tenth_nearest(network, sample):
-    def features(images):
+    @jax.jit
+    def stages(images):
         images = normalize(images)
-        stages = [model.features(network.model, network.params, images, stage=s) for s in network.model.stage_names]
-        return np.concatenate([np.asarray(stage).mean(axis=(1, 2)) for stage in stages], axis=1)
+        return [model.features(network.model, network.params, images, stage=s) for s in network.model.stage_names]
+
+    def features(images):
+        return np.concatenate([np.asarray(stage).mean(axis=(1, 2)) for stage in stages(images)], axis=1)
 
     known = features(sample.train_images)
     differences = (features(sample.test_images[:5])[:, None] - known) / known.std(axis=0)
