@@ -96,9 +96,12 @@ def test_set(sample):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, test_set):
-    """Another network, so different that of what it breaks not all is kept; and what people say, made up."""
+    """The embedded network in float32, so that what is computed anew differs by no rounding to bfloat16; another
+    network, so different that of what it breaks not all is kept; and what people say, made up."""
     folder = tmp_path_factory.mktemp("artefacts")
     embedded, rng = weights.load_weights(trained.EMBEDDED), np.random.default_rng(0)
+    about = embedded.about | {"precision": "float32"}
+    weights.save_weights(folder / "ours.safetensors", embedded.params, embedded.config, about)
     worse = jax.tree.map(lambda x: x * (1 + 0.25 * rng.normal(size=x.shape)).astype("f"), embedded.params)
     weights.save_weights(folder / "other.safetensors", worse, embedded.config, {})
     counts = rng.multinomial(50, [0.02] * 10, size=10_000)
@@ -138,7 +141,8 @@ def figures(folder):
         saved[above] = figure
         return save(figure, *arguments, **options)
 
-    words = ["--compare", "other.safetensors", "--count", str(COUNT), "--out", "a"]
+    words = ["--ckpt", "ours.safetensors", "--data", "sample", "--compare", "other.safetensors"]
+    words += ["--count", str(COUNT), "--out", "a"]
     words += ["--human-labels", "counts.npy", "--label-errors", "votes.json"]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)

@@ -268,8 +268,8 @@ def test_an_evaluation_that_is_not_finite_ends_the_run_and_is_not_written(tiny, 
     """Of averaged parameters that overflowed, say; the last good checkpoint and every row stay readable."""
     build = loop.build_program
 
-    def broken(*arguments):
-        built = build(*arguments)
+    def broken(*arguments, **options):
+        built = build(*arguments, **options)
 
         def evaluate(params, split, between):
             sums = built.evaluate(params, split, between)

@@ -46,6 +46,8 @@ GIVEN = validate(
         sam_rho=0.062,
         clip_norm=1.7,
         label_smoothing=0.13,
+        teacher_weight=0.61,
+        teacher_temperature=2.7,
         ema_decay=0.97,
         patience=6,
         factor=0.55,
@@ -59,7 +61,7 @@ GIVEN = validate(
     )
 )
 # Tested elsewhere: what they do is no argument of a part.
-ELSEWHERE = {"preset", "data", "on_nan", "precision", "deterministic"}
+ELSEWHERE = {"preset", "data", "on_nan", "precision", "deterministic", "teacher", "teacher_digest"}
 IN_THE_RUN = {"val_size", "test", "init", "epochs", "monitor"}
 
 
@@ -140,7 +142,8 @@ def test_what_the_plateau_is_built_of(seen):
 def test_what_a_step_is_made_of(seen):
     given, model = seen["train_step"], seen["train_step"]["model"]
     assert given["label_smoothing"] == GIVEN.label_smoothing and given["ema_decay"] == GIVEN.ema_decay
-    assert given["sam_rho"] == GIVEN.sam_rho
+    for name in ("sam_rho", "teacher_weight", "teacher_temperature"):
+        assert given[name] == getattr(GIVEN, name), name
     assert given["images"].shape == (GIVEN.batch_size, 32, 32, 3)
     assert (model.widths, model.strides, model.zero_init_residual) == ((4, 6), (2, 3), False)
     assert seen["state"]["model"] == model == seen["eval_step"]["model"]
@@ -179,8 +182,8 @@ def test_fields_of_the_run_reach_it(few, tiny, tmp_path, monkeypatch):
     told, begun = [], []
     build = loop.build_program
 
-    def noted(*arguments):
-        built = build(*arguments)
+    def noted(*arguments, **options):
+        built = build(*arguments, **options)
 
         def steps(state, *others):
             begun.append(jax.device_get(state.params))
