@@ -225,16 +225,14 @@ def tests_of(root: Path, file: str) -> list[str]:
     path = Path(file).relative_to("cifar_flax")
     own = (Path("tests") / path.with_name(f"test_{path.stem}.py")).as_posix()
     others = next(tests for start, tests in TESTS.items() if path.as_posix().startswith(start))
+    return [test for test in dict.fromkeys([own, *others]) if is_there(root, test)]
 
-    def is_there(test: str) -> bool:
-        name, _, function = test.partition("::")
-        return (
-            (root / name).exists() and f"def {function}" in (root / name).read_text()
-            if function
-            else (root / name).exists()
-        )
 
-    return [test for test in dict.fromkeys([own, *others]) if is_there(test)]
+def is_there(root: Path, test: str) -> bool:
+    """Whether there is such a file of tests, and in it the function that is named, if one is."""
+    name, _, function = test.partition("::")
+    path = root / name
+    return path.is_file() and f"def {function}(" in path.read_text() if function else path.exists() and bool(name)
 
 
 def plant(root: Path, fault: Fault) -> str | None:
@@ -251,8 +249,8 @@ def plant(root: Path, fault: Fault) -> str | None:
     return text
 
 
-def is_noticed(root: Path, fault: Fault, limit: float) -> dict:
-    """Runs the tests of a planted fault: whether one fails, which, and after how long."""
+def is_noticed(root: Path, fault: Fault, limit: float, first: str = "") -> dict:
+    """Runs the tests of a planted fault, `first` before the others: whether one fails, which, and after how long."""
     text = plant(root, fault)
     if text is None:
         return {"noticed": None, "by": "the line is gone"}
@@ -261,7 +259,7 @@ def is_noticed(root: Path, fault: Fault, limit: float) -> dict:
     environment = os.environ | {"PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"}
     # In a session of its own, so that what the tests have started ends with them.
     process = subprocess.Popen(
-        [*command, *tests_of(root, fault.file)],
+        [*command, *([first] if is_there(root, first) else []), *tests_of(root, fault.file)],
         cwd=root,
         env=environment,
         stdout=subprocess.PIPE,
@@ -307,7 +305,7 @@ def main() -> None:
             if flags.missed and entry["before_mending"]["noticed"]:
                 continue
             fault = Fault(*(entry[name] for name in Fault._fields))
-            entry[key] = is_noticed(root, fault, flags.limit)
+            entry[key] = is_noticed(root, fault, flags.limit, entry.get("before_mending", {}).get("by", ""))
             flags.json.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
             print(f"{fault.file}:{fault.line} {entry[key]}\n  {fault.before}\n  {fault.after}", flush=True)
 
