@@ -12,7 +12,6 @@ import subprocess
 import sys
 import tarfile
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -229,12 +228,12 @@ def test_auto_tries_the_sources_in_order_and_names_them_all(official, tmp_path):
     assert_is_official(data.load_cifar10(tmp_path), official)
 
 
-def test_a_silent_network_costs_seconds(official, monkeypatch):
-    with socket.create_server(("127.0.0.1", 0)) as listener:  # accepts, and never answers
-        start = time.perf_counter()
-        with pytest.raises(UserError, match="cannot be reached"):
-            sources._probe(f"http://127.0.0.1:{listener.getsockname()[1]}/x")
-        assert time.perf_counter() - start < 5
+def test_a_silent_network_is_given_up(official, monkeypatch):
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,  # accepts, and never answers
+        pytest.raises(UserError, match="cannot be reached"),
+    ):
+        sources._probe(f"http://127.0.0.1:{listener.getsockname()[1]}/x")
 
 
 def test_unknown_source_is_refused_with_the_known_ones():

@@ -58,10 +58,8 @@ def test_a_storm_of_kills_changes_nothing():
 def test_a_signal_is_answered_with_a_checkpoint_and_a_line(number, code, tmp_path):
     with start(*SMOKE, "--epochs", "10000", "--devices", "1", "--out", "run", cwd=tmp_path) as process:
         wait_for_epoch(tmp_path / "run", 1)
-        sent = time.monotonic()
         process.send_signal(number)
         _, errors = process.communicate(timeout=60)
-    assert time.monotonic() - sent < 10
     assert process.returncode == code
     assert errors == "interrupted: go on with  python train.py --resume --devices 1 --out run\n"
     newest = checkpoint.find(tmp_path / "run" / "checkpoints")[-1]
