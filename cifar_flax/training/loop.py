@@ -199,7 +199,7 @@ def _require(data: Cifar10, config: Config) -> None:
     """Refuses arrays that are no CIFAR-10, before anything is computed of them: a `UserError`."""
     require_images(data.train_images, "train_images")
     require_labels(data.train_labels, len(data.train_images), "train_labels")
-    if config.test:
+    if len(data.test_images):  # there need be none
         require_images(data.test_images, "test_images")
     require_labels(data.test_labels, len(data.test_images), "test_labels")
     if config.val_size >= len(data.train_images):
