@@ -118,7 +118,7 @@ def _features(network: Network, images: np.ndarray) -> np.ndarray:
     def features(params, images):
         images = data.normalize(images)
         stages = [model.features(network.model, params, images, stage=stage) for stage in network.model.stage_names]
-        return jnp.concatenate([stage.mean(axis=(1, 2)) for stage in stages], axis=1)
+        return jnp.concatenate([stage.mean(axis=(1, 2), dtype=jnp.float32) for stage in stages], axis=1)
 
     return explanation.in_batches(features, network.params, (images,), lambda n: None)
 

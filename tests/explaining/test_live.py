@@ -13,6 +13,7 @@ from cifar_flax.explaining import cam, explanation, report
 from cifar_flax.explaining.explanation import TestSet as Images
 from cifar_flax.network import ResNet, init_params
 from cifar_flax.training import trained
+from cifar_flax.training.program import build_model
 
 COUNT = 100
 TRAINING_MEAN = np.round(255 * normalization.MEAN).astype(np.uint8)
@@ -23,7 +24,9 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def network():
-    return trained.load_network(None)
+    """The embedded network in float32, as the page computes it."""
+    embedded = trained.load_network(None)
+    return embedded._replace(model=build_model(embedded.config), precision="float32")
 
 
 @pytest.fixture(scope="module")
