@@ -43,9 +43,10 @@ class TestSet(NamedTuple):
     class_names: Sequence[str]
 
 
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`jax.jit` with the compiler's options of this machine."""
-    return jax.jit(function, compiler_options=resolve("float32", 1).compiler_options)
+def compiled(network: ResNet) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """`jax.jit` with the compiler's options that this machine has for a network's dtype."""
+    options = resolve(jnp.dtype(network.dtype).name, 1).compiler_options
+    return functools.partial(jax.jit, compiler_options=options)
 
 
 # ---- predictions ---------------------------------------------------------------------------------
@@ -91,7 +92,7 @@ def in_batches(
 def build_logits(network: ResNet) -> Callable[..., jax.Array]:
     """A compiled function of parameters and images `[B, 32, 32, 3]`: a batch of `predict`."""
 
-    @compiled
+    @compiled(network)
     def logits(params, images):
         return model.forward(network, params, normalize(images))
 
@@ -186,7 +187,7 @@ def build_maps(network: ResNet, stage: str, method: str) -> Callable[..., jax.Ar
     """A compiled function of parameters, images `[B, 32, 32, 3]`, labels and predictions: a batch of `explain`."""
     to_map = jax.vmap(jax.vmap(cam.METHODS[method], in_axes=(None, 0)))
 
-    @compiled
+    @compiled(network)
     def maps(params, images, labels, predicted):
         head = functools.partial(model.head, network, params, stage=stage)
         activations = model.features(network, params, normalize(images), stage=stage)

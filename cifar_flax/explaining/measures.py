@@ -56,7 +56,7 @@ def build_class_maps(network: ResNet, stage: str, methods: Sequence[str]) -> Cal
     def to_maps(activation, gradient):
         return jnp.stack([cam.METHODS[method](activation, gradient) for method in methods])
 
-    @explanation.compiled
+    @explanation.compiled(network)
     def maps(params, images, classes):
         head = functools.partial(model.head, network, params, stage=stage)
         activations = model.features(network, params, normalize(images), stage=stage)
@@ -82,7 +82,7 @@ def build_curves(network: ResNet, kind: str, key: jax.Array) -> Callable[..., ja
     An image's noise depends on the key and its number alone.
     """
 
-    @explanation.compiled
+    @explanation.compiled(network)
     def curves(params, images, classes, ranks, numbers):
         noise = jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), images.shape[1:]))(numbers)
         probability = probability_of(network, params, classes)
@@ -94,7 +94,7 @@ def build_curves(network: ResNet, kind: str, key: jax.Array) -> Callable[..., ja
 def build_occlusion(network: ResNet) -> Callable[..., jax.Array]:
     """A compiled function of parameters, images and classes: `faithfulness.occlusion`."""
 
-    @explanation.compiled
+    @explanation.compiled(network)
     def occlusion(params, images, classes):
         return faithfulness.occlusion(probability_of(network, params, classes), normalize(images))
 

@@ -114,7 +114,7 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
 def _features(network: Network, images: np.ndarray) -> np.ndarray:
     """The mean of each channel of every stage, since early ones see what the last no longer does: float `[N, K]`."""
 
-    @explanation.compiled
+    @explanation.compiled(network.model)
     def features(params, images):
         images = data.normalize(images)
         stages = [model.features(network.model, params, images, stage=stage) for stage in network.model.stage_names]
