@@ -9,6 +9,7 @@ At the stage that feeds the average pooling, Grad-CAM's raw map is in logit unit
 class's bias is the logit.
 """
 
+import functools
 from collections.abc import Callable
 
 import chex
@@ -89,13 +90,23 @@ def eigen_cam(activation: jax.Array, gradient: jax.Array) -> jax.Array:
     return _combined(centred, sign * direction).reshape(height, width)
 
 
+def _widened(method: Callable[[jax.Array, jax.Array], jax.Array]) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """A method that computes in float32 or wider, whatever the activations' dtype."""
+
+    @functools.wraps(method)
+    def widened(activation: jax.Array, gradient: jax.Array) -> jax.Array:
+        return method(*(x.astype(jnp.promote_types(x.dtype, jnp.float32)) for x in (activation, gradient)))
+
+    return widened
+
+
 METHODS: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
-    "grad-cam": grad_cam,
-    "grad-cam++": grad_cam_plus_plus,
-    "hires-cam": hires_cam,
-    "layer-cam": layer_cam,
-    "xgrad-cam": xgrad_cam,
-    "eigen-cam": eigen_cam,
+    "grad-cam": _widened(grad_cam),
+    "grad-cam++": _widened(grad_cam_plus_plus),
+    "hires-cam": _widened(hires_cam),
+    "layer-cam": _widened(layer_cam),
+    "xgrad-cam": _widened(xgrad_cam),
+    "eigen-cam": _widened(eigen_cam),
 }
 
 

@@ -172,3 +172,11 @@ def test_colours_are_opencvs_jet():
     known = {0: (0, 0, 128), 1: (0, 0, 132), 100: (18, 255, 238), 128: (130, 255, 126), 254: (132, 0, 0)}
     for place, colour in known.items():
         assert tuple(cam.JET[place]) == colour
+
+
+@pytest.mark.parametrize("method", cam.METHODS)
+def test_maps_of_bfloat16_activations_are_computed_in_float32(method, rng):
+    arrays = [jnp.asarray(rng.normal(size=(4, 4, 6)), jnp.bfloat16) for _ in range(2)]
+    found = cam.METHODS[method](*arrays)
+    assert found.dtype == jnp.float32
+    np.testing.assert_array_equal(found, cam.METHODS[method](*(x.astype(jnp.float32) for x in arrays)))

@@ -6,16 +6,20 @@ import numpy as np
 import pytest
 
 from cifar_flax import data
+from cifar_flax.execution import resolve
 from cifar_flax.explaining import cam, evaluation, explanation, measures, trust_tables
 from cifar_flax.explaining.explanation import TestSet as Images
 from cifar_flax.training import trained
+from cifar_flax.training.program import build_model
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def network():
-    return trained.load_network(None)
+    """The embedded network in float32, so that one figure by two programs differs by no rounding to bfloat16."""
+    embedded = trained.load_network(None)
+    return embedded._replace(model=build_model(embedded.config, resolve("float32", 1)), precision="float32")
 
 
 @pytest.fixture(scope="module")
