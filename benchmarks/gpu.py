@@ -21,17 +21,14 @@ _GRACE = 40  # seconds that a part has to save what it can
 
 # Of ResNet-18's recipe, all epochs on 45,000 images: shorter trials misled. Two at once, so that one compiles and
 # evaluates while the other trains.
-_STEEPER = "--factor 0.5"
-_DECAYED = f"{_STEEPER} --muon-weight-decay 0.01"
 TRIALS = (
-    _DECAYED,
-    f"{_STEEPER} --muon-weight-decay 0.02",
-    f"{_DECAYED} --sam-rho 0.01",
-    f"{_DECAYED} --sam-rho 0.03",
-    f"{_DECAYED} --batch-size 256 --muon-learning-rate 0.113",
-    f"{_DECAYED} --label-smoothing 0",
-    f"{_STEEPER} --muon-weight-decay 0.005",
-    _STEEPER,
+    "--label-smoothing 0",
+    "--label-smoothing 0 --factor 0.35",
+    "--label-smoothing 0 --sam-rho 0.015",
+    "--factor 0.35",
+    "--batch-size 256 --muon-learning-rate 0.113",
+    "--muon-weight-decay 0.02",
+    "--label-smoothing 0 --sam-rho 0.005",
 )
 
 
