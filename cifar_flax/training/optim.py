@@ -40,6 +40,8 @@ _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 # Steps between two products with the whole matrix. With fewer digits than float32's, rounding errors in X'X would be
 # multiplied by up to 500 over five steps, so X'X is computed anew after two.
 _NEWTON_SCHULZ_STEPS = {"float32": (5,), "bfloat16": (2, 3)}
+# In float32, matrices with as many rows and columns are iterated on in our form, and smaller ones in Optax's.
+_LEAST_OF_WIDE = 128
 
 
 def _muon(
@@ -54,20 +56,32 @@ def _muon(
     def as_matrices(stacks):
         return jax.tree.map(lambda _: MuonDimensionNumbers(reduction_axis=(1, 2, 3), output_axis=4), stacks)
 
-    normalised_momentum = optax.contrib.scale_by_muon(ns_steps=0, weight_dimension_numbers=as_matrices)
+    muon, normalised_momentum = (
+        optax.contrib.scale_by_muon(ns_steps=steps, weight_dimension_numbers=as_matrices)
+        for steps in (sum(_NEWTON_SCHULZ_STEPS["float32"]), 0)
+    )
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         del params
-        stacks: Any
-        stacks, state = normalised_momentum.update(_stack(updates), state._replace(mu=_stack(state.mu)))
-        stacks = _orthogonalized(stacks, mesh, precision)
-        return _unstack(stacks, updates), state._replace(mu=_unstack(state.mu, updates))
+        stacks, momenta = _stack(updates), _stack(state.mu)
+        ours = {shape for shape in stacks if precision == "bfloat16" or (mesh is not None and _is_wide(shape))}
+        parts: list[Any] = []
+        for transformation, shapes in ((muon, stacks.keys() - ours), (normalised_momentum, ours)):
+            chosen, kept = ({shape: tree[shape] for shape in shapes} for tree in (stacks, momenta))
+            parts.append(transformation.update(chosen, state._replace(mu=kept)))
+        (stacks, state), (normalised, our_state) = parts
+        stacks |= _orthogonalized(normalised, mesh, precision)
+        return _unstack(stacks, updates), state._replace(mu=_unstack(state.mu | our_state.mu, updates))
 
     return optax.chain(
-        optax.GradientTransformation(normalised_momentum.init, update),
+        optax.GradientTransformation(muon.init, update),
         optax.add_decayed_weights(weight_decay),
         optax.scale_by_learning_rate(learning_rate),
     )
+
+
+def _is_wide(shape: tuple[int, ...]) -> bool:
+    return min(math.prod(shape[:-1]), shape[-1]) >= _LEAST_OF_WIDE
 
 
 def _orthogonalized(

@@ -464,7 +464,8 @@ def test_tensorboard_events_are_written_on_request(tiny, few, tmp_path):
     assert list((tmp_path / "run" / "tensorboard").glob("events.*"))
 
 
-def test_a_resumed_run_keeps_its_precision_and_says_what_is_another(tiny, few, tmp_path, capsys):
+def test_a_resumed_run_keeps_its_precision_and_says_what_is_another(tiny, few, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(execution, "_has_bfloat16", lambda device: True)
     config = dataclasses.replace(tiny, epochs=1, precision="bfloat16")
     loop.fit(config, few, tmp_path / "run")
     program = build_program(dataclasses.replace(tiny, precision="float32"), 200)

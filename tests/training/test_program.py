@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from cifar_flax import machine
+from cifar_flax import execution, machine
 from cifar_flax.commands import train
 from cifar_flax.config import Config, validate
 from cifar_flax.data import decode_batch, encode_batch
@@ -216,8 +216,9 @@ def test_determinism_is_asked_of_the_compiler_before_it_starts(tmp_path, monkeyp
         assert ("--xla_gpu_exclude_nondeterministic_ops=true" in os.environ["XLA_FLAGS"]) == there
 
 
-def test_precision_reaches_the_program():
-    """On a CPU it is that of wide convolutions alone; so their program is looked at, not their numbers."""
+def test_precision_reaches_the_program(monkeypatch):
+    """Which numbers the program computes with is read from it, not from the results."""
+    monkeypatch.setattr(execution, "_has_bfloat16", lambda device: True)
 
     def text(precision: str) -> str:
         config = dataclasses.replace(GIVEN, widths=(128,), strides=(2,), precision=precision)
