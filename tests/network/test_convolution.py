@@ -60,6 +60,7 @@ def shapes():
     return sorted({shape for model in models for shape in cpu.convolutions(model)})
 
 
+@pytest.mark.skipif(jax.__version_info__ < (0, 11), reason="a run computes in bfloat16 on a CPU from jaxlib 0.11 on")
 # The images of a device in a step, of half a batch, of an evaluation's last one, and one alone.
 @pytest.mark.parametrize("batch", [128, 64, 20, 7, 1])
 @pytest.mark.parametrize(("height", "channels", "features", "stride"), shapes())
