@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from cifar_flax import execution
 from cifar_flax.commands import explain
 from cifar_flax.config import PRESETS
 from cifar_flax.errors import UserError
@@ -143,7 +144,8 @@ def test_a_run_may_be_named_by_a_number_and_an_epoch_from_where_it_is(tiny, few,
 
 
 @pytest.mark.slow
-def test_a_network_keeps_the_precision_that_it_was_trained_in(tiny, few, tmp_path):
+def test_a_network_keeps_the_precision_that_it_was_trained_in(tiny, few, tmp_path, monkeypatch):
+    monkeypatch.setattr(execution, "_has_bfloat16", lambda device: True)
     loop.fit(dataclasses.replace(tiny, epochs=1, precision="bfloat16"), few, tmp_path / "run")
     network = trained.load_network(tmp_path / "run")
     trained.export(network, tmp_path / "a.safetensors")
