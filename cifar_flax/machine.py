@@ -55,6 +55,8 @@ def keep_compiled_programs() -> None:
     In a folder for this kind of processor alone: a home directory may be shared by machines that cannot
     run each other's programs. `JAX_COMPILATION_CACHE_DIR` chooses another folder.
     """
+    # XLA cannot write a program that calls oneDNN: such a one is compiled at each start.
+    warnings.filterwarnings("ignore", "Error writing persistent compilation cache entry")
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
     try:
@@ -62,8 +64,6 @@ def keep_compiled_programs() -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except (OSError, RuntimeError):
         return  # no place for it: each start compiles
-    # XLA cannot write a program that calls oneDNN: such a one is compiled at each start.
-    warnings.filterwarnings("ignore", "Error writing persistent compilation cache entry")
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 

@@ -272,7 +272,8 @@ def _checked(config: Config, model: ResNet, execution: Execution, say: Callable[
     """The execution; in float32 where this CPU's convolutions in bfloat16, of the run's own shapes, are wrong."""
     if not execution.on_cpu or execution.precision != "bfloat16":
         return execution
-    error = cpu.largest_error(cpu.convolutions(model), config.batch_size // execution.mesh.size)
+    images = config.batch_size // execution.mesh.size
+    error = cpu.largest_error(cpu.convolutions(model), images, execution.compiler_options)
     if error < cpu.TOLERANCE:
         return execution
     say(f"Note: this machine's convolutions in bfloat16 are wrong, by {error:.2g} of the largest value: float32")

@@ -512,7 +512,7 @@ def test_a_run_is_in_float32_where_bfloat16_is_wrong(tiny, few, tmp_path, monkey
     """As on a CPU that says it multiplies in bfloat16, and does so wrongly."""
     monkeypatch.setattr(execution, "_has_bfloat16", lambda device: True)
     for error, expected in ((1e-3, "bfloat16"), (np.nan, "float32"), (3.0, "float32")):
-        monkeypatch.setattr(cpu, "largest_error", lambda shapes, batch, error=error: error)
+        monkeypatch.setattr(cpu, "largest_error", lambda shapes, batch, options, error=error: error)
         loop.fit(dataclasses.replace(tiny, epochs=1, precision="auto"), few, tmp_path / str(error))
         newest = checkpoint.find(tmp_path / str(error) / "checkpoints")[-1]
         assert checkpoint.read_execution(newest)["precision"] == expected
