@@ -128,7 +128,7 @@ def _require_finite(numbers: np.ndarray, what: str) -> None:
     finite = np.isfinite(numbers).reshape(len(numbers), -1).all(axis=1)
     if not finite.all():
         raise UserError(
-            f"the network's {what} are not finite for {int((~finite).sum())} of {len(finite)} images: "
+            f"the network's {what} are not finite for {int((~finite).sum())} of {len(numbers)} images: "
             "its parameters are too large; use an earlier checkpoint"
         )
 
