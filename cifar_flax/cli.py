@@ -2,10 +2,12 @@
 
 import argparse
 import contextlib
+import difflib
 import os
+import re
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import NoReturn
 
 from cifar_flax.errors import Interrupted, UserError, known
@@ -25,9 +27,17 @@ class Parser(argparse.ArgumentParser):
     `--help` leaves out the flags of a `rare` group, so that it fits a screen; `--help-all` has them.
     """
 
-    def __init__(self, prog: str, description: str | None = None, epilog: str | None = None):
+    def __init__(
+        self,
+        prog: str,
+        description: str | None = None,
+        epilog: str | None = None,
+        elsewhere: Mapping[str, str] | None = None,
+    ):
+        """`elsewhere` says of flags that this parser does not have what to type instead."""
         super().__init__(prog=prog, description=description, epilog=epilog, allow_abbrev=False)
         self.shows_all = False
+        self._elsewhere = elsewhere or {}
         self._rare: list[argparse._ArgumentGroup] = []
 
     def rare(self, title: str) -> argparse._ArgumentGroup:
@@ -54,6 +64,12 @@ class Parser(argparse.ArgumentParser):
         return formatter.format_help()
 
     def error(self, message: str) -> NoReturn:
+        if match := re.match(r"unrecognized arguments: (-[^\s=]*)", message):
+            flag = match[1]
+            if flag in self._elsewhere:
+                raise UserError(f"{flag} is not a flag of {self.prog}: use {self._elsewhere[flag]}")
+            if near := difflib.get_close_matches(flag, self._option_string_actions, 1):
+                message += f"; did you mean {near[0]}?"
         raise UserError(f"{message}; see --help")
 
 

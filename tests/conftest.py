@@ -19,19 +19,14 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 @pytest.fixture(scope="session")
-def sample() -> data.Cifar10:
+def sample() -> data.Dataset:
     return data.load_cifar10(source="sample")
 
 
 @pytest.fixture(scope="session")
-def few(sample) -> data.Cifar10:
+def few(sample) -> data.Dataset:
     """200 training and 150 test images: a run of seconds whose last batches are not full."""
-    return sample._replace(
-        train_images=sample.train_images[:200],
-        train_labels=sample.train_labels[:200],
-        test_images=sample.test_images[:150],
-        test_labels=sample.test_labels[:150],
-    )
+    return dataclasses.replace(sample, train=sample.train.take(slice(200)), test=sample.test.take(slice(150)))
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from cifar_flax import plots
-from cifar_flax.data import CLASS_NAMES
+from cifar_flax.data import CIFAR10
 
 ROWS = [
     {
@@ -130,7 +130,7 @@ def test_faithfulness_shows_each_figure_with_its_interval(figure):
 
 def test_pairs_show_the_predicted_classs_map_above_the_true_ones(figure, rng):
     maps = rng.random((2, 2, 8, 8))
-    found = figure(plots.plot_pairs, maps, [(3, 5, 7), (0, 8, 4)], CLASS_NAMES, "title")
+    found = figure(plots.plot_pairs, maps, [(3, 5, 7), (0, 8, 4)], CIFAR10.class_names, "title")
     above, below = found.axes[:2], found.axes[2:]
     for i, (true, predicted, count) in enumerate([("cat", "dog", 7), ("airplane", "ship", 4)]):
         np.testing.assert_array_equal(above[i].images[0].get_array(), maps[i, 0])

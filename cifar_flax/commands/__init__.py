@@ -3,6 +3,7 @@
 In: the words after the command's name. Out: an exit code (`main`), as `cli.run` gives it.
 """
 
+import difflib
 import importlib
 import importlib.metadata
 import sys
@@ -11,19 +12,17 @@ import cifar_flax
 from cifar_flax import cli
 from cifar_flax.errors import UserError
 
-# Each command's module, imported when it is called for, and what is put before its words.
+# Each command's module, imported when it is called for.
 _COMMANDS = {
-    "train": ("cifar_flax.commands.train", [], "train a network"),
-    "sweep": ("cifar_flax.commands.sweep", [], "train several settings and seeds, and compare them"),
-    "explain": ("cifar_flax.commands.explain", [], "show the images that a network gets wrong, with Grad-CAM maps"),
-    "data": ("cifar_flax.data.__main__", [], "download or check CIFAR-10"),
-    "import": ("cifar_flax.interop.__main__", ["import"], "import a network from PyTorch"),
-    "export": (
-        "cifar_flax.interop.__main__",
-        ["export"],
-        "export a network to PyTorch or StableHLO, or write a model card",
-    ),
-    "augment": ("cifar_flax.commands.augment", [], "draw what augmentation does to images"),
+    "train": ("train", "train a network"),
+    "explain": ("explain", "show the images that a network gets wrong, with Grad-CAM maps"),
+    "compare": ("compare", "compare two networks on the same images"),
+    "evaluate": ("evaluate", "measure how far a network's maps and confidence can be trusted"),
+    "pictures": ("pictures", "explain your own pictures"),
+    "sweep": ("sweep", "train several settings and seeds, and compare them"),
+    "data": ("data", "download or check CIFAR-10"),
+    "export": ("export", "write a network for this program, PyTorch or StableHLO, or with a model card"),
+    "import": ("import_network", "import a network from PyTorch"),
 }
 
 
@@ -33,7 +32,7 @@ def _version() -> str:
 
 def _usage() -> str:
     width = max(map(len, _COMMANDS))
-    lines = [f"  {name:<{width}}  {text}" for name, (_, _, text) in _COMMANDS.items()]
+    lines = [f"  {name:<{width}}  {text}" for name, (_, text) in _COMMANDS.items()]
     return "\n".join(["usage: cifar-flax COMMAND ...", "", cifar_flax.__doc__ or "", "", *lines]) + (
         "\n\n`cifar-flax COMMAND --help` lists a command's flags; --version prints the version."
     )
@@ -43,9 +42,8 @@ def main(argv: list[str] | None = None) -> int:
     """`cifar-flax`; returns the exit code."""
     words = sys.argv[1:] if argv is None else argv
     if words and words[0] in _COMMANDS:
-        module, before, _ = _COMMANDS[words[0]]
-        prog = "cifar-flax" if before else f"cifar-flax {words[0]}"
-        return importlib.import_module(module).main([*before, *words[1:]], prog)
+        module = importlib.import_module(f"cifar_flax.commands.{_COMMANDS[words[0]][0]}")
+        return module.main(words[1:], f"cifar-flax {words[0]}")
     return cli.run(lambda: _answer(words))
 
 
@@ -55,4 +53,6 @@ def _answer(words: list[str]) -> None:
     elif words in ([], ["-h"], ["--help"]):
         print(_usage())
     else:
-        raise UserError(f"{words[0]} is no command: expected one of {', '.join(_COMMANDS)}; see --help")
+        near = difflib.get_close_matches(words[0], _COMMANDS, 1)
+        meant = f"did you mean {near[0]}? " if near else ""
+        raise UserError(f"{words[0]} is no command: {meant}expected one of {', '.join(_COMMANDS)}; see --help")

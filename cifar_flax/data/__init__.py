@@ -1,39 +1,33 @@
 """CIFAR-10, from wherever it can be had, to the images that a step trains on.
 
 In: the official files, verified byte for byte (`sources`, `layout`), or the embedded sample (`sample`). Out: uint8
-images `[N, 32, 32, 3]` and int32 labels; normalised (`normalization`) and augmented (`augment`) float images.
+images `[N, 32, 32, 3]` and int32 labels; normalised (`spec`) and augmented (`augment`) float images.
 """
 
-from cifar_flax.data.layout import (
-    CLASS_NAMES,
-    Cifar10,
-    VerificationError,
-    decode_batch,
-    encode_batch,
-    require_images,
-    require_labels,
+from cifar_flax.data.layout import VerificationError, decode_batch, encode_batch
+from cifar_flax.data.sources import (
+    SOURCES,
+    SourceUnavailableError,
+    default_data_dir,
+    load_cifar10,
+    load_named,
+    open_dataset,
 )
-from cifar_flax.data.normalization import MEAN, STD, denormalize, normalize
-from cifar_flax.data.sample import sample_indices, write_sample
-from cifar_flax.data.sources import SOURCES, SourceUnavailableError, default_data_dir, load_cifar10, load_named
+from cifar_flax.data.spec import CIFAR10, Dataset, DataSpec, Split, whole_split
 
 __all__ = [
-    "CLASS_NAMES",
-    "MEAN",
+    "CIFAR10",
     "SOURCES",
-    "STD",
-    "Cifar10",
+    "DataSpec",
+    "Dataset",
     "SourceUnavailableError",
+    "Split",
     "VerificationError",
     "decode_batch",
     "default_data_dir",
-    "denormalize",
     "encode_batch",
     "load_cifar10",
     "load_named",
-    "normalize",
-    "require_images",
-    "require_labels",
-    "sample_indices",
-    "write_sample",
+    "open_dataset",
+    "whole_split",
 ]

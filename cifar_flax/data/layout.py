@@ -2,13 +2,11 @@
 
 import hashlib
 import math
-from typing import Any, NamedTuple
 
 import numpy as np
 
+from cifar_flax.data.spec import CIFAR10, Dataset, whole_split
 from cifar_flax.errors import UserError
-
-CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 # Its six files, in their order, and their MD5 sums.
 BATCHES = {
@@ -22,58 +20,6 @@ BATCHES = {
 BATCH_SIZE = 10_000
 RECORD_BYTES = 1 + 3 * 32 * 32
 BATCH_BYTES = BATCH_SIZE * RECORD_BYTES
-
-
-class Cifar10(NamedTuple):
-    """The data set in its official order.
-
-    Attributes:
-      train_images: uint8 `[N, 32, 32, 3]`, RGB in [0, 255].
-      train_labels: int32 `[N]`, in [0, 10).
-      test_images: uint8 `[M, 32, 32, 3]`.
-      test_labels: int32 `[M]`.
-      class_names: the ten names, by label.
-    """
-
-    train_images: np.ndarray
-    train_labels: np.ndarray
-    test_images: np.ndarray
-    test_labels: np.ndarray
-    class_names: tuple[str, ...]
-
-    def without_test(self) -> "Cifar10":
-        """The training set alone: what a choice that must not see the test set is given."""
-        return self._replace(test_images=self.test_images[:0], test_labels=self.test_labels[:0])
-
-
-def require_images(images: Any, what: str = "images") -> np.ndarray:
-    """The images as an array, if they are what a network is made for.
-
-    Raises:
-      UserError: they are not uint8 `[N, 32, 32, 3]`, one or more.
-    """
-    array = np.asarray(images)
-    if array.shape[1:] != (32, 32, 3) or not len(array):
-        one = "; one image is images[None]" if array.shape == (32, 32, 3) else ""
-        raise UserError(f"{what} are of shape {list(array.shape)}: expected [N, 32, 32, 3], one or more{one}")
-    if array.dtype != np.uint8:
-        raise UserError(f"{what} are {array.dtype}: expected uint8, 0 to 255; the program itself divides by 255")
-    return array
-
-
-def require_labels(labels: Any, count: int, what: str = "labels") -> np.ndarray:
-    """Labels as an array, if they are one class of ten for each of `count` images.
-
-    Raises:
-      UserError: they are not integers `[count]` in [0, 10).
-    """
-    array = np.asarray(labels)
-    if array.shape != (count,) or not np.issubdtype(array.dtype, np.integer):
-        raise UserError(f"{what} are {array.dtype} {list(array.shape)}: expected {count} integers, one an image")
-    if count and not (array.min() >= 0 and array.max() < len(CLASS_NAMES)):
-        outside = array[(array < 0) | (array >= len(CLASS_NAMES))][0]
-        raise UserError(f"{what} hold {outside}: expected 0 to {len(CLASS_NAMES) - 1}, the classes of CIFAR-10")
-    return array
 
 
 class VerificationError(UserError):
@@ -118,7 +64,6 @@ def verified(batches: dict[str, bytes], source: str) -> dict[str, bytes]:
     return batches
 
 
-def to_arrays(batches: dict[str, bytes]) -> Cifar10:
-    train_images, train_labels = decode_batch(b"".join(batches[name] for name in list(BATCHES)[:5]))
-    test_images, test_labels = decode_batch(batches["test_batch"])
-    return Cifar10(train_images, train_labels, test_images, test_labels, CLASS_NAMES)
+def to_dataset(batches: dict[str, bytes]) -> Dataset:
+    train = decode_batch(b"".join(batches[name] for name in list(BATCHES)[:5]))
+    return Dataset(CIFAR10, whole_split(*train), whole_split(*decode_batch(batches["test_batch"])))

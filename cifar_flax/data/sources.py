@@ -26,8 +26,9 @@ import numpy as np
 
 from cifar_flax import cli
 from cifar_flax.data import layout
-from cifar_flax.data.layout import CLASS_NAMES, Cifar10, VerificationError, decode_batch, encode_batch
+from cifar_flax.data.layout import VerificationError, decode_batch, encode_batch
 from cifar_flax.data.sample import load_sample
+from cifar_flax.data.spec import CIFAR10, Dataset
 from cifar_flax.errors import UserError
 
 OFFICIAL_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
@@ -248,7 +249,7 @@ def _tfds_builder_class():
                 # Downloaded by TFDS, but not unpacked by it: that needs TensorFlow.
                 batches = _from_archive_file(Path(dl_manager.download(OFFICIAL_URL)), kind="binary")
                 layout.verified(batches, OFFICIAL_URL)
-                self.info.features["label"].names = CLASS_NAMES  # type: ignore[index]
+                self.info.features["label"].names = CIFAR10.class_names  # type: ignore[index]
                 train = b"".join(batches[name] for name in list(layout.BATCHES)[:5])
                 return {
                     "train": self._generate_examples("train_", train),
@@ -330,7 +331,7 @@ def _write_cache(batches: dict[str, bytes], data_dir: Path) -> None:
 
 def load_cifar10(
     data_dir: str | os.PathLike | None = None, source: str = "auto", report: Report = lambda line: None
-) -> Cifar10:
+) -> Dataset:
     """Loads CIFAR-10, verified to be the official one byte for byte.
 
     Args:
@@ -340,14 +341,14 @@ def load_cifar10(
       report: called with a line of text as work goes on.
 
     Returns:
-      The arrays, in the official order.
+      The data set, in the official order.
 
     Raises:
       UserError: no source had it, or the one that did was not the official data.
 
     Example:
       >>> data = load_cifar10(source="sample")
-      >>> data.train_images.shape, data.train_images.dtype
+      >>> data.train.images.shape, data.train.images.dtype
       ((1000, 32, 32, 3), dtype('uint8'))
     """
     if source not in SOURCES:
@@ -376,14 +377,25 @@ def load_cifar10(
                 _write_cache(batches, folder)
             except OSError as error:
                 report(f"not cached in {folder}: {error.strerror or error}")
-        return layout.to_arrays(batches)
+        return layout.to_dataset(batches)
     raise UserError(
         f"CIFAR-10 could not be had ({'; '.join(refusals)}); put cifar-10-python.tar.gz into {folder}, "
         "or train and explain with --data sample"
     )
 
 
-def load_named(which: str, data_dir: Path | None, source: str, report: Report) -> Cifar10:
+def open_dataset(name: str | os.PathLike, *, data_dir: str | os.PathLike | None = None) -> Dataset:
+    """A data set by name: `cifar10`, or `sample`.
+
+    Raises:
+      UserError: there is none of that name; or as `load_cifar10`.
+    """
+    if str(name) not in ("cifar10", "sample"):
+        raise UserError(f"there is no data set {name}: expected cifar10 or sample")
+    return load_cifar10(data_dir, "auto" if str(name) == "cifar10" else "sample")
+
+
+def load_named(which: str, data_dir: Path | None, source: str, report: Report) -> Dataset:
     """What the commands' `--data` names: `full`, from `--source`, or `sample`.
 
     Raises:

@@ -1,15 +1,14 @@
 """Two networks on the same images: which errors the other one mends, which it makes, and whether it may be chance."""
 
-from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.stats import binomtest
 
-from cifar_flax.explaining import explanation
-from cifar_flax.explaining.explanation import TestSet
-from cifar_flax.explaining.trust_tables import Table
-from cifar_flax.training.trained import Network
+from cifar_flax.data import Split
+from cifar_flax.errors import UserError
+from cifar_flax.explaining.network import Network, Progress, no_progress
+from cifar_flax.explaining.predictions import Predictions
 
 MOST = 300  # of each kind are explained: all in the page would make it too large
 
@@ -27,16 +26,14 @@ class Comparison(NamedTuple):
 
     Attributes:
       figures: as `compare` returns them, with what the other network is.
-      guesses: int `[N]`, the other's predictions.
-      probabilities: float `[N, 10]`, the other's.
+      predictions: the other's, of all images.
       mended: positions, at most `MOST`: those of which the other is surest.
       broken: likewise.
       maps: float `[len(mended) + len(broken), h, w]`, its raw maps of its own predictions, the mended ones first.
     """
 
     figures: dict[str, Any]
-    guesses: np.ndarray
-    probabilities: np.ndarray
+    predictions: Predictions
     mended: np.ndarray
     broken: np.ndarray
     maps: np.ndarray
@@ -66,111 +63,60 @@ def _count(ours: np.ndarray, theirs: np.ndarray) -> dict[str, Any]:
     }
 
 
-def compare(labels: np.ndarray, ours: np.ndarray, theirs: np.ndarray, class_names: Sequence[str]) -> dict[str, Any]:
-    """Counts of one network's predictions against another's, of all images and by true class.
-
-    Args:
-      labels: int `[N]`.
-      ours: int `[N]`, this network's predictions.
-      theirs: int `[N]`, the other's.
-      class_names: the ten names.
-    """
-    right, other_right = ours == labels, theirs == labels
-    return _count(right, other_right) | {
+def compare(ours: Predictions, theirs: Predictions) -> dict[str, Any]:
+    """Counts of one network's predictions against another's of the same images, of all and by true class."""
+    labels = ours.true
+    return _count(ours.correct, theirs.correct) | {
         "by_class": {
-            name: _count(right[labels == label], other_right[labels == label])
-            for label, name in enumerate(class_names)
+            name: _count(ours.correct[labels == label], theirs.correct[labels == label])
+            for label, name in enumerate(ours.class_names)
         }
     }
 
 
 def measure(
     other: Network,
-    test: TestSet,
-    ours: np.ndarray,
+    test: Split,
+    ours: Predictions,
     *,
     stage: str,
     method: str,
-    progress: Callable[[str, int], Callable[[int], None]],
+    title: str,
+    progress: Progress = no_progress,
 ) -> Comparison:
     """Asks another network about the images.
 
     Args:
       other: the other network.
       test: the images.
-      ours: int `[N]`, this network's predictions.
+      ours: this network's predictions of them.
       stage: the other's stage that is explained.
       method: one of `cam.METHODS`.
+      title: what the images are, for a person to read.
       progress: (what, total) to a function that is told how many more are done.
+
+    Raises:
+      UserError: the other network knows other classes or images of another size.
     """
-    logits = explanation.predict(other, test.images, progress("predicting, the other", len(test.images)))
-    guesses = logits.argmax(axis=1)
-    p = explanation.probabilities(logits)
-    right, other_right = ours == test.labels, guesses == test.labels
+    if other.spec.class_names != tuple(ours.class_names) or test.images.shape[1:] != other.spec.image_shape:
+        raise UserError(
+            f"{other.name} was trained on {other.spec.name}: expected a network of the classes and image size of "
+            f"{title}"
+        )
+    theirs = other.predict(test.images, test.labels, progress("predicting, the other", len(test.images)))
 
     def surest(kind: np.ndarray) -> np.ndarray:
         positions = np.flatnonzero(kind)
-        return np.sort(positions[np.argsort(-p.max(axis=1)[positions], kind="stable")[:MOST]])
+        return np.sort(positions[np.argsort(-theirs.confidence[positions], kind="stable")[:MOST]])
 
-    mended, broken = surest(~right & other_right), surest(right & ~other_right)
+    mended, broken = surest(~ours.correct & theirs.correct), surest(ours.correct & ~theirs.correct)
     changed = np.concatenate([mended, broken])
-    raw = explanation.explain(
-        other,
+    maps = other.maps(
         test.images[changed],
-        test.labels[changed],
-        guesses[changed],
+        theirs.predicted[changed, None],
         stage=stage,
-        method=method,
+        methods=[method],
         on_batch=progress("explaining, the other", len(changed)),
-    )
-    figures = {
-        "checkpoint": other.name,
-        "checkpoint_sha256": other.digest,
-        "model": other.config.preset,
-        "layer": stage,
-        "data": test.name,
-        "definitions": DEFINITIONS,
-        **compare(test.labels, ours, guesses, test.class_names),
-    }
-    maps = raw[np.arange(len(changed)), guesses[changed]]
-    return Comparison(figures, guesses, p, mended, broken, maps)
-
-
-def tables(figures: dict[str, Any]) -> list[Table]:
-    """The report's tables of what `measure` found."""
-    words = figures["definitions"]
-    low, high = (f"{100 * x:+z.2f}" for x in figures["interval"])
-    verdict = (
-        f"The other's accuracy is {100 * figures['other_accuracy']:.2f}%, this network's "
-        f"{100 * figures['accuracy']:.2f}%: {100 * figures['difference']:+z.2f} points [{low}, {high}], "
-        f"p = {figures['p']:.2g}."
-    )
-    return [
-        Table(
-            "How many images",
-            f"Measured on {figures['images']:,} images, {figures['data']}. {verdict} "
-            f"Difference: {words['difference']}. p: {words['p']}.",
-            ["", "other right", "other wrong"],
-            [
-                ["this right", f"{figures['both_right']:,}", f"{figures['broken']:,} broken"],
-                ["this wrong", f"{figures['mended']:,} mended", f"{figures['both_wrong']:,}"],
-            ],
-        ),
-        Table(
-            "By class",
-            "Ten tests at once: one in twenty is below 0.05 by chance.",
-            ["true class", "images", "this", "other", "mended", "broken", "p"],
-            [
-                [
-                    name,
-                    f"{row['images']:,}",
-                    *(f"{100 * row[key]:.1f}%" for key in ("accuracy", "other_accuracy")),
-                    str(row["mended"]),
-                    str(row["broken"]),
-                    f"{row['p']:.2g}",
-                ]
-                for name, row in figures["by_class"].items()
-                if row["images"]
-            ],
-        ),
-    ]
+    )[:, 0, 0]
+    figures = other.identity() | {"stage": stage, "data": title, "definitions": DEFINITIONS, **compare(ours, theirs)}
+    return Comparison(figures, theirs, mended, broken, maps)

@@ -1,4 +1,4 @@
-"""How far a network's maps and its confidence can be believed: what `explain.py --evaluate` measures.
+"""How far a network's maps and its confidence can be believed: what `cifar-flax evaluate` measures.
 
 Faithfulness, randomised parameters, sensitivity to the class, and pointing on 2x2 images are measured on images drawn
 by a seed; the maps' places and the calibration on all that are evaluated. Every figure comes with its definition.
@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cifar_flax.explaining import calibration, cam, explanation, measures
-from cifar_flax.explaining.explanation import TestSet
-from cifar_flax.training.trained import Network
+from cifar_flax.data import Split
+from cifar_flax.explaining import calibration, cam, measures
+from cifar_flax.explaining.network import Network, Progress, no_progress
+from cifar_flax.explaining.predictions import Predictions
 
 
 class Sizes(NamedTuple):
@@ -57,86 +58,89 @@ DEFINITIONS = {
 }
 
 
+class Evaluation(NamedTuple):
+    """What was measured.
+
+    Attributes:
+      figures: what `trust.json` holds.
+      confused: the most frequent confusions, and their mean maps.
+    """
+
+    figures: dict[str, Any]
+    confused: measures.Pairs
+
+
 def evaluate(
     network: Network,
-    test: TestSet,
-    logits: np.ndarray,
+    test: Split,
+    predictions: Predictions,
     *,
     stage: str,
     method: str,
-    count: int | None,
-    seed: int,
-    progress: measures.Progress,
+    title: str,
+    count: int | None = None,
+    seed: int = 0,
+    progress: Progress = no_progress,
     sizes: Sizes = DEFAULT_SIZES,
-) -> tuple[dict[str, Any], measures.Pictures]:
+) -> Evaluation:
     """Measures all of it.
 
     Args:
       network: the network.
       test: the images.
-      logits: float `[N, 10]`, as `explanation.predict` returns them.
+      predictions: of these images.
       stage: the stage explained.
       method: one of `cam.METHODS`, for what is measured on all images.
+      title: what the images are, for a person to read.
       count: evaluate so many images, drawn by the seed, or all.
       seed: for every draw.
       progress: (what, total) to a function that is told how many more are done.
       sizes: of what is not measured on all of them.
-
-    Returns:
-      What `trust.json` holds, and what the pictures show.
     """
     rng = np.random.default_rng(seed)
     chosen = np.sort(rng.permutation(len(test.images))[:count])
-    images, labels, logits = test.images[chosen], test.labels[chosen], logits[chosen]
-    p = explanation.probabilities(logits)
-    ranked = np.argsort(-logits, axis=1, kind="stable")
-    predicted = ranked[:, 0]
-    correct = predicted == labels
+    images, predictions = test.images[chosen], predictions.take(chosen)
+    predicted, correct, ranked = predictions.predicted, predictions.correct, predictions.ranked
 
     def maps_of(images, classes, methods, what):
-        compiled = measures.build_class_maps(network.model, stage, methods)
-        on_batch = progress(what, len(images))
-        return explanation.in_batches(compiled, network.params, (images, classes), on_batch, methods)
+        return network.maps(images, classes, stage=stage, methods=methods, on_batch=progress(what, len(images)))
 
     def draw(positions, count):
         return np.sort(rng.permutation(positions)[:count])
 
-    maps = maps_of(images, np.stack([predicted, labels], axis=1), [method], "maps")[:, :, 0]
-    whole, pictures = measures.measure_whole(maps, labels, predicted, test.class_names)
+    maps = maps_of(images, np.stack([predicted, predictions.true], axis=1), [method], "maps")[:, :, 0]
+    whole, confused = measures.measure_whole(maps, predictions, network.spec.image_size)
     few = np.concatenate([draw(np.flatnonzero(kind), sizes.faithful) for kind in (~correct, correct)])
     few = rng.permutation(few)  # so that another image's map is of a wrong prediction as often as of a right one
-    maps = maps_of(images[few], ranked[few, :2], list(cam.METHODS), "maps by every method")
+    maps = maps_of(images[few], ranked[few, :2], [*cam.METHODS], "maps by every method")
     faithful = measures.measure_faithfulness(
         network,
         images[few],
         predicted[few],
         correct[few],
         maps[:, 0],
-        accuracy=float(correct.mean()),
+        accuracy=predictions.accuracy,
         seed=seed,
         progress=progress,
     )
     some = draw(np.arange(len(images)), sizes.randomised)
-    seeds = range(sizes.seeds)
-    return {
-        "checkpoint": network.name,
-        "checkpoint_sha256": network.digest,
-        "model": network.config.preset,
-        "layer": stage,
+    figures = network.identity() | {
+        "stage": stage,
         "method": method,
-        "data": test.name,
+        "data": title,
         "images": len(images),
         "seed": seed,
-        "accuracy": float(correct.mean()),
+        "accuracy": predictions.accuracy,
         "definitions": DEFINITIONS,
         "faithfulness": faithful,
         "randomisation": measures.measure_randomisation(
-            network, images[some], predicted[some], stage, seeds, progress
+            network, images[some], predicted[some], stage, range(sizes.seeds), progress
         ),
         "class_sensitivity": measures.measure_sensitivity(maps),
         "pointing": measures.measure_pointing(
-            network, images, labels, p, count=sizes.grids, seed=seed, progress=progress
+            network, images, predictions, count=sizes.grids, seed=seed, progress=progress
         ),
         "whole": whole,
-        "calibration": calibration.evaluate(logits, labels, np.random.default_rng(seed)),
-    }, pictures
+        "calibration": calibration.evaluate(predictions.logits, predictions.true, np.random.default_rng(seed)),
+    }
+    return Evaluation(figures, confused)

@@ -2,29 +2,35 @@
 
 import contextlib
 import json
-import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from cifar_flax.errors import UserError
 
-# The file that each kind of our directories is known by, and what else may be in it.
-MANIFEST, PICTURES = "manifest.json", "pictures.json"
-_FILES = {
-    MANIFEST: r"(manifest|trust|comparison)\.json|report\.html|cams\.npz|(wrong|correct)_prediction\.png"
-    r"|gradcam_(wrong|correct)\.png|gradcam_images/(wrong|correct)_\d+\.png|(loss_accuracy|confusion_matrix)\.png"
-    r"|(calibration|faithfulness|confusion_maps|mended|broken)\.png",
-    PICTURES: r"pictures\.(json|html)|cams\.npz",
-}
+
+class Kind(NamedTuple):
+    """A kind of directory: the file that says what is in it, and that file's format."""
+
+    manifest: str
+    format: str
+
+    def header(self) -> dict[str, Any]:
+        """What such a file begins with."""
+        return {"format": self.format}
 
 
-def check(folder: Path, kind: str, *, overwrite: bool) -> None:
-    """Refuses an output directory that exists, unless it is an earlier one of ours and `overwrite` is set.
+EXPLANATION = Kind("manifest.json", "cifar_flax-explanation/2")
+PICTURES = Kind("pictures.json", "cifar_flax-pictures/2")
+
+
+def check(folder: Path, kind: Kind, *, overwrite: bool) -> None:
+    """Refuses an output directory that exists, unless it is an earlier one of this kind and `overwrite` is set.
 
     Args:
       folder: the directory.
-      kind: `MANIFEST` or `PICTURES`: what is to be written there.
+      kind: what is to be written there.
       overwrite: whether an earlier one of this kind, and with nothing else in it, may be replaced.
 
     Raises:
@@ -35,25 +41,34 @@ def check(folder: Path, kind: str, *, overwrite: bool) -> None:
     if not folder.is_dir():
         raise UserError(f"--out {folder} is a file: choose another")
     if any(folder.iterdir()):
-        if not _is_ours(folder / kind):
-            raise UserError(f"--out {folder} holds something else, and is not overwritten: choose another")
+        written = _files_of(folder, kind)
         there = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
-        if others := sorted(name for name in there if not re.fullmatch(_FILES[kind], name)):
+        if others := sorted(name for name in there if name not in written):
             raise UserError(f"--out {folder} also holds {others[0]}, which would be lost: move it, or choose another")
     if not overwrite:
         raise UserError(f"--out {folder} exists: replace it with --overwrite, or choose another")
 
 
-def _is_ours(path: Path) -> bool:
-    """Whether this is what we write, and not another program's file, or a checkpoint's, of that name."""
+def _files_of(folder: Path, kind: Kind) -> set[str]:
+    """The files that a directory's own manifest lists, and that manifest.
+
+    Raises:
+      UserError: there is none, or it is another program's, or of an earlier version.
+    """
     try:
-        return "checkpoint_sha256" in json.loads(path.read_bytes())
-    except (OSError, ValueError, TypeError):
-        return False
+        content = json.loads((folder / kind.manifest).read_bytes())
+        if content.get("format") == kind.format:
+            return {kind.manifest, *map(str, content["files"])}
+        earlier = "checkpoint_sha256" in content
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        earlier = False
+    if earlier:
+        raise UserError(f"--out {folder} was written by an earlier version: delete it, or choose another")
+    raise UserError(f"--out {folder} holds something else, and is not overwritten: choose another")
 
 
 @contextlib.contextmanager
-def replacing(folder: Path, kind: str, *, overwrite: bool) -> Iterator[Path]:
+def replacing(folder: Path, kind: Kind, *, overwrite: bool) -> Iterator[Path]:
     """Yields a new directory beside `folder`, which takes its place when the block ends without an error.
 
     Raises:

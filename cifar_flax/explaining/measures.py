@@ -3,7 +3,6 @@
 Each takes a network, images and predictions, and gives figures; `faithfulness` and `agreement` are their mathematics.
 """
 
-import functools
 import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -13,11 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cifar_flax.data import normalize
-from cifar_flax.explaining import agreement, cam, explanation, faithfulness
-from cifar_flax.network import model
-from cifar_flax.network.model import NUM_CLASSES, ResNet
-from cifar_flax.training.trained import Network
+from cifar_flax.explaining import agreement, cam, faithfulness
+from cifar_flax.explaining.network import Network, Progress, no_progress
+from cifar_flax.explaining.predictions import Predictions
+from cifar_flax.network import model as model_lib
+from cifar_flax.network.model import ResNet
 
 BASELINES = ("random", "centre", "edges", "another image's map", "occlusion")
 NUM_PAIRS = 10
@@ -25,78 +24,51 @@ _SUREST = 0.1  # of each class's right predictions: no probability, which label 
 _SAME = 1e-4  # of a map's largest value: below it the maps of two methods are one
 
 
-# (what, total) to a function that is told how many more are done.
-Progress = Callable[[str, int], Callable[[int], None]]
-
-
-def quiet(what: str, total: int) -> Callable[[int], None]:
-    """A `Progress` that shows nothing."""
-    del what, total
-    return lambda count: None
-
-
-class Pictures(NamedTuple):
-    """What the figures show beside the numbers.
+class Pairs(NamedTuple):
+    """The most frequent confusions.
 
     Attributes:
-      pairs: (true, predicted, count) of the most frequent confusions.
-      pair_maps: float `[pairs, 2, h, w]`: mean positive map of the predicted and of the true class.
+      pairs: (true, predicted, count).
+      maps: float `[pairs, 2, h, w]`: mean positive map of the predicted and of the true class.
     """
 
     pairs: Sequence[tuple[int, int, int]]
-    pair_maps: np.ndarray
+    maps: np.ndarray
 
 
-# ---- compiled functions -------------------------------------------------------------------------------
+# ---- what is compiled ---------------------------------------------------------------------------------
 
 
-def build_class_maps(network: ResNet, stage: str, methods: Sequence[str]) -> Callable[..., jax.Array]:
-    """A compiled function of parameters, images `[B, H, W, 3]` and classes `[B, T]`: maps `[B, T, methods, h, w]`."""
-
-    def to_maps(activation, gradient):
-        return jnp.stack([cam.METHODS[method](activation, gradient) for method in methods])
-
-    @explanation.compiled(network)
-    def maps(params, images, classes):
-        head = functools.partial(model.head, network, params, stage=stage)
-        activations = model.features(network, params, normalize(images), stage=stage)
-        gradients = cam.target_gradients(head, activations, jax.nn.one_hot(classes, NUM_CLASSES))
-        return jax.vmap(jax.vmap(to_maps, in_axes=(None, 0)))(activations, gradients)
-
-    return maps
-
-
-def probability_of(network: ResNet, params: Any, classes: jax.Array) -> Callable[[jax.Array], jax.Array]:
-    """Normalised images `[B, 32, 32, 3]` to the probability of each image's class."""
+def _probability_of(model: ResNet, params: Any, classes: jax.Array) -> Callable[[jax.Array], jax.Array]:
+    """Normalised images `[B, H, W, 3]` to the probability of each image's class."""
 
     def probability(images):
-        p = jax.nn.softmax(model.forward(network, params, images))
+        p = jax.nn.softmax(model_lib.forward(model, params, images))
         return jnp.take_along_axis(p, classes[:, None], axis=1)[:, 0]
 
     return probability
 
 
-def build_curves(network: ResNet, kind: str, key: jax.Array) -> Callable[..., jax.Array]:
-    """A compiled function of parameters, images, classes, ranks and numbers `[B]`: `faithfulness.curves`.
+def build_curves(model: ResNet, kind: str, seed: int) -> Callable[..., jax.Array]:
+    """A function of parameters, images, classes, ranks and numbers `[B]`: `faithfulness.curves`.
 
-    An image's noise depends on the key and its number alone.
+    An image's noise depends on the seed and its number alone.
     """
 
-    @explanation.compiled(network)
     def curves(params, images, classes, ranks, numbers):
+        key = jax.random.key(seed)
         noise = jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), images.shape[1:]))(numbers)
-        probability = probability_of(network, params, classes)
-        return faithfulness.curves(probability, normalize(images), ranks, noise, kind)
+        probability = _probability_of(model, params, classes)
+        return faithfulness.curves(probability, model.spec.normalize(images), ranks, noise, kind)
 
     return curves
 
 
-def build_occlusion(network: ResNet) -> Callable[..., jax.Array]:
-    """A compiled function of parameters, images and classes: `faithfulness.occlusion`."""
+def build_occlusion(model: ResNet) -> Callable[..., jax.Array]:
+    """A function of parameters, images and classes: `faithfulness.occlusion`."""
 
-    @explanation.compiled(network)
     def occlusion(params, images, classes):
-        return faithfulness.occlusion(probability_of(network, params, classes), normalize(images))
+        return faithfulness.occlusion(_probability_of(model, params, classes), model.spec.normalize(images))
 
     return occlusion
 
@@ -130,7 +102,7 @@ def measure_faithfulness(
     *,
     accuracy: float,
     seed: int,
-    progress: Progress = quiet,
+    progress: Progress = no_progress,
 ) -> dict[str, Any]:
     """SRG of every distinct method and baseline, for wrong and right predictions apart, with both fills.
 
@@ -145,34 +117,27 @@ def measure_faithfulness(
       progress: is told of curves.
     """
     rng, count = np.random.default_rng(seed), len(images)
-    occluded = explanation.in_batches(
-        build_occlusion(network.model), network.params, (images, classes), progress("occlusion", count)
-    )
+    occluded = network.in_batches(network.compiled(build_occlusion), (images, classes), progress("occlusion", count))
     methods = distinct(maps)
     scores = {name: faithfulness.to_cells(maps[:, place]) for name, place in methods.items()}
     zero = {name: np.asarray(cam.is_zero(jnp.asarray(maps[:, place]))) for name, place in methods.items()}
-    scores |= dict(
-        zip(
-            BASELINES,
-            (
-                faithfulness.random_scores(count, rng),
-                faithfulness.centre_scores(count),
-                faithfulness.edge_scores(images),
-                faithfulness.to_cells(maps[faithfulness.others(count), 0]),
-                occluded,
-            ),
-            strict=True,
-        )
+    baselines = (
+        faithfulness.random_scores(count, rng),
+        faithfulness.centre_scores(count),
+        faithfulness.edge_scores(images),
+        faithfulness.to_cells(maps[faithfulness.others(count), 0]),
+        occluded,
     )
+    scores |= dict(zip(BASELINES, baselines, strict=True))
     results: dict[str, Any] = {"images": {"wrong": int((~correct).sum()), "right": int(correct.sum())}}
     ranks = {name: faithfulness.rank(score, rng) for name, score in scores.items()}
     on_batch = progress("faithfulness", count * len(faithfulness.FILLS) * len(ranks))
     for kind in faithfulness.FILLS:
-        compiled = build_curves(network.model, kind, jax.random.key(seed))
+        compiled = network.compiled(build_curves, kind, seed)
         results[kind] = {}
         for name, order in ranks.items():
             arrays = (images, classes, order, np.arange(count, dtype=np.uint32))
-            curves = explanation.in_batches(compiled, network.params, arrays, on_batch)
+            curves = network.in_batches(compiled, arrays, on_batch)
             kept = ~zero.get(name, np.zeros(count, bool))
             results[kind][name] = _gains(curves, correct, kept, accuracy, rng)
     return results
@@ -214,7 +179,7 @@ def measure_randomisation(
     classes: np.ndarray,
     stage: str,
     seeds: Sequence[int],
-    progress: Progress = quiet,
+    progress: Progress = no_progress,
 ) -> dict[str, Any]:
     """Correlation of signed maps with those of a network whose parts are initialised anew, part after part.
 
@@ -226,11 +191,13 @@ def measure_randomisation(
       seeds: of the new parameters, two or more.
       progress: is told of images.
     """
-    compiled, parts = build_class_maps(network.model, stage, list(cam.METHODS)), _parts(network.model, network.params)
+    parts = _parts(network.model, network.params)
     on_batch = progress("randomised parameters", len(images) * (1 + len(seeds) * (2 * len(parts) - 1)))
 
     def maps_of(params):
-        return explanation.in_batches(compiled, params, (images, classes[:, None]), on_batch, list(cam.METHODS))[:, 0]
+        return network.maps(
+            images, classes[:, None], stage=stage, methods=[*cam.METHODS], on_batch=on_batch, params=params
+        )[:, 0]
 
     original = maps_of(network.params)
     methods = distinct(original)
@@ -239,7 +206,7 @@ def measure_randomisation(
     means: dict[tuple[str, str], list[np.ndarray]] = {}
     random = []
     for seed in seeds:
-        fresh = model.init_params(network.model, jax.random.key(seed))
+        fresh = model_lib.init_params(network.model, jax.random.key(seed))
         everything = maps_of(fresh)
         random.append(everything)
         for order, names in orders.items():
@@ -285,48 +252,44 @@ def measure_sensitivity(maps: np.ndarray) -> dict[str, Any]:
 def measure_pointing(
     network: Network,
     images: np.ndarray,
-    labels: np.ndarray,
-    p: np.ndarray,
+    predictions: Predictions,
     *,
     count: int,
     seed: int,
-    progress: Progress = quiet,
+    progress: Progress = no_progress,
 ) -> dict[str, Any]:
     """Grid pointing of every method at every stage.
 
     Args:
       network: the network.
       images: uint8 `[N, 32, 32, 3]`.
-      labels: int `[N]`.
-      p: float `[N, 10]`, probabilities.
+      predictions: of these images.
       count: how many grids.
       seed: draws them.
       progress: is told of grids.
     """
     rng = np.random.default_rng(seed)
-    right = p.argmax(axis=1) == labels
     by_class = {}
-    for label in np.unique(labels[right]).tolist():
-        places = np.flatnonzero(right & (labels == label))
-        surest_first = places[np.argsort(-p[places, label], kind="stable")]
-        by_class[label] = surest_first[: math.ceil(_SUREST * len(places))]
+    for label in np.unique(predictions.true[predictions.correct]).tolist():
+        surest_first = predictions.select(correct=True, sort="confidence", true=label)
+        by_class[label] = surest_first[: math.ceil(_SUREST * len(surest_first))]
     if len(by_class) < 4:
         return {"grids": 0}
     classes = np.stack([rng.choice(list(by_class), 4, replace=False) for _ in range(count)])
     chosen = np.array([[rng.choice(by_class[label]) for label in row] for row in classes.tolist()])
-    tiles = images[chosen].reshape(count, 2, 2, 32, 32, 3)
-    grids = tiles.transpose(0, 1, 3, 2, 4, 5).reshape(count, 64, 64, 3)
+    height, width = images.shape[1:3]
+    tiles = images[chosen].reshape(count, 2, 2, height, width, 3)
+    grids = tiles.transpose(0, 1, 3, 2, 4, 5).reshape(count, 2 * height, 2 * width, 3)
     pool = np.concatenate(list(by_class.values()))
     found: dict[str, Any] = {
         "grids": count,
         "drawn_from": len(pool),
-        "smallest_probability": float(p[pool, labels[pool]].min()),
+        "smallest_probability": float(predictions.confidence[pool].min()),
     }
-    on_batch = progress("pointing", count * len(network.model.stage_names))
-    for stage in network.model.stage_names:
-        compiled = build_class_maps(network.model, stage, list(cam.METHODS))
+    on_batch = progress("pointing", count * len(network.stages))
+    for stage in network.stages:
         # [G, 4, methods, h, w]
-        maps = explanation.in_batches(compiled, network.params, (grids, classes), on_batch, list(cam.METHODS))
+        maps = network.maps(grids, classes, stage=stage, methods=[*cam.METHODS], on_batch=on_batch)
         shares = agreement.pointing(maps.swapaxes(1, 2))
         found[stage] = {}
         for name, i in distinct(maps.reshape(-1, *maps.shape[2:])).items():
@@ -340,20 +303,17 @@ def measure_pointing(
     return found
 
 
-def measure_whole(
-    maps: np.ndarray, labels: np.ndarray, predicted: np.ndarray, class_names: Sequence[str]
-) -> tuple[dict[str, Any], Pictures]:
+def measure_whole(maps: np.ndarray, predictions: Predictions, image_size: int) -> tuple[dict[str, Any], Pairs]:
     """Where the maps of all images lie, wrong against right and by class, and mean maps by confusion pair.
 
     Args:
       maps: float `[N, 2, h, w]`, of the predicted and of the true class.
-      labels: int `[N]`.
-      predicted: int `[N]`.
-      class_names: the ten names.
+      predictions: of these images.
+      image_size: pixels along an image.
     """
+    labels, predicted, wrong = predictions.true, predictions.predicted, ~predictions.correct
     shares = agreement.share(maps)
-    wrong = labels != predicted
-    entropy, centre = agreement.entropy(shares[:, 0]), agreement.centre_of_mass(shares[:, 0])
+    entropy, centre = agreement.entropy(shares[:, 0]), agreement.centre_of_mass(shares[:, 0], image_size)
     overlap, zero = agreement.overlap(shares[:, 0], shares[:, 1]), ~np.isfinite(shares[:, 0, 0, 0])
 
     def describe(chosen: np.ndarray) -> dict[str, Any]:
@@ -365,26 +325,25 @@ def measure_whole(
             "overlap": _mean(overlap[chosen & wrong]),
         }
 
-    pairs = np.zeros((len(class_names), len(class_names)), int)
-    np.add.at(pairs, (labels[wrong], predicted[wrong]), 1)
-    order = np.argsort(-pairs, axis=None, kind="stable")[:NUM_PAIRS]
-    top = [(int(t), int(q), int(pairs[t, q])) for t, q in zip(*np.unravel_index(order, pairs.shape)) if pairs[t, q]]  # noqa: B905
-    blank = np.zeros(shares.shape[1:])
-    means = [
-        np.stack(
-            [
-                np.nanmean(x, axis=0) if np.isfinite(x).any() else b
-                for x, b in zip(group.swapaxes(0, 1), blank, strict=True)
-            ]
-        )
-        for group in (shares[(labels == t) & (predicted == q)] for t, q, _ in top)
+    confused = np.where(np.eye(len(predictions.class_names), dtype=bool), 0, predictions.confusion)
+    top = [
+        (int(true), int(taken), int(confused[true, taken]))
+        for true, taken in np.argwhere(confused)[np.argsort(-confused[confused > 0], kind="stable")][:NUM_PAIRS]
     ]
+    pair_maps = [_mean_maps(shares[(labels == true) & (predicted == taken)]) for true, taken, _ in top]
     figures = {
         "wrong": describe(wrong),
         "right": describe(~wrong),
         "by_class": {
             name: {"wrong": describe(wrong & (labels == i)), "right": describe(~wrong & (labels == i))}
-            for i, name in enumerate(class_names)
+            for i, name in enumerate(predictions.class_names)
         },
     }
-    return figures, Pictures(top, np.array(means).reshape(len(top), *blank.shape))
+    return figures, Pairs(top, np.array(pair_maps).reshape(len(top), *shares.shape[1:]))
+
+
+def _mean_maps(shares: np.ndarray) -> np.ndarray:
+    """The mean of `[n, 2, h, w]` over images, zero maps left out, and 0 where there are only such: `[2, h, w]`."""
+    scored = np.isfinite(shares).all(axis=(-2, -1))
+    count = np.maximum(scored.sum(axis=0), 1)[:, None, None]
+    return np.where(scored[..., None, None], shares, 0).sum(axis=0) / count

@@ -1,150 +1,90 @@
-"""A person's own pictures: read, brought to the network's size, explained for all ten classes, and put on a page.
+"""A person's own pictures: explained for all classes, and put on a page.
 
-A network of ten classes names one of them for anything. So each picture is marked whose features are farther from
+A network names one of its classes for anything. So each picture is marked whose features are farther from
 those of training images than nearly all test images' are (deep nearest neighbours, Sun et al. 2022, arXiv 2204.06507).
 """
 
 import base64
 import io
-import os
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image, ImageOps
 from scipy.spatial.distance import cdist
 
-from cifar_flax import data, files
-from cifar_flax.data import CLASS_NAMES
-from cifar_flax.errors import UserError, printable
-from cifar_flax.explaining import cam, explanation
+from cifar_flax import files
+from cifar_flax.data import Dataset
+from cifar_flax.errors import printable
+from cifar_flax.explaining import cam
 from cifar_flax.explaining.folder import PICTURES, replacing
-from cifar_flax.network import model
-from cifar_flax.training.trained import Network
+from cifar_flax.explaining.network import MOST_CLASSES, Network, OnBatch
+from cifar_flax.explaining.pictures import Picture
+from cifar_flax.network import model as model_lib
+from cifar_flax.network.model import ResNet
 
-SIZE = 32
 UNLIKE_SHARE, NEIGHBOUR = 0.05, 10
 _PAGE = Path(__file__).parent / "own.html"
 _SHOWN = 320  # pixels along a picture on the page
 _LAYER = 64  # pixels along a map on the page, which the browser stretches
 
-RULE = (
-    f"the means of a picture's channels, of all stages and in standard deviations, are farther from those of the "
-    f"{NEIGHBOUR}th nearest of the sample's 1,000 training images than for all but {100 * UNLIKE_SHARE:.0f}% of its "
-    "1,000 test images"
-)
+_REFERENCE = 1000
 
 
-class Picture(NamedTuple):
-    """A picture as it was read: the file, the whole picture in RGB, and uint8 `[32, 32, 3]` of its middle."""
-
-    path: Path
-    whole: Image.Image
-    pixels: np.ndarray
-
-
-# ---- reading -------------------------------------------------------------------------------------
-
-
-def find(path: Path) -> list[Path]:
-    """The file that is named, or all pictures in a folder, by their endings.
-
-    Raises:
-      UserError: it is not there, or is a folder without a picture.
-    """
-    if path.is_symlink() and not path.exists():
-        raise UserError(f"--images {path} is a link to nothing: leave it out, or mend it")
-    if not path.exists():
-        raise UserError(f"--images {path} is not there: expected a picture or a folder of pictures")
-    if not os.access(path, os.R_OK | os.X_OK if path.is_dir() else os.R_OK):
-        raise UserError(f"--images {path} may not be read: leave it out, or change its rights")
-    if not path.is_dir() and not path.is_file():
-        raise UserError(f"--images {path} is neither a file nor a folder: expected a picture or a folder of pictures")
-    if not path.is_dir():
-        return [path]
-    endings = Image.registered_extensions()
-    if found := sorted(file for file in path.rglob("*") if file.suffix.lower() in endings and file.is_file()):
-        return found
-    raise UserError(
-        f"--images {path} holds no picture: expected files in it that end in .jpg, .png or another picture's ending"
+def rule(reference: Dataset) -> str:
+    """What makes a picture unlike a data set, in words."""
+    train, test = (min(_REFERENCE, len(split.images)) for split in (reference.train, reference.test))
+    return (
+        "the means of a picture's channels, of all stages and in standard deviations, are farther from those of the "
+        f"{NEIGHBOUR}th nearest of {train:,} training images than for all but {100 * UNLIKE_SHARE:.0f}% of "
+        f"{test:,} test images"
     )
 
 
-def read(path: Path) -> Picture:
-    """Reads a picture of any kind that Pillow knows: turned as its EXIF says, transparency on white.
+def build_features(model: ResNet) -> Callable[..., jax.Array]:
+    """A function of parameters and images `[B, H, W, 3]`: the mean of each channel of every stage, `[B, K]`.
 
-    The middle square is brought to 32x32 by a bilinear filter as wide as the reduction.
-
-    Raises:
-      UserError: it cannot be read, or is too large to be meant.
+    Of every stage, since early ones see what the last no longer does.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as opened:
-                whole = None if opened.mode in ("F", "I") else _to_rgb(ImageOps.exif_transpose(opened))
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        limit = f"{Image.MAX_IMAGE_PIXELS:,}" if Image.MAX_IMAGE_PIXELS else "Pillow's limit of"
-        raise UserError(f"--images {path} has more than {limit} pixels: make it smaller") from error
-    except PermissionError as error:
-        raise UserError(f"--images {path} may not be read: leave it out, or change its rights") from error
-    except Exception as error:  # Pillow raises nearly anything on broken input
-        raise UserError(f"--images {path} cannot be read as a picture: leave it out, or save it anew") from error
-    if whole is None:
-        raise UserError(f"--images {path} has pixels of 32 bits, of no known range: save it with 8 or 16 bits")
-    fitted = ImageOps.fit(whole, (SIZE, SIZE), Image.Resampling.BILINEAR)
-    return Picture(path, whole, np.asarray(fitted))
 
-
-def _to_rgb(picture: Image.Image) -> Image.Image:
-    if picture.mode.startswith("I;16"):  # 16 bits a pixel, which `convert` would cut off at 255
-        return Image.fromarray((np.asarray(picture).clip(0, 65535) // 257).astype(np.uint8)).convert("RGB")
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
-    return picture.convert("RGB")
-
-
-# ---- what is unlike the training set -----------------------------------------------------------------
-
-
-def _features(network: Network, images: np.ndarray) -> np.ndarray:
-    """The mean of each channel of every stage, since early ones see what the last no longer does: float `[N, K]`."""
-
-    @explanation.compiled(network.model)
     def features(params, images):
-        images = data.normalize(images)
-        stages = [model.features(network.model, params, images, stage=stage) for stage in network.model.stage_names]
+        images = model.spec.normalize(images)
+        stages = [model_lib.features(model, params, images, stage=stage) for stage in model.stage_names]
         return jnp.concatenate([stage.mean(axis=(1, 2), dtype=jnp.float32) for stage in stages], axis=1)
 
-    return explanation.in_batches(features, network.params, (images,), lambda n: None)
+    return features
 
 
-def distance(network: Network, images: np.ndarray) -> tuple[np.ndarray, float]:
+def distance(network: Network, images: np.ndarray, reference: Dataset) -> tuple[np.ndarray, float]:
     """How far images are from the training set to a network.
 
     Args:
       network: the network.
-      images: uint8 `[N, 32, 32, 3]`.
+      images: uint8 `[N, H, W, 3]`.
+      reference: what they are compared with; of its training and its test images at most `_REFERENCE` each.
 
     Returns:
       Of each image the Euclidean distance of its features, in standard deviations over the training images, from
       those of its `NEIGHBOUR`-th nearest training image, float `[N]`; and what `UNLIKE_SHARE` of the test images
-      exceed. Both sets are the embedded sample's.
+      exceed.
     """
-    images, sample = data.require_images(images), data.load_cifar10(source="sample")
-    known = _features(network, sample.train_images)
+    images = network.spec.check_images(images)
+
+    def features(images):
+        return network.in_batches(network.compiled(build_features), (images,))
+
+    known = features(reference.train.images[:_REFERENCE])
     deviation = known.std(axis=0)
     deviation[deviation == 0] = np.inf  # a channel that is never active tells nothing
 
     def nearest(images):
-        distances = cdist(_features(network, images) / deviation, known / deviation)
-        return np.sort(distances, axis=1)[:, NEIGHBOUR - 1]
+        distances = cdist(features(images) / deviation, known / deviation)
+        return np.sort(distances, axis=1)[:, min(NEIGHBOUR, len(known)) - 1]
 
-    return nearest(images), float(np.quantile(nearest(sample.test_images), 1 - UNLIKE_SHARE))
+    return nearest(images), float(np.quantile(nearest(reference.test.images[:_REFERENCE]), 1 - UNLIKE_SHARE))
 
 
 # ---- the page ------------------------------------------------------------------------------------
@@ -173,7 +113,7 @@ def _card(picture: Picture, entry: dict[str, Any], raw: np.ndarray) -> dict[str,
         "whole": _encoded(whole, "JPEG"),
         "middle": _encoded(ImageOps.fit(middle, (side, side), Image.Resampling.BILINEAR), "JPEG"),
         "input": _encoded(Image.fromarray(picture.pixels), "PNG"),
-        "layers": [_layer(raw[label]) for label in range(len(CLASS_NAMES))],
+        "layers": [_layer(x) for x in raw],
     }
 
 
@@ -185,18 +125,20 @@ def write(
     *,
     stage: str,
     method: str,
+    reference: Dataset | None,
     overwrite: bool,
-    on_batch: Callable[[int], None] = lambda n: None,
+    on_batch: OnBatch = lambda count: None,
 ) -> dict[str, Any]:
     """Explains pictures and writes `pictures.html`, `pictures.json` and `cams.npz`, or nothing.
 
     Args:
       folder: the output directory; must not exist unless `overwrite`.
       network: the network.
-      pictures: as `read` returns them, one or more.
+      pictures: as `pictures.read` returns them, one or more.
       refused: a line for each that could not be read.
       stage: the stage whose activation is explained.
       method: one of `cam.METHODS`.
+      reference: the data set whose images a picture may be unlike; None where it is not at hand.
       overwrite: replace `folder`, once the new one is complete.
       on_batch: called with the number of pictures done since the last call.
 
@@ -207,40 +149,47 @@ def write(
       UserError: `folder` exists or cannot be written.
     """
     images = np.stack([picture.pixels for picture in pictures])
-    logits = explanation.predict(network, images)
-    p, predicted = explanation.probabilities(logits), logits.argmax(axis=1)
-    distances, limit = distance(network, images)
-    # "Predicted minus true", the last map, is nothing here: no picture has a label.
-    raw = explanation.explain(network, images, predicted, predicted, stage=stage, method=method, on_batch=on_batch)[
-        :, : len(CLASS_NAMES)
-    ]
+    predictions = network.predict(images)
+    count, names = len(pictures), network.spec.class_names
+    distances, limit = np.full(count, np.nan), np.inf
+    if reference is not None:
+        distances, limit = distance(network, images, reference)
+    classes = np.tile(np.arange(len(names)), (count, 1)) if len(names) <= MOST_CLASSES else predictions.ranked
+    classes = classes[:, :MOST_CLASSES]
+    raw = network.maps(images, classes, stage=stage, methods=[method], on_batch=on_batch)[:, :, 0]
     entries = [
         {
             "file": printable(str(picture.path)),
             "size": list(picture.whole.size),
-            "predicted": CLASS_NAMES[predicted[i]],
-            "probabilities": [round(float(x), 6) for x in p[i]],
-            "distance": round(float(distances[i]), 4),
+            "predicted": predictions.names[i],
+            "probabilities": [round(float(x), 6) for x in predictions.probabilities[i]],
+            "distance": None if reference is None else round(float(distances[i]), 4),
             "unlike": bool(distances[i] > limit),
         }
         for i, picture in enumerate(pictures)
     ]
-    manifest = {
-        "checkpoint": network.name,
-        "checkpoint_sha256": network.digest,
-        "model": network.config.preset,
-        "layer": stage,
-        "method": method,
-        "rule": RULE,
-        "threshold": round(limit, 4),
-        "pictures": entries,
-        "refused": list(refused),
-    }
-    cards = [_card(picture, entry, maps) for picture, entry, maps in zip(pictures, entries, raw, strict=True)]
-    content = files.to_json(manifest | {"class_names": list(CLASS_NAMES), "pictures": cards}).replace("<", "\\u003c")
+    manifest = (
+        PICTURES.header()
+        | network.identity()
+        | {
+            "stage": stage,
+            "method": method,
+            "class_names": list(names),
+            "rule": "" if reference is None else rule(reference),
+            "threshold": None if reference is None else round(limit, 4),
+            "pictures": entries,
+            "refused": list(refused),
+            "files": ["cams.npz", "pictures.html"],
+        }
+    )
+    cards = [
+        _card(picture, entry, maps) | {"classes": explained.tolist()}
+        for picture, entry, maps, explained in zip(pictures, entries, raw, classes, strict=True)
+    ]
+    content = files.to_json(manifest | {"pictures": cards, "image_size": network.spec.image_size})
+    page = _PAGE.read_text(encoding="utf-8").replace("__DATA__", content.replace("<", "\\u003c"))
     with replacing(folder, PICTURES, overwrite=overwrite) as new:
-        (new / PICTURES).write_text(files.to_json(manifest, indent=1) + "\n")
-        np.savez(new / "cams.npz", files=[entry["file"] for entry in entries], raw=raw)
-        page = _PAGE.read_text(encoding="utf-8").replace("__DATA__", content)
+        (new / PICTURES.manifest).write_text(files.to_json(manifest, indent=1) + "\n")
+        np.savez(new / "cams.npz", files=[entry["file"] for entry in entries], classes=classes, raw=raw)
         (new / "pictures.html").write_text(page, encoding="utf-8")
     return manifest

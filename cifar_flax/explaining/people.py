@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cifar_flax.errors import UserError
+from cifar_flax.explaining.predictions import Predictions
 
 NUM_TEST = 10_000
 DISPUTED, SHARED, UNANIMOUS, OTHERWISE = (
@@ -131,17 +132,16 @@ def check_order(counts: np.ndarray, labels: np.ndarray) -> None:
         )
 
 
-def judge(people: People, labels: np.ndarray, predicted: np.ndarray) -> list[str | None]:
+def judge(people: People, predictions: Predictions) -> list[str | None]:
     """A badge for each wrong prediction, one of `DEFINITIONS`, and None for each correct one.
 
     Without counts it is `DISPUTED` or None.
 
     Args:
       people: what people said of these N images.
-      labels: int `[N]`.
-      predicted: int `[N]`.
+      predictions: of these images.
     """
-    each = np.arange(len(labels))
+    labels, predicted, each = predictions.true, predictions.predicted, np.arange(len(predictions))
     badges = np.full(len(labels), None, object)
     if people.counts is not None:
         total = people.counts.sum(axis=1)
@@ -150,7 +150,7 @@ def judge(people: People, labels: np.ndarray, predicted: np.ndarray) -> list[str
         badges[people.counts[each, predicted] >= _SHARED_FROM * total] = SHARED
     if people.disputed is not None:
         badges[people.disputed] = DISPUTED
-    badges[labels == predicted] = None
+    badges[predictions.correct] = None
     return badges.tolist()
 
 
@@ -158,22 +158,18 @@ def _accuracy(correct: np.ndarray, chosen: np.ndarray) -> dict[str, Any]:
     return {"count": int(chosen.sum()), "accuracy": float(correct[chosen].mean()) if chosen.any() else None}
 
 
-def summarise(
-    people: People, labels: np.ndarray, predicted: np.ndarray, confidence: np.ndarray, badges: Sequence[str | None]
-) -> dict[str, Any]:
+def summarise(people: People, predictions: Predictions, badges: Sequence[str | None]) -> dict[str, Any]:
     """Counts of badges among all wrong predictions and by confidence, and accuracy where people agree on the label.
 
     Args:
       people: what people said of these N images.
-      labels: int `[N]`.
-      predicted: int `[N]`.
-      confidence: float `[N]`.
+      predictions: of these images.
       badges: as `judge` returns them.
 
     Returns:
       Figures ready for JSON, with their definitions.
     """
-    correct = predicted == labels
+    labels, correct, confidence = predictions.true, predictions.correct, predictions.confidence
     kinds = DEFINITIONS if people.counts is not None else {DISPUTED: DEFINITIONS[DISPUTED]}
 
     def count(chosen: np.ndarray) -> dict[str, int]:

@@ -6,7 +6,7 @@ as JSON. The page itself writes every string as text, never as HTML.
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,11 @@ import numpy as np
 from PIL import Image
 
 from cifar_flax import files
-from cifar_flax.data.normalization import MEAN, STD
-from cifar_flax.explaining import cam, comparison
+from cifar_flax.explaining import cam, tables
+from cifar_flax.explaining.analysis import Analysis
 from cifar_flax.explaining.comparison import Comparison
-from cifar_flax.explaining.explanation import TestSet
-from cifar_flax.explaining.trust_tables import Table
+from cifar_flax.explaining.network import Network
 from cifar_flax.network import weights
-from cifar_flax.training.trained import Network
 
 _FOLDER = Path(__file__).parent
 _SPRITE_COLUMNS = 40
@@ -37,7 +35,9 @@ def _sprite(images: np.ndarray) -> str:
     """The images side by side in one lossless PNG."""
     padding = -len(images) % _SPRITE_COLUMNS
     cells = np.pad(images, ((0, padding), (0, 0), (0, 0), (0, 0)))
-    sheet = cells.reshape(-1, _SPRITE_COLUMNS, 32, 32, 3).swapaxes(1, 2).reshape(-1, _SPRITE_COLUMNS * 32, 3)
+    height, width = images.shape[1:3]
+    sheet = cells.reshape(-1, _SPRITE_COLUMNS, height, width, 3).swapaxes(1, 2)
+    sheet = sheet.reshape(-1, _SPRITE_COLUMNS * width, 3)
     buffer = io.BytesIO()
     Image.fromarray(sheet).save(buffer, "PNG", optimize=True)
     return _base64(buffer.getvalue())
@@ -45,8 +45,8 @@ def _sprite(images: np.ndarray) -> str:
 
 def _pool(raw: np.ndarray) -> np.ndarray:
     """Maps `[N, T, h, w]` averaged down to at most 16x16: finer ones would make the page too large."""
-    factor = max(1, raw.shape[-1] // _LARGEST_MAP)
     n, t, h, w = raw.shape
+    factor = next(k for k in range(1, h + 1) if h % k == 0 and h // k <= _LARGEST_MAP)
     return raw.reshape(n, t, h // factor, factor, w // factor, factor).mean(axis=(3, 5))
 
 
@@ -63,15 +63,15 @@ def _compared(compared: Comparison, shown: np.ndarray) -> dict[str, Any]:
     return {
         "checkpoint": compared.figures["checkpoint"],
         "model": compared.figures["model"],
-        "tables": [table._asdict() for table in comparison.tables(compared.figures)],
+        "tables": [table._asdict() for table in tables.of_comparison(compared.figures)],
         "maps": _base64(quantised.tobytes()),
         "map_shape": list(pooled.shape[-2:]),
         "images": [
             {
                 "place": places[position],
                 "mended": position in mended,
-                "predicted": int(compared.guesses[position]),
-                "probabilities": [round(float(x), 4) for x in compared.probabilities[position]],
+                "predicted": int(compared.predictions.predicted[position]),
+                "probabilities": [round(float(x), 4) for x in compared.predictions.probabilities[position]],
                 "scale": float(f"{scale:.4g}"),
             }
             for position, scale in zip(compared.changed.tolist(), scales, strict=True)
@@ -97,76 +97,56 @@ def _embedded(network: Network) -> dict[str, Any]:
         "dtype": stored.dtype.name,
         "shapes": {name: x.shape for name, x in tensors.items()},
         "blocks": [(name, stride) for name, _, stride in network.model.blocks()],
-        "mean": MEAN.tolist(),
-        "std": STD.tolist(),
+        "mean": network.spec.mean,
+        "std": network.spec.std,
         "parameters": _base64(stored.tobytes()) if stored.nbytes <= _LARGEST_NETWORK else None,
     }
 
 
-def render(
-    manifest: dict[str, Any],
-    rows: list[dict[str, Any]],
-    confusion: np.ndarray,
-    test: TestSet,
-    shown: np.ndarray,
-    probabilities: np.ndarray,
-    raw: np.ndarray,
-    badges: Sequence[str | None] = (),
-    trust: Sequence[Table] = (),
-    pictures: Mapping[str, bytes] | None = None,
-    network: Network | None = None,
-    compared: Comparison | None = None,
-) -> str:
+def render(analysis: Analysis, manifest: dict[str, Any], pictures: Mapping[str, bytes]) -> str:
     """The page.
 
     Args:
-      manifest: as in `manifest.json`.
-      rows: the training's metrics, one an epoch; may be empty.
-      confusion: int `[10, 10]`, true by predicted.
-      test: the test set.
-      shown: int `[n]`, positions of the images on the page.
-      probabilities: float `[N, 10]`, of the whole test set.
-      raw: float `[n, 11, h, w]`, maps of the images on the page.
-      badges: of the whole test set, what people say of each prediction, as `people.judge` returns it; may be empty.
-      trust: the tables of what was evaluated; may be empty.
-      pictures: the PNG files that these tables name, by name.
-      network: what runs in the page, for pictures that its reader covers or brings; None for nothing.
-      compared: what another network says of the test set, or None; all that it changes is among `shown`.
+      analysis: what it shows.
+      manifest: what `outputs.manifest` says of it.
+      pictures: PNG files of what was evaluated, by name.
 
     Returns:
       HTML.
     """
-    pooled = _pool(raw)
+    test, predictions, shown = analysis.dataset.test, analysis.predictions, analysis.shown
+    pooled = _pool(np.concatenate([analysis.maps, analysis.differences[:, None]], axis=1))
     quantised, scales = _quantised(pooled)
     images = [
         {
             "index": int(test.indices[position]),
-            "true": int(test.labels[position]),
-            "predicted": int(probabilities[position].argmax()),
-            "probabilities": [round(float(x), 4) for x in probabilities[position]],
+            "true": int(predictions.true[position]),
+            "predicted": int(predictions.predicted[position]),
+            "probabilities": [round(float(x), 4) for x in predictions.probabilities[position]],
+            "classes": classes.tolist(),
             "scales": [float(f"{x:.4g}") for x in scale],
         }
-        | ({"badge": badges[position]} if badges and badges[position] else {})
-        for position, scale in zip(shown.tolist(), scales, strict=True)
+        | ({"badge": badge} if (badge := analysis.badges[position]) else {})
+        for position, classes, scale in zip(shown.tolist(), analysis.classes, scales, strict=True)
     ]
-    keys = ("checkpoint", "checkpoint_sha256", "model", "layer", "method", "data", "test_accuracy", "test_count")
-    content = {key: manifest[key] for key in keys} | {
+    keys = ("checkpoint", "checkpoint_sha256", "model", "stage", "method", "data", "is_sample", "class_names")
+    evaluated = [] if analysis.evaluation is None else tables.of_evaluation(analysis.evaluation.figures)
+    content = {key: manifest[key] for key in (*keys, "accuracy", "correct_count", "count")} | {
         "people": manifest.get("people"),
-        "trust": [table._asdict() | {"picture": _base64((pictures or {}).get(table.picture, b""))} for table in trust],
-        "is_sample": "sample" in manifest["data"].lower(),
-        "class_names": list(test.class_names),
-        "confusion": confusion.tolist(),
-        "rows": rows,
+        "trust": [table._asdict() | {"picture": _base64(pictures.get(table.picture, b""))} for table in evaluated],
+        "image_size": analysis.dataset.spec.image_size,
+        "confusion": predictions.confusion.tolist(),
+        "rows": analysis.network.history,
         "images": images,
         "sprite": _sprite(test.images[shown]),
         "sprite_columns": _SPRITE_COLUMNS,
         "maps": _base64(quantised.tobytes()),
         "map_shape": list(pooled.shape[-2:]),
         "jet": _base64(cam.JET.tobytes()),
-        "network": None if network is None else _embedded(network),
+        "network": _embedded(analysis.network),
     }
-    if compared is not None:
-        content["compared"] = _compared(compared, shown)
+    if analysis.comparison is not None:
+        content["compared"] = _compared(analysis.comparison, shown)
     # Inside a script element only "</" could end it, and "<!--" change its meaning.
     embedded = files.to_json(content).replace("<", "\\u003c")
     page = (_FOLDER / "report.html").read_text(encoding="utf-8")

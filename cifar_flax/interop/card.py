@@ -9,13 +9,13 @@ import jax
 
 from cifar_flax.errors import UserError
 from cifar_flax.training import trained
-from cifar_flax.training.trained import Network
+from cifar_flax.training.trained import Trained
 
 WEIGHTS, CARD = "model.safetensors", "README.md"
-_DATA = {"full": "CIFAR-10", "sample": "the embedded sample of CIFAR-10, 1,000 training and 1,000 test images"}
+_HUB = {"CIFAR-10": "uoft-cs/cifar10"}  # names of data sets on the Hugging Face Hub
 
 
-def write(folder: Path, network: Network) -> None:
+def write(folder: Path, network: Trained) -> None:
     """Writes `README.md` and `model.safetensors`.
 
     Args:
@@ -27,38 +27,39 @@ def write(folder: Path, network: Network) -> None:
     """
     for name in (CARD, WEIGHTS):
         if (folder / name).exists():
-            raise UserError(f"--card {folder} holds a {name}: choose another folder, or delete it")
+            raise UserError(f"--out {folder} holds a {name}: choose another folder, or delete it")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         trained.export(network, folder / WEIGHTS)
         (folder / CARD).write_text(text(network), encoding="utf-8")
     except OSError as error:
-        raise UserError(f"--card {folder} cannot be written: {error.strerror}; choose another") from error
+        raise UserError(f"--out {folder} cannot be written: {error.strerror}; choose another") from error
 
 
-def text(network: Network) -> str:
+def text(network: Trained) -> str:
     """The card: YAML front matter with a model index, then what the network is, from its run's own figures."""
-    config, row = network.config, network.rows[-1] if network.rows else {}
+    config, row = network.config, network.history[-1] if network.history else {}
     size = sum(leaf.size for leaf in jax.tree.leaves(network.params))
     name = f"cifar_flax {config.preset}, {size:,} parameters"
+    data = network.spec.name
+    if config.data == "sample":
+        data = f"the embedded sample of {data}, 1,000 training and 1,000 test images"
     lines = [
-        *_front_matter(name, config.data, row),
+        *_front_matter(name, network.spec.name, data, row),
         f"# {name}",
         "",
         "A ResNet with LayerNorm over height, width and channels and no other normalisation, trained on "
-        f"{_DATA[config.data]} in JAX and Flax by `cifar_flax`. It knows the ten classes of CIFAR-10, and names one "
-        "of them for anything it is shown.",
+        f"{data} in JAX and Flax by `cifar_flax`. It knows the {network.spec.num_classes} classes of "
+        f"{network.spec.name}, and names one of them for anything it is shown.",
         "",
         "## Use",
         "",
         "```python",
-        "from pathlib import Path",
+        "import cifar_flax",
         "",
-        "from cifar_flax.explaining import explanation",
-        "from cifar_flax.training.trained import load_network",
-        "",
-        f'network = load_network(Path("{WEIGHTS}"))',
-        "logits = explanation.predict(network, images)  # uint8 [N, 32, 32, 3], RGB",
+        f'network = cifar_flax.load("{WEIGHTS}")',
+        'predictions = network.predict("picture.jpg")  # or uint8 [N, H, W, 3], RGB',
+        "print(predictions.names, predictions.probabilities)",
         "```",
         "",
         f"`cifar-flax explain --ckpt {WEIGHTS}` shows what it gets wrong, and what it was looking at.",
@@ -78,17 +79,18 @@ def text(network: Network) -> str:
     return "\n".join(lines)
 
 
-def _front_matter(name: str, data: str, row: dict[str, Any]) -> list[str]:
+def _front_matter(name: str, data_name: str, data: str, row: dict[str, Any]) -> list[str]:
     lines = ["---", "license: mit", "library_name: flax", "pipeline_tag: image-classification"]
-    lines += ["tags: [jax, flax, cifar10, resnet, layer-normalization, grad-cam]", "datasets: [uoft-cs/cifar10]"]
-    lines += ["metrics: [accuracy]"]
+    lines += ["tags: [jax, flax, resnet, layer-normalization, grad-cam]"]
+    hub = _HUB.get(data_name)
+    lines += [f"datasets: [{hub}]"] * bool(hub) + ["metrics: [accuracy]"]
     if "test_acc" in row:
         lines += [
             "model-index:",
             f"- name: {json.dumps(name)}",
             "  results:",
             "  - task: {type: image-classification, name: Image classification}",
-            f"    dataset: {{type: uoft-cs/cifar10, name: {json.dumps(_DATA[data])}, split: test}}",
+            f"    dataset: {{type: {hub or json.dumps(data_name)}, name: {json.dumps(data)}, split: test}}",
             "    metrics:",
             f"    - {{type: accuracy, value: {row['test_acc'] / 100:.4f}, name: test accuracy of the last epoch}}",
             f"    - {{type: loss, value: {row['test_loss']:.4f}, name: test loss of the last epoch}}",
@@ -96,7 +98,7 @@ def _front_matter(name: str, data: str, row: dict[str, Any]) -> list[str]:
     return [*lines, "---", ""]
 
 
-def _figures(network: Network, row: dict[str, Any]) -> list[str]:
+def _figures(network: Trained, row: dict[str, Any]) -> list[str]:
     if not row:
         return ["The weights came without their training's figures.", ""]
     lines = [f"At the last epoch, {row['epoch']}:", "", "| images | loss | accuracy |", "| --- | --: | --: |"]
@@ -106,6 +108,6 @@ def _figures(network: Network, row: dict[str, Any]) -> list[str]:
             counts = f"{row[f'{key}_acc']:.2f}% ({row[f'{key}_correct']:,} of {row[f'{key}_total']:,})"
             lines.append(f"| {title} | {row[f'{key}_loss']:.3f} | {counts} |")
     if "test_acc" in row:
-        best = max(network.rows, key=lambda x: x["test_acc"])
+        best = max(network.history, key=lambda x: x["test_acc"])
         lines += ["", f"The best epoch, {best['epoch']}, has {best['test_acc']:.2f}%: it is chosen on the test set."]
     return [*lines, ""]

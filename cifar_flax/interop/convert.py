@@ -17,10 +17,10 @@ import safetensors.numpy
 
 from cifar_flax import config, files
 from cifar_flax.config import PRESETS, Config
-from cifar_flax.data import STD
+from cifar_flax.data import CIFAR10
 from cifar_flax.errors import UserError
 from cifar_flax.network import model, weights
-from cifar_flax.training.program import build_model
+from cifar_flax.network.build import build_model
 
 MODULE = Path(__file__).parent / "pytorch" / "resnet.py"
 _PICKLES = (".pth", ".pt")
@@ -141,7 +141,9 @@ def rescale_input(kernel: np.ndarray, std: tuple[float, ...]) -> np.ndarray:
       kernel: the kernel as trained.
       std: the three deviations that training divided by.
     """
-    return (kernel * (STD.astype(np.float64) / np.array(std))[None, None, :, None]).astype(np.float32)
+    return (
+        kernel * (np.array(CIFAR10.std, np.float32).astype(np.float64) / np.array(std))[None, None, :, None]
+    ).astype(np.float32)
 
 
 # ---- files ---------------------------------------------------------------------------------------

@@ -6,18 +6,17 @@ import jax
 import jax.numpy as jnp
 
 from cifar_flax import files
-from cifar_flax.data import normalize
 from cifar_flax.errors import UserError
 from cifar_flax.interop import convert
 from cifar_flax.network import model
-from cifar_flax.training.program import build_model
-from cifar_flax.training.trained import Network
+from cifar_flax.network.build import build_model
+from cifar_flax.training.trained import Trained
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
-def write(path: Path, network: Network) -> None:
-    """Exports the forward pass of uint8 images `[B, 32, 32, 3]`, any B, to float32 logits `[B, 10]`.
+def write(path: Path, network: Trained) -> None:
+    """Exports the forward pass of uint8 images `[B, H, W, 3]`, any B, to float32 logits `[B, C]`.
 
     The network is in Flax's own operations and float32, whatever machine this is. `jax.export` promises to read such a
     file for six months of JAX versions at least.
@@ -34,13 +33,13 @@ def write(path: Path, network: Network) -> None:
     except ImportError as error:
         raise UserError("--format stablehlo needs flatbuffers: pip install 'cifar-flax[export]'") from error
     convert.refuse_existing(path)
-    plain, params = build_model(network.config), jax.device_get(network.params)
+    plain, params = build_model(network.config, spec=network.spec), jax.device_get(network.params)
 
     def logits(images: jax.Array) -> jax.Array:
-        return model.forward(plain, params, normalize(images))
+        return model.forward(plain, params, plain.spec.normalize(images))
 
     (batch,) = jax.export.symbolic_shape("batch")
-    images = jax.ShapeDtypeStruct((batch, *model.IMAGE_SHAPE), jnp.uint8)
+    images = jax.ShapeDtypeStruct((batch, *network.spec.image_shape), jnp.uint8)
     content = jax.export.export(jax.jit(logits), platforms=PLATFORMS)(images).serialize()
     try:
         files.write_atomically(path, content)

@@ -14,7 +14,7 @@ import numpy as np
 
 from cifar_flax.network.convolution import conv1x1, conv3x3, conv3x3_bfloat16, plain3x3
 from cifar_flax.network.forms import Forms
-from cifar_flax.network.model import IMAGE_SHAPE, ResNet
+from cifar_flax.network.model import ResNet
 from cifar_flax.network.norm import layer_norm
 
 
@@ -112,7 +112,7 @@ TOLERANCE = 0.02
 
 def convolutions(model: ResNet) -> list[tuple[int, int, int, int]]:
     """Input's height, channels, features and stride of each 3x3 convolution of a network, each kind once."""
-    height, channels = IMAGE_SHAPE[0], IMAGE_SHAPE[-1]
+    height, _, channels = model.spec.image_shape
     found = [(height, channels, model.widths[0], 1)]
     channels = model.widths[0]
     for _, width, stride in model.blocks():

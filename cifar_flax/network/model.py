@@ -1,4 +1,4 @@
-"""ResNet for 32x32 images with layer normalisation over height, width and channels.
+"""ResNet for small images with layer normalisation over height, width and channels.
 
 The forward pass splits at any named stage into two pure functions, so that a gradient with
 respect to a feature map is `jax.grad` of the second one:
@@ -15,10 +15,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cifar_flax.data.spec import CIFAR10, DataSpec
 from cifar_flax.network.forms import PLAIN, Forms
-
-IMAGE_SHAPE = (32, 32, 3)
-NUM_CLASSES = 10
 
 # PyTorch's padding=1. Flax's "SAME" pads a strided 3x3 convolution (0, 1) and would shift the grid.
 _PAD_3X3 = ((1, 1), (1, 1))
@@ -86,20 +84,20 @@ class ResNet(nn.Module):
       widths: channels of each stage; the stem has the first stage's.
       strides: stride of each stage's first block.
       blocks_per_stage: basic blocks in each stage.
-      num_classes: length of the logits.
       zero_init_residual: start the last norm scale of each block at 0, so that a block is the
         identity at first (Goyal et al. 2017).
       dtype: dtype of the activations; parameters, statistics and logits are float32, or this if wider.
       forms: the operations that it computes with.
+      spec: the data set that it is for: its classes, the size of its images, and how they are normalised.
     """
 
     widths: Sequence[int] = (64, 128, 256, 512)
     strides: Sequence[int] = (1, 2, 2, 1)
     blocks_per_stage: int = 2
-    num_classes: int = NUM_CLASSES
     zero_init_residual: bool = False
     dtype: Any = jnp.float32
     forms: Forms = PLAIN
+    spec: DataSpec = CIFAR10
 
     @property
     def stage_names(self) -> tuple[str, ...]:
@@ -124,7 +122,7 @@ class ResNet(nn.Module):
             channels = width
         # At least float32: a softmax over bfloat16 logits loses the small differences Grad-CAM looks at.
         wide = jnp.promote_types(self.dtype, jnp.float32)
-        self.linear = nn.Dense(self.num_classes, dtype=wide, precision=_precision(wide))
+        self.linear = nn.Dense(self.spec.num_classes, dtype=wide, precision=_precision(wide))
 
     def features(self, x, stage: str):
         x = self.forms.relu(self.norm(self.conv(x.astype(self.dtype))))
@@ -146,7 +144,7 @@ class ResNet(nn.Module):
 
 def init_params(model: ResNet, key: jax.Array):
     """Draws the parameters: a nested dict of float32 arrays."""
-    return model.init(key, jnp.zeros((1, *IMAGE_SHAPE)))["params"]
+    return model.init(key, jnp.zeros((1, *model.spec.image_shape)))["params"]
 
 
 def forward(model: ResNet, params, images: jax.Array) -> jax.Array:
@@ -155,7 +153,7 @@ def forward(model: ResNet, params, images: jax.Array) -> jax.Array:
     Args:
       model: the network.
       params: its parameters, as `init_params` returns them.
-      images: float `[B, 32, 32, 3]`, normalised.
+      images: float `[B, H, W, 3]`, normalised by `model.spec`.
 
     Returns:
       float32 `[B, num_classes]`.
@@ -189,7 +187,7 @@ def layer_table(model: ResNet) -> list[Layer]:
     """
 
     def init(key):
-        return model.init(key, jnp.zeros((1, *IMAGE_SHAPE)), capture_intermediates=True)
+        return model.init(key, jnp.zeros((1, *model.spec.image_shape)), capture_intermediates=True)
 
     variables = jax.eval_shape(init, jax.random.key(0))
     params, outputs = variables["params"], variables["intermediates"]
@@ -216,6 +214,6 @@ def format_layer_table(model: ResNet) -> str:
     lines += [f"{row.name:<30}{row.kind:<12}{row.shape!s:<20}{row.num_params:>12,}" for row in rows]
     total = sum(row.num_params for row in rows)
     outputs = sum(math.prod(row.shape) for row in rows)
-    megabytes = {"input": math.prod(IMAGE_SHAPE), "outputs": outputs, "parameters": total}
+    megabytes = {"input": math.prod(model.spec.image_shape), "outputs": outputs, "parameters": total}
     sizes = ", ".join(f"{name} {4 * count / 2**20:.2f} MB" for name, count in megabytes.items())
     return "\n".join([*lines, "", f"{len(rows)} layers, {total:,} parameters, all trainable", f"One image: {sizes}"])

@@ -18,8 +18,10 @@ import safetensors.numpy
 from cifar_flax import config as config_lib
 from cifar_flax import files
 from cifar_flax.config import Config
+from cifar_flax.data.spec import CIFAR10, DataSpec
 from cifar_flax.errors import UserError
-from cifar_flax.network.model import ResNet, init_params
+from cifar_flax.network.build import build_model
+from cifar_flax.network.model import init_params
 
 FORMAT = "cifar_flax/2"
 # Of the tensors that are read; the others are no numbers that NumPy knows.
@@ -34,11 +36,13 @@ class Weights(NamedTuple):
       params: nested dict of float32 arrays.
       config: the config that it was trained with.
       about: figures and origin, as its maker noted them.
+      spec: the data set that it was trained on; CIFAR-10 where the file says nothing.
     """
 
     params: dict[str, Any]
     config: Config
     about: dict[str, Any]
+    spec: DataSpec = CIFAR10
 
 
 def flatten(params: Any) -> dict[str, Any]:
@@ -68,7 +72,9 @@ def digest(params: Any) -> str:
     return sha.hexdigest()
 
 
-def save_weights(path: Path, params: Any, config: Config, about: dict[str, Any], *, half: bool = False) -> None:
+def save_weights(
+    path: Path, params: Any, config: Config, about: dict[str, Any], spec: DataSpec = CIFAR10, *, half: bool = False
+) -> None:
     """Writes a file of weights, complete or not at all.
 
     Args:
@@ -76,17 +82,21 @@ def save_weights(path: Path, params: Any, config: Config, about: dict[str, Any],
       params: the parameter tree.
       config: the config of the run.
       about: JSON values to keep with it, such as accuracy and origin.
+      spec: the data set that it was trained on.
       half: in float16, at half the size; what is read back is rounded to 11 bits.
     """
     tensors = {name: np.asarray(x, np.float16 if half else np.float32) for name, x in flatten(params).items()}
     header = {"format": FORMAT, "config": config_lib.to_json(config), "about": files.to_json(about)}
+    header["data"] = spec.to_json()
     header["sha256"] = _checksum(tensors, header)
     files.write_atomically(path, safetensors.numpy.save(tensors, header))
 
 
 def _checksum(tensors: dict[str, np.ndarray], header: dict[str, str]) -> str:
     as_read = {name: tensor.astype(np.float32) for name, tensor in tensors.items()}
-    return hashlib.sha256((digest(as_read) + header["config"] + header["about"]).encode()).hexdigest()
+    return hashlib.sha256(
+        (digest(as_read) + header["config"] + header["about"] + header.get("data", "")).encode()
+    ).hexdigest()
 
 
 def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -176,14 +186,15 @@ def load_weights(path: Path) -> Weights:
             raise UserError(f"{path} is damaged: its SHA-256 sum is another than when it was written; get it again")
         about = _read_about(metadata["about"])
         config = config_lib.from_json(metadata["config"])
+        spec = DataSpec.from_json(metadata["data"]) if "data" in metadata else CIFAR10
     except UserError:
         raise
     except (KeyError, ValueError, RecursionError) as error:
         raise UserError(f"{path} has a broken header: {error}") from error
-    network = ResNet(config.widths, config.strides)
-    expected = flatten(jax.eval_shape(lambda key: init_params(network, key), jax.random.key(0)))
+    model = build_model(config, spec=spec)
+    expected = flatten(jax.eval_shape(lambda key: init_params(model, key), jax.random.key(0)))
     problems = differences(tensors, expected)
     if problems:
         raise UserError(f"{path} does not hold the network of its config: {problems}")
     require_finite(path, tensors)
-    return Weights(unflatten(tensors), config, about)
+    return Weights(unflatten(tensors), config, about, spec)

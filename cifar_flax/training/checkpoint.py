@@ -6,6 +6,7 @@ is 345 steps into the thirteenth. In it:
 state/           the training state and the epoch's metric sums, by Orbax
 progress.json    the rows of metrics.jsonl so far
 config.json      the run's config
+data.json        what its data set is
 execution.json   what it ran on: devices, dtype, version of jax
 manifest.json    format, and size and SHA-256 sum of every other file
 """
@@ -33,6 +34,7 @@ import orbax.checkpoint as ocp
 from cifar_flax import config as config_lib
 from cifar_flax import files
 from cifar_flax.config import Config
+from cifar_flax.data import CIFAR10, DataSpec
 from cifar_flax.distributed import ALONE, Job
 from cifar_flax.errors import UserError
 from cifar_flax.training.metrics import Metrics
@@ -152,11 +154,12 @@ class Writer:
     Args:
       folder: made if absent; what an interrupted writer left there is removed.
       config: the run's config, whose `monitor` tells the best epoch.
+      spec: what its data set is.
       execution: what the run executes on, as JSON values.
     """
 
-    def __init__(self, folder: Path, config: Config, execution: dict[str, Any]):
-        self._folder, self._config, self._execution = folder, config, execution
+    def __init__(self, folder: Path, config: Config, spec: DataSpec, execution: dict[str, Any]):
+        self._folder, self._config, self._spec, self._execution = folder, config, spec, execution
         self._thread = concurrent.futures.ThreadPoolExecutor(1)
         self._pending: concurrent.futures.Future[None] | None = None
         folder.mkdir(parents=True, exist_ok=True)
@@ -205,6 +208,7 @@ class Writer:
                 orbax.save(part.resolve() / "state", args=ocp.args.StandardSave(_tree(progress)))
             files.write_atomically(part / "progress.json", files.to_json(progress.rows))
             files.write_atomically(part / "config.json", config_lib.to_json(self._config))
+            files.write_atomically(part / "data.json", self._spec.to_json())
             files.write_atomically(part / "execution.json", json.dumps(self._execution, indent=2) + "\n")
             _write_manifest(part)
             self._remove(path)
@@ -275,6 +279,32 @@ def require_config(path: Path, config: Config) -> None:
         raise UserError(
             f"config.json was changed since checkpoint {path} was made: {differences}; put it back, "
             "or start a new run in another --out"
+        )
+
+
+def read_spec(path: Path) -> DataSpec:
+    """What the data set is that a checkpoint's run trained on; CIFAR-10 where an older version noted none.
+
+    Raises:
+      UserError: it cannot be read.
+    """
+    try:
+        return DataSpec.from_json((path / "data.json").read_bytes()) if (path / "data.json").exists() else CIFAR10
+    except (OSError, ValueError) as error:
+        raise UserError(f"checkpoint {path} cannot be restored: {error}") from error
+
+
+def require_spec(path: Path, spec: DataSpec) -> None:
+    """Makes sure that a run goes on with the data set that its checkpoint was made with.
+
+    Raises:
+      UserError: it is another.
+    """
+    if (before := read_spec(path)) != spec:
+        what = "which has other classes, image size, mean or deviation" if before.name == spec.name else ""
+        raise UserError(
+            f"the run of checkpoint {path} was trained on {before.name}, and this data set is {spec.name}"
+            f"{what and ', ' + what}: resume it with the data set that it began with"
         )
 
 

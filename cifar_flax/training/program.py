@@ -14,18 +14,18 @@ from jax.sharding import Mesh
 
 from cifar_flax import machine
 from cifar_flax.config import Config
-from cifar_flax.data.augment import augment
+from cifar_flax.data import augment as augment_lib
+from cifar_flax.data.spec import CIFAR10, DataSpec
 from cifar_flax.execution import Execution, resolve
-from cifar_flax.network.cpu import CPU, cpu_bfloat16
-from cifar_flax.network.forms import PLAIN
-from cifar_flax.network.model import IMAGE_SHAPE, ResNet
+from cifar_flax.network.build import build_model
+from cifar_flax.network.model import ResNet
 from cifar_flax.training import optim, step
 from cifar_flax.training.metrics import Metrics
 from cifar_flax.training.step import TrainState
 
 
-class Split(NamedTuple):
-    """Images, uint8 `[N, 32, 32, 3]`, which `Program.place` makes `[N, 3072]`, and labels, int32 `[N]`.
+class DeviceSplit(NamedTuple):
+    """Images, uint8 `[N, H, W, 3]`, which `Program.place` makes `[N, H * W * 3]`, and labels, int32 `[N]`.
 
     And the parameters of the teacher that answers beside the labels, if there is one.
 
@@ -44,7 +44,7 @@ class Program(NamedTuple):
     Attributes:
       create_state: () to the state before the first step, on the devices.
       place: puts arrays, which are the same in all processes, on the devices, whole on each; the images of
-        a `Split` as rows. On a CPU they may share the arrays' memory: do not write to these afterwards.
+        a `DeviceSplit` as rows. On a CPU they may share the arrays' memory: do not write to these afterwards.
       train_steps: (state, sums, split, epoch, steps) to (steps, state, sums) again and again, until the
         epoch's last step: after each on a CPU, now and then on an accelerator. State and sums are donated.
       lower: (state, sums, split) to the lowered form of what `train_steps` runs first.
@@ -57,8 +57,8 @@ class Program(NamedTuple):
 
     create_state: Callable[[], TrainState]
     place: Callable[..., Any]
-    train_steps: Callable[[TrainState, Metrics, Split, int, int], Iterator[tuple[int, TrainState, Metrics]]]
-    lower: Callable[[TrainState, Metrics, Split], jax.stages.Lowered]
+    train_steps: Callable[[TrainState, Metrics, DeviceSplit, int, int], Iterator[tuple[int, TrainState, Metrics]]]
+    lower: Callable[[TrainState, Metrics, DeviceSplit], jax.stages.Lowered]
     evaluate: Callable[..., Metrics]
     learning_rate: Callable[[TrainState], float]
     advance_plateau: Callable[[TrainState, float], TrainState]
@@ -66,22 +66,10 @@ class Program(NamedTuple):
     execution: Execution
 
 
-def build_model(config: Config, execution: Execution | None = None) -> ResNet:
-    """The network of a config, for what it runs on; without that in float32 and Flax's own operations."""
-    dtype, forms = jnp.float32, PLAIN
-    if execution is not None:
-        dtype = execution.dtype
-        if execution.on_cpu:
-            forms = CPU if execution.precision == "float32" else cpu_bfloat16(execution.mesh.size)
-    return ResNet(
-        config.widths, config.strides, zero_init_residual=config.zero_init_residual, dtype=dtype, forms=forms
-    )
-
-
 def build_augment(config: Config) -> Callable[[jax.Array, jax.Array], jax.Array]:
     """`augment.augment` of a key and normalised images alone."""
     return functools.partial(
-        augment,
+        augment_lib.augment,
         crop_padding=config.crop_padding,
         rotate_degrees=config.rotate_degrees,
         cutout_size=config.cutout_size,
@@ -122,14 +110,18 @@ def build_plateau(config: Config) -> optax.GradientTransformationExtraArgs:
 
 
 def build_train_step(
-    config: Config, model: ResNet, optimizer: optax.GradientTransformation, teacher: ResNet | None = None
+    config: Config,
+    model: ResNet,
+    optimizer: optax.GradientTransformation,
+    teacher: ResNet | None = None,
+    augment: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
 ):
     """`step.train_step` of a state and a batch alone."""
     return functools.partial(
         step.train_step,
         model=model,
         optimizer=optimizer,
-        augment=build_augment(config),
+        augment=augment or build_augment(config),
         label_smoothing=config.label_smoothing,
         ema_decay=config.ema_decay,
         sam_rho=config.sam_rho,
@@ -140,7 +132,12 @@ def build_train_step(
 
 
 def build_program(
-    config: Config, num_train: int, execution: Execution | None = None, teacher: ResNet | None = None
+    config: Config,
+    num_train: int,
+    execution: Execution | None = None,
+    teacher: ResNet | None = None,
+    spec: DataSpec = CIFAR10,
+    augment: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
 ) -> Program:
     """Builds the functions of a run; nothing is compiled before it is first called.
 
@@ -149,9 +146,11 @@ def build_program(
       num_train: images in the training split.
       execution: what they run on; None for what this machine has.
       teacher: the network whose parameters a training `Split` has beside the labels, if it has any.
+      spec: what the data set is.
+      augment: (key, normalised images) to images, in place of what the config has.
     """
     execution = execution or resolve(config.precision, config.batch_size)
-    model = build_model(config, execution)
+    model = build_model(config, execution, spec)
     steps_per_epoch = -(-num_train // config.batch_size)
     warmup_steps = config.warmup_epochs * steps_per_epoch
     schedule = optim.warmup_schedule(config.learning_rate, warmup_steps)
@@ -168,13 +167,18 @@ def build_program(
         return optim.advance_plateau(plateau, plateau_state, value)
 
     def place(tree: Any) -> Any:
-        if isinstance(tree, Split):
+        if isinstance(tree, DeviceSplit):
             tree = tree._replace(images=tree.images.reshape(len(tree.images), -1))
         return jax.tree.map(lambda x: _place(x, execution), tree)
 
     wait = _build_wait(execution)
     train_steps, lower = _build_training(
-        build_train_step(config, model, optimizer, teacher), execution, wait, num_train, config.batch_size
+        build_train_step(config, model, optimizer, teacher, augment),
+        spec.image_shape,
+        execution,
+        wait,
+        num_train,
+        config.batch_size,
     )
     return Program(
         create_state=create_state,
@@ -199,10 +203,10 @@ def _place(x: Any, execution: Execution) -> jax.Array:
     return jax.make_array_from_process_local_data(execution.replicated, x, x.shape)
 
 
-def _take(split: Split, indices: jax.Array, execution: Execution):
+def _take(split: DeviceSplit, indices: jax.Array, execution: Execution, image_shape: tuple[int, ...]):
     """A batch, spread over the devices; an index of -1 is padding."""
     indices = jax.lax.with_sharding_constraint(indices, execution.by_batch)
-    return split.images[indices].reshape(-1, *IMAGE_SHAPE), split.labels[indices], indices >= 0
+    return split.images[indices].reshape(-1, *image_shape), split.labels[indices], indices >= 0
 
 
 def _build_wait(execution: Execution) -> Callable[[Metrics], None]:
@@ -231,6 +235,7 @@ def _equal_parts(steps: int, limit: int) -> int:
 
 def _build_training(
     train_step: Callable[..., Any],
+    image_shape: tuple[int, ...],
     execution: Execution,
     wait: Callable[[Metrics], None],
     num_train: int,
@@ -245,10 +250,12 @@ def _build_training(
         return step.epoch_order(state.key, epoch, num_train, batch_size)
 
     @functools.partial(jax.jit, donate_argnums=0, static_argnames="count", compiler_options=execution.compiler_options)
-    def take_steps(carry: tuple[TrainState, Metrics], split: Split, order: jax.Array, first: jax.Array, *, count: int):
+    def take_steps(
+        carry: tuple[TrainState, Metrics], split: DeviceSplit, order: jax.Array, first: jax.Array, *, count: int
+    ):
         def body(carry: tuple[TrainState, Metrics], indices: jax.Array):
             state, sums = carry
-            state, batch_sums = train_step(state, *_take(split, indices, execution), split.teacher_params)
+            state, batch_sums = train_step(state, *_take(split, indices, execution, image_shape), split.teacher_params)
             return (state, sums + batch_sums), None
 
         # Not a scan of one: XLA:CPU runs the gradient of a convolution some 46 times slower inside a scan.
@@ -256,7 +263,7 @@ def _build_training(
             return body(carry, order[first])[0]
         return jax.lax.scan(body, carry, jax.lax.dynamic_slice_in_dim(order, first, count))[0]
 
-    def train_steps(state: TrainState, sums: Metrics, split: Split, epoch: int, first: int):
+    def train_steps(state: TrainState, sums: Metrics, split: DeviceSplit, epoch: int, first: int):
         order = epoch_order(state, np.int32(epoch))
         while first < steps_per_epoch:
             count = min(at_once, steps_per_epoch - first)
@@ -265,7 +272,7 @@ def _build_training(
             first += count
             yield first, state, sums
 
-    def lower(state: TrainState, sums: Metrics, split: Split) -> jax.stages.Lowered:
+    def lower(state: TrainState, sums: Metrics, split: DeviceSplit) -> jax.stages.Lowered:
         order = jax.ShapeDtypeStruct((steps_per_epoch, batch_size), jnp.int32, sharding=execution.replicated)
         return take_steps.lower((state, sums), split, order, np.int32(0), count=at_once)
 
@@ -277,10 +284,10 @@ def _build_evaluation(model: ResNet, execution: Execution, wait: Callable[[Metri
     batch_size = -(-batch_size // execution.mesh.size) * execution.mesh.size
 
     @functools.partial(jax.jit, donate_argnums=0, compiler_options=execution.compiler_options)
-    def evaluate_batch(sums: Metrics, params: Any, split: Split, indices: jax.Array):
-        return sums + step.eval_step(params, *_take(split, indices, execution), model=model)
+    def evaluate_batch(sums: Metrics, params: Any, split: DeviceSplit, indices: jax.Array):
+        return sums + step.eval_step(params, *_take(split, indices, execution, model.spec.image_shape), model=model)
 
-    def evaluate(params: Any, split: Split, between: Callable[[], None] = lambda: None) -> Metrics:
+    def evaluate(params: Any, split: DeviceSplit, between: Callable[[], None] = lambda: None) -> Metrics:
         sums = jax.tree.map(lambda x: _place(x, execution), Metrics.empty())
         for indices in np.asarray(step.pad_to_batches(jnp.arange(len(split.images)), batch_size)):
             sums = evaluate_batch(sums, params, split, indices)

@@ -1,6 +1,7 @@
 """The files of a run directory but for its checkpoints.
 
 config.json          the config
+data.json            what the data set is
 metrics.jsonl        one object an epoch
 train.log            what was said
 loss_accuracy.png    the curves so far
@@ -17,10 +18,12 @@ from typing import IO, Any
 from cifar_flax import config as config_lib
 from cifar_flax import files
 from cifar_flax.config import Config
+from cifar_flax.data import DataSpec
 from cifar_flax.errors import UserError
 
-CONFIG, METRICS, LOG, CURVES, CHECKPOINTS = (
+CONFIG, SPEC, METRICS, LOG, CURVES, CHECKPOINTS = (
     "config.json",
+    "data.json",
     "metrics.jsonl",
     "train.log",
     "loss_accuracy.png",
@@ -107,6 +110,11 @@ def read_config(folder: Path) -> Config:
         ) from error
     except UserError as error:
         raise UserError(f"{folder / CONFIG}: {error}") from error
+
+
+def write_spec(folder: Path, spec: DataSpec) -> None:
+    """Writes `data.json`."""
+    files.write_atomically(folder / SPEC, spec.to_json())
 
 
 def append_row(folder: Path, row: dict[str, Any]) -> None:

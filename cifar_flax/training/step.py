@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cifar_flax.data import normalize
 from cifar_flax.network.model import ResNet, forward, init_params
 from cifar_flax.training import metrics
 from cifar_flax.training.metrics import Metrics
@@ -100,7 +99,7 @@ def train_step(
     chex.assert_rank([images, labels, mask], [4, 1, 1])
     chex.assert_equal_shape_prefix([images, labels, mask], 1)
     with jax.named_scope("augment"):  # the names are those that a profile shows
-        inputs = augment(jax.random.fold_in(state.key, state.step), normalize(images))
+        inputs = augment(jax.random.fold_in(state.key, state.step), model.spec.normalize(images))
 
     teacher_logits = None if teacher is None else forward(teacher, teacher_params, inputs)
 
@@ -178,7 +177,7 @@ def kernel_norm(params: Any) -> jax.Array:
 
 def eval_step(params: Any, images: jax.Array, labels: jax.Array, mask: jax.Array, *, model: ResNet) -> Metrics:
     """Metrics of a batch as it is: uint8 `[B, 32, 32, 3]`, int32 `[B]`, bool `[B]`."""
-    return metrics.measure(forward(model, params, normalize(images)), labels, mask)
+    return metrics.measure(forward(model, params, model.spec.normalize(images)), labels, mask)
 
 
 def pad_to_batches(indices: jax.Array, batch_size: int) -> jax.Array:

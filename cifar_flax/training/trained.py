@@ -1,60 +1,72 @@
-"""A trained network, from wherever it is kept: a run directory, one of its checkpoints, or a file of weights."""
+"""What training left: a network from a run directory, one of its checkpoints, or a file of weights."""
 
+import dataclasses
+import functools
+import logging
+import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 
 import cifar_flax
 from cifar_flax.config import Config
+from cifar_flax.data import DataSpec
 from cifar_flax.errors import UserError
-from cifar_flax.execution import resolve
 from cifar_flax.network import weights
-from cifar_flax.network.model import ResNet
 from cifar_flax.training import checkpoint, rundir
-from cifar_flax.training.program import build_model, build_program
+from cifar_flax.training.program import build_program
 
-EMBEDDED = Path(cifar_flax.__file__).parent / "pretrained" / "compact.safetensors"
+_FOLDER = Path(cifar_flax.__file__).parent / "pretrained"
+# The published networks, which come with this package; the first is taken where none is named.
+PUBLISHED = {name: _FOLDER / f"{name}.safetensors" for name in ("compact", "resnet18")}
 
 
-class Network(NamedTuple):
-    """A trained network.
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A trained network as it is stored.
 
     Attributes:
       name: where it came from.
-      model: its architecture, for this machine.
       params: its averaged parameters, those that training evaluates.
       config: its run's config.
-      rows: its run's metrics, one an epoch; empty if unknown.
-      digest: SHA-256 of the parameters.
+      spec: the data set that it was trained on.
+      history: its run's metrics, one an epoch; empty if unknown.
+      precision: in which training evaluated it.
       folder: where its explanation goes unless told otherwise: its run, beside its file, or the current directory.
-      precision: in which training evaluated it, and `model` computes.
     """
 
     name: str
-    model: ResNet
     params: Any
     config: Config
-    rows: list[dict[str, Any]]
-    digest: str
-    folder: Path = Path()
+    spec: DataSpec
+    history: list[dict[str, Any]]
     precision: str = "float32"
+    folder: Path = Path()
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """SHA-256 of the parameters."""
+        return weights.digest(self.params)
 
 
-def load_network(path: Path | None, flag: str = "--ckpt") -> Network:
-    """Loads a network from a run directory, one of its epochs, or a file of weights.
+def load(path: str | os.PathLike | None, flag: str = "--ckpt") -> Trained:
+    """Loads a network.
 
     Args:
-      path: `runs/x`, `runs/x/checkpoints/12`, `x.safetensors`, or None for the embedded network.
+      path: `runs/x`, `runs/x/checkpoints/12`, `x.safetensors`, a name of `PUBLISHED`, or None for the first of these.
+        A file or a folder of that name comes before a published network.
       flag: that named it, for messages.
 
     Raises:
       UserError: there is none, it is broken, or its parameters are not those of its own config.
     """
-    if path is None:
-        return _from_weights(EMBEDDED, "embedded compact network", Path())
+    if path is None or (str(path) in PUBLISHED and not Path(path).exists()):
+        name = next(iter(PUBLISHED)) if path is None else str(path)
+        return _from_file(PUBLISHED[name], f"published {name} network", Path())
+    path = Path(path)
     if path.is_file():
-        return _from_weights(path, str(path), path.parent)
+        return _from_file(path, str(path), path.parent)
     run, epoch = _locate(path, flag)
     return _from_run(run, epoch)
 
@@ -68,19 +80,17 @@ def _locate(path: Path, flag: str) -> tuple[Path, int | None]:
         return path.parent.parent if len(path.parts) > 2 else resolved.parents[1], int(resolved.name)
     raise UserError(
         f"{flag} {path} is no checkpoint: expected a run directory, one of its checkpoints/<epoch>, "
-        "or a .safetensors file"
+        f"a .safetensors file, or {' or '.join(PUBLISHED)}"
     )
 
 
-def _from_weights(path: Path, name: str, folder: Path) -> Network:
+def _from_file(path: Path, name: str, folder: Path) -> Trained:
     loaded = weights.load_weights(path)
-    rows, digest = loaded.about.get("metrics", []), weights.digest(loaded.params)
-    precision = loaded.about.get("precision", "float32")
-    model = build_model(loaded.config, resolve(precision, 1))
-    return Network(name, model, loaded.params, loaded.config, rows, digest, folder, precision)
+    history, precision = loaded.about.get("metrics", []), loaded.about.get("precision", "float32")
+    return Trained(name, loaded.params, loaded.config, loaded.spec, history, precision, folder)
 
 
-def _from_run(folder: Path, epoch: int | None) -> Network:
+def _from_run(folder: Path, epoch: int | None) -> Trained:
     finished = {int(path.name): path for path in checkpoint.find(folder / rundir.CHECKPOINTS) if path.name.isdigit()}
     if not finished:
         raise UserError(f"{folder} has no finished checkpoint yet: let it train for an epoch")
@@ -89,17 +99,18 @@ def _from_run(folder: Path, epoch: int | None) -> Network:
     epoch = max(finished) if epoch is None else epoch
     config = checkpoint.read_config(finished[epoch])  # the checksummed copy
     checkpoint.require_config(finished[epoch], rundir.read_config(folder))
-    like = jax.eval_shape(build_program(config, config.batch_size).create_state)
+    spec = checkpoint.read_spec(finished[epoch])
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns that what was opened for reading is read-only
+    like = jax.eval_shape(build_program(config, config.batch_size, spec=spec).create_state)
     progress = checkpoint.restore(finished[epoch], like)
-    params, name = progress.state.ema_params, f"{folder}, epoch {epoch}"
-    weights.require_finite(name, params)
+    name = f"{folder}, epoch {epoch}"
+    weights.require_finite(name, progress.state.ema_params)
     precision = checkpoint.read_execution(finished[epoch]).get("precision", "float32")
-    model, digest = build_model(config, resolve(precision, 1)), weights.digest(params)
-    return Network(name, model, params, config, progress.rows, digest, folder, precision)
+    return Trained(name, progress.state.ema_params, config, spec, progress.rows, precision, folder)
 
 
-def export(network: Network, path: Path, *, half: bool = False) -> None:
-    """Writes a network and its training's metrics as one `.safetensors` file, for `load_network`.
+def export(trained: Trained, path: Path, *, half: bool = False) -> None:
+    """Writes a network and its training's metrics as one `.safetensors` file, for `load`.
 
     With `half` its numbers are float16, and the file is half as large.
 
@@ -107,11 +118,11 @@ def export(network: Network, path: Path, *, half: bool = False) -> None:
       UserError: the file exists, has another ending than `.safetensors`, or cannot be written.
     """
     if path.suffix != ".safetensors":
-        raise UserError(f"--export {path}: expected a name that ends in .safetensors")
+        raise UserError(f"--out {path}: expected a name that ends in .safetensors")
     if path.exists():
-        raise UserError(f"--export {path} exists: choose another, or delete it")
-    about = {"metrics": network.rows, "precision": network.precision}
+        raise UserError(f"--out {path} exists: choose another, or delete it")
+    about = {"metrics": trained.history, "precision": trained.precision}
     try:
-        weights.save_weights(path, network.params, network.config, about, half=half)
+        weights.save_weights(path, trained.params, trained.config, about, trained.spec, half=half)
     except OSError as error:
-        raise UserError(f"--export {path} cannot be written: {error.strerror}; choose another") from error
+        raise UserError(f"--out {path} cannot be written: {error.strerror}; choose another") from error

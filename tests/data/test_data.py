@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cifar_flax import data
-from cifar_flax.data import __main__ as command
+from cifar_flax.commands import data as command
 from cifar_flax.data import layout, sources
 from cifar_flax.errors import UserError
 
@@ -97,12 +97,12 @@ def npm_files(official):
     return files
 
 
-def assert_is_official(loaded: data.Cifar10, official: dict[str, bytes]):
-    chex.assert_shape([loaded.train_images, loaded.test_images], [(5 * SIZE, 32, 32, 3), (SIZE, 32, 32, 3)])
-    chex.assert_type([loaded.train_images, loaded.train_labels], [np.uint8, np.int32])
-    train = data.encode_batch(loaded.train_images, loaded.train_labels)
+def assert_is_official(loaded: data.Dataset, official: dict[str, bytes]):
+    chex.assert_shape([loaded.train.images, loaded.test.images], [(5 * SIZE, 32, 32, 3), (SIZE, 32, 32, 3)])
+    chex.assert_type([loaded.train.images, loaded.train.labels], [np.uint8, np.int32])
+    train = data.encode_batch(loaded.train.images, loaded.train.labels)
     assert train == b"".join(official[name] for name in BATCHES[:5])
-    assert data.encode_batch(loaded.test_images, loaded.test_labels) == official["test_batch"]
+    assert data.encode_batch(loaded.test.images, loaded.test.labels) == official["test_batch"]
 
 
 def write_folder(folder, files):
@@ -401,11 +401,13 @@ def test_preparations_at_the_same_time_agree(official, tmp_path):
 
 
 def test_sample_is_100_images_a_class_in_official_order(sample):
-    chex.assert_shape([sample.train_images, sample.test_images], (1000, 32, 32, 3))
-    for split, labels in (("train", sample.train_labels), ("test", sample.test_labels)):
-        np.testing.assert_array_equal(np.bincount(labels), 100)
-        assert (np.diff(data.sample_indices(split)) > 0).all()
-    assert sample.class_names[sample.test_labels[0]] == "cat"  # the test set's well-known first image
+    chex.assert_shape([sample.train.images, sample.test.images], (1000, 32, 32, 3))
+    for split in (sample.train, sample.test):
+        np.testing.assert_array_equal(np.bincount(split.labels), 100)
+        assert (np.diff(split.indices) > 0).all()
+    assert (
+        sample.is_sample and sample.spec.class_names[sample.test.labels[0]] == "cat"
+    )  # the test set's well-known first image
 
 
 def test_sample_is_part_of_the_official_data(sample):
@@ -413,18 +415,9 @@ def test_sample_is_part_of_the_official_data(sample):
         full = data.load_cifar10(source="cache")
     except UserError:
         pytest.skip("the full CIFAR-10 is not on this machine; `cifar-flax data prepare` fetches it")
-    train, test = data.sample_indices("train"), data.sample_indices("test")
-    np.testing.assert_array_equal(sample.train_images, full.train_images[train])
-    np.testing.assert_array_equal(sample.train_labels, full.train_labels[train])
-    np.testing.assert_array_equal(sample.test_images, full.test_images[test])
-    np.testing.assert_array_equal(sample.test_labels, full.test_labels[test])
-
-
-def test_writing_the_sample_gives_the_embedded_one(sample, tmp_path):
-    data.write_sample(sample, tmp_path)
-    for split in ("train", "test"):
-        ours = np.asarray(Image.open(tmp_path / f"{split}.png"))
-        np.testing.assert_array_equal(ours, np.asarray(Image.open(SAMPLE / f"{split}.png")))
+    for ours, all_of_them in ((sample.train, full.train), (sample.test, full.test)):
+        for found, expected in zip(ours, all_of_them.take(ours.indices), strict=True):
+            np.testing.assert_array_equal(found, expected)
 
 
 # ---- the command ----

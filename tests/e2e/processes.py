@@ -23,14 +23,14 @@ def first_batch(config, execution):
     from cifar_flax.training import step
     from cifar_flax.training.program import build_augment
 
-    images = data.load_cifar10(source="sample").train_images
+    images = data.load_cifar10(source="sample").train.images
 
     @jax.jit
     def batch(images):
         key = jax.random.key(config.seed)
         order = step.epoch_order(key, 1, len(images), config.batch_size)
         indices = jax.lax.with_sharding_constraint(order[0], execution.by_batch)
-        return build_augment(config)(jax.random.fold_in(key, 0), data.normalize(images[indices]))
+        return build_augment(config)(jax.random.fold_in(key, 0), data.CIFAR10.normalize(images[indices]))
 
     return batch(jax.make_array_from_process_local_data(execution.replicated, images, images.shape))
 
@@ -64,9 +64,9 @@ def join(arguments: list[str]) -> None:
             batch = multihost_utils.process_allgather(first_batch(config, resolve("float32", 64, 2)), tiled=True)
             if job.is_first:
                 np.save("batch.npy", batch)
-            sample.train_images[0, 0, 0, 0] += job.process
+            sample.train.images[0, 0, 0, 0] += job.process
         elif not job.is_first:
-            loop._check_finite = fault
+            loop.check_finite = fault
         chosen = config if fault is None else dataclasses.replace(rundir.read_config(out), epochs=10)
         loop.fit(chosen, sample, out, resume=fault is not None, job=job)
 
@@ -92,7 +92,7 @@ def compare_eight() -> None:
         states.append(checkpoint.restore(Path(str(number)) / "checkpoints" / "1", like).state.params)
     execution = resolve("float32", 64, 8)
     program = build_program(config, 1000, execution)
-    split = program.place(Split(sample.train_images, sample.train_labels))
+    split = program.place(Split(sample.train.images, sample.train.labels))
     text = program.lower(program.create_state(), program.place(Metrics.empty()), split).compile().as_text()
     batches = [np.asarray(first_batch(config, resolve("float32", 64, number))) for number in (1, 8)]
     differences = jax.tree.map(lambda x, y: float(np.abs(x - y).max()), *states)

@@ -179,8 +179,8 @@ def test_an_evaluation_is_in_files_pictures_and_report(tmp_path, here):
 
 def test_pictures_of_ones_own_are_explained_and_broken_ones_named(tmp_path, sample, here, capsys):
     (tmp_path / "mine").mkdir()
-    Image.fromarray(sample.test_images[0]).resize((200, 120)).save(tmp_path / "mine" / "a.jpg")
-    Image.fromarray(sample.test_images[1]).save(tmp_path / "b.webp")
+    Image.fromarray(sample.test.images[0]).resize((200, 120)).save(tmp_path / "mine" / "a.jpg")
+    Image.fromarray(sample.test.images[1]).save(tmp_path / "b.webp")
     (tmp_path / "mine" / "c.png").write_text("no picture")
     assert here("--images", "mine", "b.webp", "nowhere") == 2
     said = capsys.readouterr()

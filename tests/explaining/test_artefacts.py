@@ -19,7 +19,7 @@ from scipy.special import softmax
 
 from cifar_flax import data
 from cifar_flax.commands import explain
-from cifar_flax.data import CLASS_NAMES
+from cifar_flax.data import CIFAR10
 from cifar_flax.explaining import cam
 from cifar_flax.explaining.folder import MANIFEST, check
 from cifar_flax.network import ResNet, model, weights
@@ -91,7 +91,7 @@ def same(picture, expected):
 
 @pytest.fixture(scope="module")
 def test_set(sample):
-    return sample.test_images, sample.test_labels, data.sample_indices("test")
+    return sample.test.images, sample.test.labels, data.load_cifar10(source="sample").test.indices
 
 
 @pytest.fixture(scope="module")
@@ -193,8 +193,8 @@ def test_the_manifest_says_what_was_predicted(manifest, ours, test_set, chosen):
         assert [entry["index"] for entry in manifest[kind]] == indices[positions].tolist()
         predicted, true = (ours.maps_of(positions, of[positions]) for of in (ours.guesses, labels))
         for i, entry in enumerate(manifest[kind]):
-            assert entry["true"] == CLASS_NAMES[labels[positions[i]]]
-            assert entry["predicted"] == CLASS_NAMES[ours.guesses[positions[i]]]
+            assert entry["true"] == CIFAR10.class_names[labels[positions[i]]]
+            assert entry["predicted"] == CIFAR10.class_names[ours.guesses[positions[i]]]
             np.testing.assert_allclose(entry["probabilities"], ours.p[positions[i]], atol=2e-4)
             for name, raw in (("predicted", predicted[i]), ("true", true[i])):
                 np.testing.assert_allclose(entry["raw_min"][name], raw.min(), rtol=1e-3, atol=1e-3)
@@ -211,7 +211,7 @@ def test_every_cell_of_the_confusion_matrix_is_counted(figures, page, ours, test
     assert written == {(j, i): expected[i, j] for i in range(10) for j in range(10)}  # across: predicted, down: true
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted", "true")
     for ticks in (axes.get_xticklabels(), axes.get_yticklabels()):
-        assert [tick.get_text() for tick in ticks] == list(CLASS_NAMES)
+        assert [tick.get_text() for tick in ticks] == list(CIFAR10.class_names)
 
 
 def test_the_confusion_matrix_is_shaded_by_its_errors(folder, figures, ours, test_set):
@@ -267,7 +267,7 @@ def test_one_picture_shows_its_image_its_maps_and_their_difference(folder, figur
     assert at_size(found["image"], zoomed) < 8
     shown = {label: overlay(images[position], ours.maps_of([position], [label])[0]) for label in (true, guess)}
     for label, another in ((true, guess), (guess, true)):
-        panel = found[f"for {CLASS_NAMES[label]}"]
+        panel = found[f"for {CIFAR10.class_names[label]}"]
         assert at_size(panel, shown[label]) < 8 < at_size(panel, shown[another])
     one_hot = np.eye(10, dtype=np.float32)
     raw = ours.maps([position], one_hot[[guess]] - one_hot[[true]])[0]
@@ -289,9 +289,9 @@ def test_all_pictures_show_their_images_and_maps(figures, ours, test_set, chosen
         for place, position in enumerate(positions):
             true, guess, index = int(labels[position]), int(ours.guesses[position]), indices[position]
             title = shown[place].get_title()
-            assert title.startswith(f"#{index}\n") and f"predicted: {CLASS_NAMES[guess]} " in title
+            assert title.startswith(f"#{index}\n") and f"predicted: {CIFAR10.class_names[guess]} " in title
             assert f"{100 * ours.p[position, guess]:.0f}%" in title
-            assert (f"true: {CLASS_NAMES[true]}" in title) == (kind == "wrong")
+            assert (f"true: {CIFAR10.class_names[true]}" in title) == (kind == "wrong")
             np.testing.assert_array_equal(shown[place].images[0].get_array(), images[position])
             row = grid[width * place : width * (place + 1)]
             np.testing.assert_array_equal(row[0].images[0].get_array(), images[position])
@@ -299,10 +299,10 @@ def test_all_pictures_show_their_images_and_maps(figures, ours, test_set, chosen
             single = figure_named(figures, f"test image {index}:").axes
             bars = next(axes for axes in single if axes.get_title() == "probability")
             np.testing.assert_allclose([bar.get_width() for bar in bars.patches], ours.p[position], atol=2e-4)
-            assert [tick.get_text() for tick in bars.get_yticklabels()] == list(CLASS_NAMES)
+            assert [tick.get_text() for tick in bars.get_yticklabels()] == list(CIFAR10.class_names)
             for axes, label in zip(row[1:], (guess, true), strict=False):
                 raw = ours.maps_of([position], [label])[0]
-                assert axes.get_title() == f"for {CLASS_NAMES[label]}"
+                assert axes.get_title() == f"for {CIFAR10.class_names[label]}"
                 if (raw > 0).any():
                     assert same(axes.images[0].get_array(), overlay(images[position], raw))
                 else:
@@ -323,7 +323,7 @@ def test_the_curves_are_those_of_the_run(figures):
 
 def test_the_page_holds_the_predictions_images_and_maps(page, ours, test_set):
     images, labels, indices = test_set
-    assert page["is_sample"] is True and page["class_names"] == list(CLASS_NAMES)
+    assert page["is_sample"] is True and page["class_names"] == list(CIFAR10.class_names)
     assert page["test_accuracy"] == 100 * (ours.guesses == labels).sum() / 1000
     assert page["rows"] == weights.load_weights(trained.EMBEDDED).about["metrics"]
     place = {int(index): i for i, index in enumerate(indices)}
@@ -415,7 +415,7 @@ def test_the_comparison_counts_what_was_mended_and_broken(folder, figures, ours,
     words = f"mends {found['mended']} and breaks {found['broken']} (p = {found['p']:.2g})"
     assert f"other.safetensors: {100 * also.mean():.2f}%, {words}" in (folder / "said").read_text()
     assert f"Test accuracy: {100 * right.mean():.2f}% ({right.sum()}/1000)" in (folder / "said").read_text()
-    for label, name in enumerate(CLASS_NAMES):
+    for label, name in enumerate(CIFAR10.class_names):
         of, row = labels == label, found["by_class"][name]
         assert (row["mended"], row["broken"]) == (sum(of & ~right & also), sum(of & right & ~also))
         assert (row["accuracy"], row["other_accuracy"]) == (right[of].mean(), also[of].mean())
@@ -445,12 +445,12 @@ def test_pictures_of_what_changed_show_both_networks_maps(figures, ours, other, 
         assert len(shown) == 3 * len(surest)
         for number, position in enumerate(surest):
             image, mine, theirs = shown[3 * number : 3 * number + 3]
-            assert image.get_title() == f"#{indices[position]}\ntrue: {CLASS_NAMES[labels[position]]}"
+            assert image.get_title() == f"#{indices[position]}\ntrue: {CIFAR10.class_names[labels[position]]}"
             np.testing.assert_array_equal(image.images[0].get_array(), images[position])
             for axes, who, oracle in ((mine, "this", ours), (theirs, "other", other)):
                 guess = oracle.guesses[position]
                 sure = f"{100 * oracle.p[position, guess]:.0f}%"
-                assert axes.get_title() == f"{who}: {CLASS_NAMES[guess]} {sure}"
+                assert axes.get_title() == f"{who}: {CIFAR10.class_names[guess]} {sure}"
                 raw = oracle.maps_of([position], [guess])[0]
                 if (raw > 0).any():
                     assert same(axes.images[0].get_array(), overlay(images[position], raw))

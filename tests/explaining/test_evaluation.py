@@ -1,16 +1,14 @@
 """The whole evaluation on few images; the embedded network is its subject."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
+from scipy.special import softmax
 
-from cifar_flax import data
-from cifar_flax.execution import resolve
-from cifar_flax.explaining import cam, evaluation, explanation, measures, trust_tables
-from cifar_flax.explaining.explanation import TestSet as Images
-from cifar_flax.training import trained
-from cifar_flax.training.program import build_model
+from cifar_flax.explaining import cam, evaluation, measures, tables
+from cifar_flax.explaining.network import load
 
 pytestmark = pytest.mark.slow
 
@@ -18,32 +16,31 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def network():
     """The embedded network in float32, so that one figure by two programs differs by no rounding to bfloat16."""
-    embedded = trained.load_network(None)
-    return embedded._replace(model=build_model(embedded.config, resolve("float32", 1)), precision="float32")
+    return load("compact", precision="float32")
 
 
 @pytest.fixture(scope="module")
 def test(sample):
-    return Images("test", sample.test_images[:120], sample.test_labels[:120], np.arange(120), data.CLASS_NAMES)
+    return sample.test.take(slice(120))
 
 
 @pytest.fixture(scope="module")
-def logits(network, test):
-    return explanation.predict(network, test.images)
+def predictions(network, test):
+    return network.predict(test.images, test.labels)
 
 
 @pytest.fixture(scope="module")
-def evaluate(network, test, logits):
+def evaluate(network, test, predictions):
     def run(seed=0, count=None):
         return evaluation.evaluate(
             network,
             test,
-            logits,
+            predictions,
             stage="stage4",
             method="grad-cam",
+            title="test",
             count=count,
             seed=seed,
-            progress=measures.quiet,
             sizes=evaluation.Sizes(faithful=10, randomised=8, seeds=2, grids=6),
         )
 
@@ -56,44 +53,47 @@ def evaluated(evaluate):
 
 
 def test_equal_seeds_give_equal_figures(evaluate, evaluated):
-    assert json.dumps(evaluate()[0]) == json.dumps(evaluated[0])
+    assert json.dumps(evaluate().figures) == json.dumps(evaluated.figures)
 
 
 def test_a_subset_is_drawn_by_the_seed(evaluate):
-    found = evaluate(count=50)[0]
+    found = evaluate(count=50).figures
     assert found["images"] == 50 and found["whole"]["wrong"]["count"] + found["whole"]["right"]["count"] == 50
 
 
 def test_methods_that_are_one_map_are_shown_as_one(evaluated):
-    found = evaluated[0]
+    found = evaluated.figures
     methods = ["grad-cam = hires-cam = xgrad-cam", "grad-cam++", "layer-cam", "eigen-cam"]
     for fill in ("mean", "road"):
         assert list(found["faithfulness"][fill]) == [*methods, *measures.BASELINES]
 
 
 def test_the_reference_that_looks_at_the_answer_is_best_and_chance_is_none(evaluated):
-    gains = {name: row["all"]["srg"] for name, row in evaluated[0]["faithfulness"]["mean"].items()}
+    gains = {name: row["all"]["srg"] for name, row in evaluated.figures["faithfulness"]["mean"].items()}
     assert max(gains, key=gains.get) == "occlusion"
     assert abs(gains["random"]) < 0.15
 
 
 def test_all_weighs_wrong_and_right_as_they_occur(evaluated):
-    row, accuracy = evaluated[0]["faithfulness"]["mean"]["centre"], evaluated[0]["accuracy"]
+    row, accuracy = evaluated.figures["faithfulness"]["mean"]["centre"], evaluated.figures["accuracy"]
     expected = accuracy * row["right"]["srg"] + (1 - accuracy) * row["wrong"]["srg"]
     assert row["all"]["srg"] == pytest.approx(expected)
     assert row["all"]["interval"][0] <= row["all"]["srg"] <= row["all"]["interval"][1]
 
 
 def test_parameters_initialised_anew_from_either_end_are_the_same_in_the_end(evaluated):
-    found = evaluated[0]["randomisation"]
+    found = evaluated.figures["randomisation"]
     assert found["from the head"]["to stem"] == found["from the stem"]["to head"]
     assert list(found["from the head"]) == ["to head", "to stage4", "to stage3", "to stage2", "to stage1", "to stem"]
 
 
-@pytest.mark.parametrize("top", [1.0, 0.6], ids=["sure", "unsure"])
-def test_grids_are_of_each_classs_surest_right_predictions_however_sure_these_are(network, test, logits, top):
-    p = top * explanation.probabilities(logits)
-    found = measures.measure_pointing(network, test.images, test.labels, p, count=2, seed=0)
+@pytest.mark.parametrize("temperature", [1, 3], ids=["sure", "unsure"])
+def test_grids_are_of_each_classs_surest_right_predictions_however_sure_these_are(
+    network, test, predictions, temperature
+):
+    predictions = dataclasses.replace(predictions, logits=predictions.logits / temperature)
+    found = measures.measure_pointing(network, test.images, predictions, count=2, seed=0)
+    p = softmax(predictions.logits.astype(float), axis=1)
     right = p.argmax(axis=1) == test.labels
     surest = [np.sort(p[right & (test.labels == label)].max(axis=1))[::-1] for label in np.unique(test.labels[right])]
     surest = [of_class[: -(-len(of_class) // 10)] for of_class in surest]
@@ -101,15 +101,13 @@ def test_grids_are_of_each_classs_surest_right_predictions_however_sure_these_ar
     assert found["smallest_probability"] == pytest.approx(min(of_class[-1] for of_class in surest))
 
 
-def test_mean_maps_are_those_of_their_images(network, test, logits, evaluated):
-    (true, predicted, count), maps = evaluated[1].pairs[0], evaluated[1].pair_maps[0]
-    chosen = (test.labels == true) & (logits.argmax(axis=1) == predicted)
+def test_mean_maps_are_those_of_their_images(network, test, predictions, evaluated):
+    (true, predicted, count), maps = evaluated.confused.pairs[0], evaluated.confused.maps[0]
+    guesses = predictions.logits.argmax(axis=1)
+    chosen = (test.labels == true) & (guesses == predicted)
     assert chosen.sum() == count
-    guesses = logits.argmax(axis=1)[chosen]
-    raw = explanation.explain(
-        network, test.images[chosen], test.labels[chosen], guesses, stage="stage4", method="grad-cam"
-    )
-    positive = np.maximum(raw[:, predicted], 0)
+    raw = network.maps(test.images[chosen], guesses[chosen, None], stage="stage4", methods=["grad-cam"])[:, 0, 0]
+    positive = np.maximum(raw, 0)
     expected = (positive / positive.sum(axis=(1, 2), keepdims=True)).mean(axis=0)
     np.testing.assert_allclose(maps[0], expected, rtol=1e-4, atol=1e-7)
 
@@ -122,9 +120,9 @@ def test_identical_maps_are_found_and_no_others(rng):
 
 
 def test_tables_hold_every_figure_as_text(evaluated):
-    found = evaluated[0]
-    tables = trust_tables.build(json.loads(json.dumps(found)))
-    assert len(tables) == 6
-    for table in tables:
+    found = evaluated.figures
+    found_tables = tables.of_evaluation(json.loads(json.dumps(found)))
+    assert len(found_tables) == 6
+    for table in found_tables:
         assert all(len(row) == len(table.columns) and all(isinstance(x, str) for x in row) for row in table.rows)
         assert "Measured on" in table.text

@@ -6,17 +6,17 @@ import io
 import jax
 import numpy as np
 import pytest
+from cifar_flax.explaining.explanation import TestSet as Images
 from PIL import Image
 
-from cifar_flax.data import normalization
+from cifar_flax.data import CIFAR10
 from cifar_flax.explaining import cam, explanation, report
-from cifar_flax.explaining.explanation import TestSet as Images
 from cifar_flax.network import ResNet, init_params
+from cifar_flax.network.build import build_model
 from cifar_flax.training import trained
-from cifar_flax.training.program import build_model
 
 COUNT = 100
-TRAINING_MEAN = np.round(255 * normalization.MEAN).astype(np.uint8)
+TRAINING_MEAN = np.round(255 * np.float32(CIFAR10.mean)).astype(np.uint8)
 MARKUP = "<img src=x onerror=alert(1)>"
 
 pytestmark = pytest.mark.slow
@@ -32,7 +32,7 @@ def network():
 @pytest.fixture(scope="module")
 def test_set(sample):
     names = [*sample.class_names[:9], MARKUP]
-    return Images("sample", sample.test_images[:COUNT], sample.test_labels[:COUNT], np.arange(COUNT), names)
+    return Images("sample", sample.test.images[:COUNT], sample.test.labels[:COUNT], np.arange(COUNT), names)
 
 
 @pytest.fixture(scope="module")
@@ -397,7 +397,7 @@ def test_opacity_is_that_of_every_map(page, test_set, raw):
 def photo(sample):
     """Smooth and wide, 301x203."""
     rng = np.random.default_rng(0)
-    base = Image.fromarray(sample.test_images[7]).resize((301, 203), Image.Resampling.BICUBIC)
+    base = Image.fromarray(sample.test.images[7]).resize((301, 203), Image.Resampling.BICUBIC)
     noisy = np.asarray(base, int) + rng.integers(-30, 31, (203, 301, 3))
     return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
 

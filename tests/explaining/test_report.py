@@ -6,11 +6,11 @@ import io
 import jax
 import numpy as np
 import pytest
+from cifar_flax.explaining.explanation import TestSet as Images
+from cifar_flax.explaining.trust_tables import Table
 from PIL import Image
 
 from cifar_flax.explaining import cam, comparison, people, report
-from cifar_flax.explaining.explanation import TestSet as Images
-from cifar_flax.explaining.trust_tables import Table
 
 NAMES = ["airplane", "</script><b>automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
@@ -20,7 +20,7 @@ def arguments(sample):
     """200 images with made-up predictions: those at even positions right, the others one class off."""
     count = 200
     rng = np.random.default_rng(0)
-    labels = sample.test_labels[:count]
+    labels = sample.test.labels[:count]
     guesses = np.where(np.arange(count) % 2, (labels + 1) % 10, labels)
     p = rng.uniform(0, 0.1, (count, 10))
     p[np.arange(count), guesses] += rng.uniform(0.2, 1, count)
@@ -43,7 +43,7 @@ def arguments(sample):
         {"epoch": e, "train_loss": 2 / e, "test_loss": 2.1 / e, "train_acc": 10.0 * e, "test_acc": 9.0 * e}
         for e in (1, 2, 3)
     ]
-    test = Images("embedded SAMPLE", sample.test_images[:count], labels, np.arange(count) * 3, NAMES)
+    test = Images("embedded SAMPLE", sample.test.images[:count], labels, np.arange(count) * 3, NAMES)
     # What people say of each: the counts are of the label, and the network's answer at every fourth position.
     counts = 50 * np.eye(10, dtype=int)[labels]
     counts[3::4] += 10 * np.eye(10, dtype=int)[guesses[3::4]]

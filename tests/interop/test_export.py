@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from cifar_flax import commands
-from cifar_flax.explaining import explanation
+from cifar_flax.explaining.network import load
 from cifar_flax.interop import card
 from cifar_flax.training import trained
 
@@ -33,26 +33,26 @@ def test_jax_alone_runs_it_for_any_number_of_images(tmp_path, sample, monkeypatc
     pytest.importorskip("flatbuffers", reason="needs flatbuffers: the extra export")
     monkeypatch.chdir(tmp_path)
     assert commands.main(["export", "--format", "stablehlo", "--out", "net.stablehlo"]) == 0
-    np.save("images.npy", sample.test_images[:20])
+    np.save("images.npy", sample.test.images[:20])
     process = subprocess.run([sys.executable, "-c", ALONE], capture_output=True, text=True, check=False)
     assert process.returncode == 0, process.stderr
-    expected = explanation.predict(trained.load_network(None), sample.test_images[:20])
+    expected = load(None, precision="float32").predict(sample.test.images[:20]).logits
     np.testing.assert_allclose(np.load("logits.npy"), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_the_card_is_read_by_the_hub_and_its_figures_are_the_runs(tmp_path, capsys):
     hub = pytest.importorskip("huggingface_hub", reason="needs huggingface-hub: the extra test")
-    assert commands.main(["export", "--card", str(tmp_path / "card")]) == 0
-    network = trained.load_network(None)
+    assert commands.main(["export", "--format", "card", "--out", str(tmp_path / "card")]) == 0
+    network = trained.load(None)
     read = hub.ModelCard.load(tmp_path / "card" / card.CARD)
     found = {result.metric_type: result.metric_value for result in read.data.eval_results}
-    assert found["accuracy"] == pytest.approx(network.rows[-1]["test_acc"] / 100, abs=1e-4)
-    assert found["loss"] == pytest.approx(network.rows[-1]["test_loss"], abs=1e-4)
+    assert found["accuracy"] == pytest.approx(network.history[-1]["test_acc"] / 100, abs=1e-4)
+    assert found["loss"] == pytest.approx(network.history[-1]["test_loss"], abs=1e-4)
     assert read.data.license == "mit" and read.data.eval_results[0].dataset_split == "test"
     assert (
         network.digest in read.text and f"| `muon_learning_rate` | {network.config.muon_learning_rate} |" in read.text
     )
-    assert trained.load_network(tmp_path / "card" / card.WEIGHTS).digest == network.digest
+    assert trained.load(tmp_path / "card" / card.WEIGHTS).digest == network.digest
 
 
 def test_a_full_disk_leaves_no_cut_file(tmp_path, monkeypatch, capsys):
@@ -69,7 +69,7 @@ def test_a_full_disk_leaves_no_cut_file(tmp_path, monkeypatch, capsys):
 
 def test_every_line_of_the_card_is_the_runs():
     """Of a run whose best epoch is not its last, and which held images out."""
-    network = trained.load_network(None)
+    network = trained.load(None)
     rows = [
         {
             "epoch": epoch,
@@ -87,7 +87,7 @@ def test_every_line_of_the_card_is_the_runs():
         for epoch, changed in ((1, 5), (2, 70), (3, 20))
     ]
     config = dataclasses.replace(network.config, data="full", val_size=10_000)
-    lines = card.text(network._replace(rows=rows, config=config)).splitlines()
+    lines = card.text(dataclasses.replace(network, history=rows, config=config)).splitlines()
     size = sum(leaf.size for leaf in jax.tree.leaves(network.params))
     assert f"# cifar_flax compact, {size:,} parameters" in lines and "At the last epoch, 3:" in lines
     assert f"| training, augmented | {3 / 4000 + 3:.3f} | 40.20% (4,020 of 10,000) |" in lines
@@ -99,21 +99,21 @@ def test_every_line_of_the_card_is_the_runs():
     assert '    dataset: {type: uoft-cs/cifar10, name: "CIFAR-10", split: test}' in lines
     for name, value in dataclasses.asdict(config).items():
         assert f"| `{name}` | {json.dumps(value)} |" in lines
-    sample = card.text(network._replace(config=dataclasses.replace(config, data="sample")))
+    sample = card.text(dataclasses.replace(network, config=dataclasses.replace(config, data="sample")))
     assert "trained on the embedded sample of CIFAR-10, 1,000 training and 1,000 test images in JAX" in sample
 
 
 def test_a_card_without_figures_claims_none():
-    text = card.text(trained.load_network(None)._replace(rows=[]))
+    text = card.text(dataclasses.replace(trained.load(None), history=[]))
     assert "model-index" not in text and "without their training's figures" in text
 
 
 def test_what_is_there_is_not_overwritten(tmp_path, capsys):
     (tmp_path / "README.md").write_text("mine")
     (tmp_path / "net").write_text("mine")
-    assert commands.main(["export", "--card", str(tmp_path)]) == 2
+    assert commands.main(["export", "--format", "card", "--out", str(tmp_path)]) == 2
     assert commands.main(["export", "--format", "stablehlo", "--out", str(tmp_path / "net")]) == 2
     assert commands.main(["export"]) == 2
     errors = capsys.readouterr().err.splitlines()
-    assert len(errors) == 3 and "holds a README.md" in errors[0] and "exists" in errors[1] and "--card" in errors[2]
+    assert len(errors) == 3 and "holds a README.md" in errors[0] and "exists" in errors[1] and "--out" in errors[2]
     assert {path.read_text() for path in tmp_path.iterdir()} == {"mine"}

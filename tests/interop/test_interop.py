@@ -5,20 +5,19 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from cifar_flax import interop
+from cifar_flax import commands, interop
 from cifar_flax.config import PRESETS
-from cifar_flax.data import normalization
+from cifar_flax.data import CIFAR10
 from cifar_flax.errors import UserError
-from cifar_flax.interop import __main__ as command
 from cifar_flax.interop import convert
 from cifar_flax.network import model, weights
+from cifar_flax.network.build import build_model
 from cifar_flax.training import trained
-from cifar_flax.training.program import build_model
 
 
 @pytest.fixture(scope="module")
 def compact():
-    return weights.load_weights(trained.EMBEDDED).params
+    return weights.load_weights(trained.PUBLISHED["compact"]).params
 
 
 @pytest.fixture(scope="module")
@@ -80,25 +79,25 @@ def test_another_deviation_moves_into_the_first_kernel(compact, sample):
     network = build_model(PRESETS["compact"])
     std = (0.2023, 0.1994, 0.2010)
     kernel = convert.rescale_input(compact["conv"]["kernel"], std)
-    images = normalization.normalize(sample.test_images[:16])
+    images = CIFAR10.normalize(sample.test.images[:16])
     theirs = model.forward(
-        network, compact, images * normalization.STD[None, None, None] / np.float32(std)[None, None, None]
+        network, compact, images * np.float32([[[CIFAR10.std]]]) / np.float32(std)[None, None, None]
     )
     ours = model.forward(network, compact | {"conv": {"kernel": kernel}}, images)
     np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
 def run(capsys, *words):
-    code = command.main([str(word) for word in words])
+    code = commands.main([str(word) for word in words])
     return code, capsys.readouterr()
 
 
 def test_exported_and_imported_again_by_the_commands(tmp_path, capsys, compact):
-    code, output = run(capsys, "export", "--out", tmp_path / "torch.safetensors")
+    code, output = run(capsys, "export", "--format", "pytorch", "--out", tmp_path / "torch.safetensors")
     assert code == 0 and "ResNet(widths=(24, 32, 40, 40), strides=(1, 2, 2, 1))" in output.out
     code, output = run(capsys, "import", tmp_path / "torch.safetensors", "--out", tmp_path / "ours.safetensors")
     assert code == 0 and "172,002 parameters" in output.out
-    network = trained.load_network(tmp_path / "ours.safetensors")
+    network = trained.load(tmp_path / "ours.safetensors")
     assert network.precision == "float32"  # no PyTorch file tells another
     jax.tree.map(np.testing.assert_array_equal, network.params, compact)
 
@@ -122,5 +121,5 @@ def test_without_pytorch_its_files_are_refused_with_a_remedy(tmp_path, capsys, m
     (tmp_path / "x.pth").write_bytes(b"")
     code, output = run(capsys, "import", tmp_path / "x.pth", "--out", tmp_path / "y.safetensors")
     assert code == 2 and "a .pth file needs PyTorch; install it, or use .safetensors" in output.err
-    code, output = run(capsys, "export", "--out", tmp_path / "z.pt")
+    code, output = run(capsys, "export", "--format", "pytorch", "--out", tmp_path / "z.pt")
     assert code == 2 and "needs PyTorch" in output.err and not (tmp_path / "z.pt").exists()

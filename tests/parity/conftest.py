@@ -12,11 +12,11 @@ import pytest
 
 from cifar_flax import interop
 from cifar_flax.config import PRESETS
-from cifar_flax.data import normalization
+from cifar_flax.data import CIFAR10
 from cifar_flax.execution import resolve
 from cifar_flax.network import weights
+from cifar_flax.network.build import build_model
 from cifar_flax.training import trained
-from cifar_flax.training.program import build_model
 
 ROOT = Path(__file__).parents[2]
 PUBLISHED = {"compact": trained.EMBEDDED, "resnet18": ROOT / "checkpoints" / "resnet18.safetensors"}
@@ -31,12 +31,12 @@ with contextlib.suppress(ImportError):
 @pytest.fixture(scope="session")
 def images(sample):
     """24 real test images, normalised: float32 `[24, 32, 32, 3]`."""
-    return np.asarray(normalization.normalize(sample.test_images[::42]))
+    return np.asarray(CIFAR10.normalize(sample.test.images[::42]))
 
 
 @pytest.fixture(scope="session")
 def labels(sample):
-    return sample.test_labels[::42]
+    return sample.test.labels[::42]
 
 
 class Pair:

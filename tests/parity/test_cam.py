@@ -69,6 +69,6 @@ def test_maps_in_float32_at_the_last_stage(method, preset, make_pair, images):
 
 def test_overlays_are_identical(sample, make_pair, images):
     heats = their_maps(make_pair("compact", "float32"), images[: len(CLASSES)], "stage4", "grad-cam")
-    for image, heat in zip(sample.test_images[::42], heats, strict=False):
+    for image, heat in zip(sample.test.images[::42], heats, strict=False):
         picture = np.float32(image) / 255
         np.testing.assert_array_equal(cam.overlay(picture, heat), show_cam_on_image(picture, heat, use_rgb=True))

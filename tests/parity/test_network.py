@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch", reason="needs PyTorch: pip install -e '.[be
 
 from cifar_flax import interop
 from cifar_flax.config import PRESETS
-from cifar_flax.data import augment, normalization
+from cifar_flax.data import CIFAR10, augment
 from cifar_flax.network import model
 from cifar_flax.training import optim, step
 
@@ -31,12 +31,12 @@ def test_logits(preset, dtype, tolerance, make_pair, images):
 def test_the_published_resnet18_predicts_the_same_classes(make_pair, sample):
     pair = make_pair("resnet18", "float32")
     forward = jax.jit(functools.partial(model.forward, pair.model))
-    batches = np.split(np.asarray(normalization.normalize(sample.test_images)), 10)
+    batches = np.split(np.asarray(CIFAR10.normalize(sample.test.images)), 10)
     ours = np.concatenate([forward(pair.params, batch) for batch in batches]).argmax(axis=1)
     with torch.no_grad():
         theirs = np.concatenate([pair.torch(pair.to_torch(batch)).numpy() for batch in batches]).argmax(axis=1)
     np.testing.assert_array_equal(ours, theirs)
-    assert (ours == sample.test_labels).mean() > 0.92
+    assert (ours == sample.test.labels).mean() > 0.92
 
 
 def test_two_steps_of_sgd(make_pair, sample, labels):
@@ -46,7 +46,7 @@ def test_two_steps_of_sgd(make_pair, sample, labels):
     """
     with jax.enable_x64(True):
         pair = make_pair("compact", "float64")
-        images, params = sample.test_images[::42], jax.tree.map(jnp.asarray, pair.params)
+        images, params = sample.test.images[::42], jax.tree.map(jnp.asarray, pair.params)
         optimizer = optim.build_optimizer(
             optim.warmup_schedule(0.1, 0), momentum=0.9, nesterov=True, weight_decay=5e-4, clip_norm=1.0
         )
@@ -73,7 +73,7 @@ def test_two_steps_of_sgd(make_pair, sample, labels):
         for _ in range(2):
             state, _ = train(state, images, labels, np.ones(len(labels), bool))
             sgd.zero_grad()
-            logits = network(pair.to_torch(normalization.normalize(images)))
+            logits = network(pair.to_torch(CIFAR10.normalize(images)))
             torch.nn.functional.cross_entropy(logits, torch.tensor(labels).long(), label_smoothing=0.1).backward()
             torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
             sgd.step()

@@ -17,13 +17,13 @@ import speed
 import turns
 
 from cifar_flax.config import PRESETS
-from cifar_flax.data import augment, normalize
+from cifar_flax.data import CIFAR10, augment
 from cifar_flax.network import model
 
 
 def test_normalisation(sample):
-    ours = normalize(sample.test_images[:4])
-    theirs = peers.normalize(peers.to_device(sample.test_images[:4])).cpu().numpy()
+    ours = CIFAR10.normalize(sample.test.images[:4])
+    theirs = peers.normalize(peers.to_device(sample.test.images[:4])).cpu().numpy()
     np.testing.assert_allclose(theirs.transpose(0, 2, 3, 1), ours, atol=1e-5)
 
 
@@ -45,9 +45,9 @@ def test_cutout_covers_as_much():
 
 def test_network(make_pair, sample):
     pair = make_pair("compact", "float32")
-    ours = model.forward(pair.model, pair.params, normalize(sample.test_images[:8]))
+    ours = model.forward(pair.model, pair.params, CIFAR10.normalize(sample.test.images[:8]))
     module = peers.network(PRESETS["compact"], pair.params)
-    theirs = module(peers.normalize(peers.to_device(sample.test_images[:8]))).detach().cpu().numpy()
+    theirs = module(peers.normalize(peers.to_device(sample.test.images[:8]))).detach().cpu().numpy()
     np.testing.assert_allclose(theirs, ours, atol=1e-3)
 
 
@@ -60,7 +60,7 @@ def test_a_step_changes_every_parameter(sample, monkeypatch):
         return modules[-1]
 
     monkeypatch.setattr(peers, "network", noted)
-    step = peers.train_steps(PRESETS["compact"], sample.train_images[:64], sample.train_labels[:64], compiled=False)
+    step = peers.train_steps(PRESETS["compact"], sample.train.images[:64], sample.train.labels[:64], compiled=False)
     before = [parameter.detach().clone() for parameter in modules[0].parameters()]
     step()
     assert all(bool((a != b).any()) for a, b in zip(before, modules[0].parameters(), strict=True))

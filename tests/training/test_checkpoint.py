@@ -13,6 +13,7 @@ import pytest
 from hypothesis import strategies as st
 
 from cifar_flax import files
+from cifar_flax.data import CIFAR10
 from cifar_flax.errors import UserError
 from cifar_flax.training import checkpoint
 from cifar_flax.training.checkpoint import DamagedError, Progress
@@ -35,7 +36,7 @@ def progress_of(state, losses, steps=0):
 
 def save(folder, state, config, losses, steps=0):
     """One checkpoint an epoch, and one within the next if `steps` are given."""
-    with checkpoint.Writer(folder, config, EXECUTION) as writer:
+    with checkpoint.Writer(folder, config, CIFAR10, EXECUTION) as writer:
         for epoch in range(1, len(losses) + 1):
             writer.save(progress_of(state, losses[:epoch]))
         if steps:
@@ -57,6 +58,7 @@ def test_restored_progress_is_the_saved_one_bit_for_bit(state, tiny, tmp_path):
     chex.assert_trees_all_equal(restored.sums, jax.device_get(Metrics.empty()))
     assert restored.steps == 3 and restored.rows == [{"epoch": 1, "train_loss": 1.0}]
     assert checkpoint.read_config(tmp_path / "1+3") == tiny
+    assert checkpoint.read_spec(tmp_path / "1+3") == CIFAR10
 
 
 def test_latest_two_and_the_best_are_kept(state, tiny, tmp_path):
@@ -67,7 +69,7 @@ def test_latest_two_and_the_best_are_kept(state, tiny, tmp_path):
 def test_a_checkpoint_within_an_epoch_goes_when_the_epoch_is_done(state, tiny, tmp_path):
     save(tmp_path, state, tiny, [3.0, 2.0], steps=7)
     assert names(tmp_path) == ["1", "2", "2+7"]
-    with checkpoint.Writer(tmp_path, tiny, EXECUTION) as writer:
+    with checkpoint.Writer(tmp_path, tiny, CIFAR10, EXECUTION) as writer:
         writer.save(progress_of(state, [3.0, 2.0], 9))
         writer.wait()
         assert names(tmp_path) == ["1", "2", "2+9"]
@@ -86,13 +88,13 @@ def test_what_an_interrupted_writer_left_is_no_checkpoint_and_is_removed(state, 
     save(tmp_path, state, tiny, [1.0])
     shutil.copytree(tmp_path / "1", tmp_path / ".2.part")
     assert names(tmp_path) == ["1"]
-    with checkpoint.Writer(tmp_path, tiny, EXECUTION):
+    with checkpoint.Writer(tmp_path, tiny, CIFAR10, EXECUTION):
         assert not (tmp_path / ".2.part").exists()
 
 
 def test_a_removal_that_failed_halfway_does_not_stop_the_next(state, tiny, tmp_path):
     save(tmp_path, state, tiny, [3.0, 2.0])
-    with checkpoint.Writer(tmp_path, tiny, EXECUTION) as writer:
+    with checkpoint.Writer(tmp_path, tiny, CIFAR10, EXECUTION) as writer:
         shutil.copytree(tmp_path / "1", tmp_path / ".1.trash")
         writer.save(progress_of(state, [3.0, 2.0, 1.0]))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "3"]
@@ -174,7 +176,7 @@ def test_a_checkpoint_that_cannot_be_written_is_one_line_and_leaves_the_last_one
         raise OSError(28, "No space left on device")
 
     message = "2 could not be written: No space left on device; the one before is kept"
-    with pytest.raises(UserError, match=message), checkpoint.Writer(tmp_path, tiny, EXECUTION) as writer:
+    with pytest.raises(UserError, match=message), checkpoint.Writer(tmp_path, tiny, CIFAR10, EXECUTION) as writer:
         monkeypatch.setattr(checkpoint, "_write_manifest", full)
         writer.save(progress_of(state, [1.0, 0.5]))
     assert names(tmp_path) == ["1"] and not list(tmp_path.glob(".*"))
@@ -185,7 +187,7 @@ def test_a_vanished_directory_is_one_line(state, tiny, tmp_path):
     message = "could not be written: No such file or directory"
     with (
         pytest.raises(UserError, match=message),
-        checkpoint.Writer(tmp_path / "gone", tiny, EXECUTION) as writer,
+        checkpoint.Writer(tmp_path / "gone", tiny, CIFAR10, EXECUTION) as writer,
     ):
         shutil.rmtree(tmp_path / "gone")
         writer.save(progress_of(state, [1.0]))
@@ -201,7 +203,7 @@ def test_saving_does_not_wait_for_the_disk(state, tiny, tmp_path, monkeypatch):
 
     monkeypatch.setattr(files, "write_atomically", wait)
     doomed = jax.tree.map(jnp.copy, state)
-    with checkpoint.Writer(tmp_path, tiny, EXECUTION) as writer:
+    with checkpoint.Writer(tmp_path, tiny, CIFAR10, EXECUTION) as writer:
         writer.save(progress_of(doomed, [1.0]))
         jax.tree.map(lambda x: x.delete(), doomed)
         assert not (tmp_path / "1").exists()

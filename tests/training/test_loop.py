@@ -12,17 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cifar_flax import execution, machine
+from cifar_flax import data, execution, machine
 from cifar_flax.config import PRESETS
-from cifar_flax.data import normalization
 from cifar_flax.errors import Interrupted, NonFiniteError, UserError
 from cifar_flax.execution import resolve
 from cifar_flax.network import cpu, weights
 from cifar_flax.network.model import layer_table
-from cifar_flax.training import checkpoint, loop, rundir, step, trained
+from cifar_flax.training import beginning, checkpoint, loop, messages, rundir, trained
 from cifar_flax.training.checkpoint import Progress
 from cifar_flax.training.metrics import Metrics
-from cifar_flax.training.program import Split, build_program
+from cifar_flax.training.program import DeviceSplit, build_program
 
 pytestmark = pytest.mark.slow
 NEEDS_TWO_DEVICES = pytest.mark.skipif(jax.device_count() != 2, reason="needs exactly two devices, as CPU cores give")
@@ -163,7 +162,7 @@ class KilledError(Exception):
 def kill_at(monkeypatch, number):
     """Ends the run in the way of a SIGKILL, between two steps: nothing of ours is told."""
     steps = 0
-    train_step = loop._check_finite
+    train_step = loop.check_finite
 
     def count(*arguments):
         nonlocal steps
@@ -172,7 +171,7 @@ def kill_at(monkeypatch, number):
             raise KilledError
         train_step(*arguments)
 
-    monkeypatch.setattr(loop, "_check_finite", count)
+    monkeypatch.setattr(loop, "check_finite", count)
 
 
 @pytest.mark.parametrize("step", [1, 3, 4, 6])
@@ -195,7 +194,7 @@ def test_resumed_within_an_epoch_it_is_the_uninterrupted_run_bit_for_bit(
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_saves_and_ends_the_run(number, code, finished, tiny, few, tmp_path, monkeypatch):
-    folder, steps, check = tmp_path / "run", [], loop._check_finite
+    folder, steps, check = tmp_path / "run", [], loop.check_finite
 
     def send(*arguments):
         steps.append(1)
@@ -205,7 +204,7 @@ def test_a_signal_saves_and_ends_the_run(number, code, finished, tiny, few, tmp_
 
     handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patch, pytest.raises(Interrupted) as interruption:
-        patch.setattr(loop, "_check_finite", send)
+        patch.setattr(loop, "check_finite", send)
         loop.fit(tiny, few, folder)
     assert interruption.value.exit_code == code
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
@@ -266,7 +265,7 @@ def test_non_finite_loss_stops_and_keeps_the_last_good_checkpoint(tiny, few, tmp
 
 def test_an_evaluation_that_is_not_finite_ends_the_run_and_is_not_written(tiny, few, tmp_path, monkeypatch):
     """Of averaged parameters that overflowed, say; the last good checkpoint and every row stay readable."""
-    build = loop.build_program
+    build = beginning.build_program
 
     def broken(*arguments, **options):
         built = build(*arguments, **options)
@@ -280,7 +279,7 @@ def test_an_evaluation_that_is_not_finite_ends_the_run_and_is_not_written(tiny, 
     folder = tmp_path / "run"
     loop.fit(dataclasses.replace(tiny, epochs=1), few, folder)
     rows = (folder / "metrics.jsonl").read_bytes()
-    monkeypatch.setattr(loop, "build_program", broken)
+    monkeypatch.setattr(beginning, "build_program", broken)
     with pytest.raises(NonFiniteError, match="test_loss is not finite after epoch 2: stopped") as error:
         loop.fit(dataclasses.replace(tiny, epochs=2), few, folder, resume=True)
     assert error.value.exit_code == 3
@@ -291,18 +290,20 @@ def test_an_evaluation_that_is_not_finite_ends_the_run_and_is_not_written(tiny, 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"train_images": lambda x: x / 255}, "train_images are float64: expected uint8"),
+        (("train", "images", lambda x: x / 255), "training images are float64: expected uint8"),
         (
-            {"test_images": lambda x: np.zeros((len(x), 64, 64, 3), np.uint8)},
-            r"test_images are of shape \[150, 64, 64, 3\]",
+            ("test", "images", lambda x: np.zeros((len(x), 64, 64, 3), np.uint8)),
+            r"test images are of shape \[150, 64, 64, 3\]",
         ),
-        ({"train_labels": lambda x: x + 1}, "train_labels hold 10: expected 0 to 9"),
-        ({"train_labels": lambda x: x[:-1]}, "expected 200 integers, one an image"),
-        ({"test_labels": lambda x: np.eye(10)[x]}, r"test_labels are float64 \[150, 10\]"),
+        (("train", "labels", lambda x: x + 1), "training labels hold 10: expected 0 to 9"),
+        (("train", "labels", lambda x: x[:-1]), "expected 200 integers, one an image"),
+        (("test", "labels", lambda x: np.eye(10)[x]), r"test labels are float64 \[150, 10\]"),
     ],
 )
 def test_arrays_that_are_no_cifar10_are_refused_before_anything_is_written(changes, message, tiny, few, tmp_path):
-    wrong = few._replace(**{name: change(getattr(few, name)) for name, change in changes.items()})
+    kind, name, change = changes
+    split = getattr(few, kind)
+    wrong = dataclasses.replace(few, **{kind: split._replace(**{name: change(getattr(split, name))})})
     with pytest.raises(UserError, match=message):
         loop.fit(tiny, wrong, tmp_path / "run")
     assert not (tmp_path / "run" / "config.json").exists()
@@ -324,26 +325,25 @@ def test_a_run_that_is_all_warm_up_is_told_so(tiny, few, tmp_path, capsys):
     )
 
 
-def test_steps_that_are_not_finite_can_be_skipped_and_are_counted(tiny, few, tmp_path, monkeypatch, capsys):
+def test_steps_that_are_not_finite_can_be_skipped_and_are_counted(tiny, few, tmp_path, capsys):
     """Images whose loss is made infinite: a step that sees one is left out, of the figures too."""
     poison = np.zeros(200, bool)
     poison[[3, 50]] = True
 
-    def normalize(images):
-        red = images[..., 0].astype(np.float32).mean((1, 2), keepdims=True)[..., None]
-        return normalization.normalize(images) * jnp.where(red == 255, jnp.inf, 1.0)
+    def infect(key, images):
+        red = images[..., 0].mean((1, 2), keepdims=True)[..., None]
+        return images * jnp.where(red > 2, jnp.inf, 1.0)  # no picture but a reddened one is as red
 
-    monkeypatch.setattr(step, "normalize", normalize)
-    images = few.train_images.copy()
+    images = few.train.images.copy()
     images[poison, :, :, 0] = 255
-    poisoned = few._replace(train_images=images)
-    rows = loop.fit(dataclasses.replace(tiny, on_nan="skip"), poisoned, tmp_path / "run")
+    poisoned = dataclasses.replace(few, train=few.train._replace(images=images))
+    rows = loop.fit(dataclasses.replace(tiny, on_nan="skip"), poisoned, tmp_path / "run", augment=infect)
     assert all(1 <= row["skipped_steps"] <= 2 and row["train_total"] < 200 for row in rows)
     assert all(np.isfinite(row["train_loss"]) and row["test_total"] == 150 for row in rows)
     chex.assert_tree_all_finite(final_state(tiny, tmp_path / "run"))
     assert "steps whose loss or gradient was not finite" in capsys.readouterr().out
     with pytest.raises(NonFiniteError, match="not finite at epoch 1"):
-        loop.fit(tiny, poisoned, tmp_path / "stopped")
+        loop.fit(tiny, poisoned, tmp_path / "stopped", augment=infect)
 
 
 @pytest.mark.parametrize("monitor", ["val_loss", "test_loss"])
@@ -366,8 +366,8 @@ def test_a_run_that_leaves_the_test_set_alone_has_no_test_figure(tiny, few, tmp_
 @pytest.fixture(scope="module")
 def program_and_data(tiny, few):
     program = build_program(tiny, 200)
-    split = program.place(Split(few.train_images, few.train_labels))
-    return program, split, program.place(Split(few.test_images, few.test_labels))
+    split = program.place(DeviceSplit(few.train.images, few.train.labels))
+    return program, split, program.place(DeviceSplit(few.test.images, few.test.labels))
 
 
 def test_nothing_is_compiled_after_the_first_epoch(program_and_data, tiny):
@@ -447,9 +447,12 @@ def test_two_devices_train_as_one_does(program_and_data, tiny, monkeypatch):
 def test_resnet18_on_a_cpu_is_told_what_it_costs(tmp_path):
     """In hours that shrink with what is done, and with the small network as the way out."""
 
+    images = np.broadcast_to(np.uint8(0), (50_000, 32, 32, 3))
+    dataset = data.Dataset(data.CIFAR10, data.whole_split(images, np.zeros(50_000, int)), None)
+
     def told(epochs: int) -> str:
         progress = Progress({}, {}, 0, [{}] * epochs)
-        return list(loop._greeting(config, layers, program.execution, tmp_path, 50_000, progress))[-1]
+        return list(messages.greeting(config, dataset, layers, program.execution, tmp_path, progress))[-1]
 
     config = PRESETS["resnet18"]
     program = build_program(config, 50_000)
@@ -491,7 +494,7 @@ def test_a_program_does_not_mind_x64(tiny):
         program = build_program(tiny, 200)
         program = build_program(tiny, 200, program.execution._replace(steps_at_once=4))
         state, sums = jax.eval_shape(program.create_state), jax.eval_shape(Metrics.empty)
-        split = Split(jax.ShapeDtypeStruct((200, 32, 32, 3), np.uint8), jax.ShapeDtypeStruct((200,), np.int32))
+        split = DeviceSplit(jax.ShapeDtypeStruct((200, 32, 32, 3), np.uint8), jax.ShapeDtypeStruct((200,), np.int32))
         program.lower(state, sums, split)
 
 
@@ -500,7 +503,7 @@ def test_a_batch_that_memory_cannot_hold_is_refused_before_the_first_step(few, t
     monkeypatch.setattr(machine, "memory", lambda: 24 * 10**9)
     config = dataclasses.replace(PRESETS["resnet18"], batch_size=200)
     program = build_program(config, 200)
-    loop._require_memory(config, layer_table(program.model), program.execution)
+    beginning.require_memory(config, layer_table(program.model), program.execution)
     config = dataclasses.replace(config, batch_size=8192)
     with pytest.raises(
         UserError, match=r"--batch-size 8192 needs about 1\d\d GB of memory .* there are 24: choose 1\d{3}"
@@ -525,7 +528,7 @@ def test_a_run_is_taught_by_another(tiny, few, finished, tmp_path, capsys):
     rows = loop.fit(config, few, tmp_path / "taught")
     alone = loop.fit(dataclasses.replace(config, teacher=""), few, tmp_path / "alone")
     assert rows[0]["train_loss"] != alone[0]["train_loss"]
-    digest = trained.load_network(folder).digest
+    digest = trained.load(folder).digest
     assert rundir.read_config(tmp_path / "taught").teacher_digest == digest
     assert f"Teacher: {folder}, SHA-256 {digest[:12]}" in capsys.readouterr().out
     again = dataclasses.replace(rundir.read_config(tmp_path / "taught"), epochs=2)

@@ -11,12 +11,12 @@ import pytest
 from cifar_flax import execution, machine
 from cifar_flax.commands import train
 from cifar_flax.config import Config, validate
-from cifar_flax.data import decode_batch, encode_batch
+from cifar_flax.data import augment, decode_batch, encode_batch
 from cifar_flax.execution import resolve
 from cifar_flax.network import weights
-from cifar_flax.training import loop, optim, program, rundir, step
+from cifar_flax.training import beginning, loop, optim, rundir, step
 from cifar_flax.training.metrics import Metrics
-from cifar_flax.training.program import Split, build_program
+from cifar_flax.training.program import DeviceSplit, build_program
 
 NUM_TRAIN = 100
 # No value is another field's, or its own default.
@@ -83,7 +83,7 @@ def spy(monkeypatch, module, name):
 def seen():
     """What each part is called with as a program of `GIVEN` is built, its step traced and an evaluation run."""
     parts = {
-        "augment": (program, "augment"),
+        "augment": (augment, "augment"),
         "optimizer": (optim, "build_optimizer"),
         "plateau": (optim, "build_plateau"),
         "train_step": (step, "train_step"),
@@ -98,8 +98,8 @@ def seen():
             jax.ShapeDtypeStruct((NUM_TRAIN, 3072), np.uint8),
             jax.ShapeDtypeStruct((NUM_TRAIN,), np.int32),
         )
-        built.lower(state, sums, Split(images, labels))
-        few = Split(np.zeros((30, 32, 32, 3), np.uint8), np.zeros(30, np.int32))
+        built.lower(state, sums, DeviceSplit(images, labels))
+        few = DeviceSplit(np.zeros((30, 32, 32, 3), np.uint8), np.zeros(30, np.int32))
         assert int(built.evaluate(built.create_state().params, built.place(few)).count) == 30
     return {name: found[0] for name, found in calls.items()}
 
@@ -180,7 +180,7 @@ def test_every_field_is_tested():
 def test_fields_of_the_run_reach_it(few, tiny, tmp_path, monkeypatch):
     """Which images, how often, from which weights, and what the plateau is told."""
     told, begun = [], []
-    build = loop.build_program
+    build = beginning.build_program
 
     def noted(*arguments, **options):
         built = build(*arguments, **options)
@@ -195,7 +195,7 @@ def test_fields_of_the_run_reach_it(few, tiny, tmp_path, monkeypatch):
 
         return built._replace(train_steps=steps, advance_plateau=advance)
 
-    monkeypatch.setattr(loop, "build_program", noted)
+    monkeypatch.setattr(beginning, "build_program", noted)
     params = jax.device_get(build(dataclasses.replace(tiny, seed=7), 200).create_state().params)
     weights.save_weights(tmp_path / "weights.safetensors", params, tiny, {})
     changes = {"epochs": 2, "val_size": 40, "monitor": "val_loss", "warmup_epochs": 0, "test": False}
@@ -225,14 +225,14 @@ def test_precision_reaches_the_program(monkeypatch):
         built = build_program(config, NUM_TRAIN)
         state, sums = jax.eval_shape(built.create_state), jax.eval_shape(Metrics.empty)
         images = jax.ShapeDtypeStruct((NUM_TRAIN, 32, 32, 3), np.uint8)
-        return built.lower(state, sums, Split(images, jax.ShapeDtypeStruct((NUM_TRAIN,), np.int32))).as_text()
+        return built.lower(state, sums, DeviceSplit(images, jax.ShapeDtypeStruct((NUM_TRAIN,), np.int32))).as_text()
 
     assert "bf16" in text("bfloat16") and "bf16" not in text("float32")
 
 
 def test_the_devices_of_a_cpu_share_the_images(sample, tiny):
-    images = decode_batch(encode_batch(sample.train_images, sample.train_labels))[0]
-    placed = build_program(tiny, NUM_TRAIN).place(Split(images, sample.train_labels)).images
+    images = decode_batch(encode_batch(sample.train.images, sample.train.labels))[0]
+    placed = build_program(tiny, NUM_TRAIN).place(DeviceSplit(images, sample.train.labels)).images
     assert len(placed.addressable_shards) > 1
     assert {shard.data.unsafe_buffer_pointer() for shard in placed.addressable_shards} == {images.ctypes.data}
 
@@ -242,8 +242,8 @@ def test_kept_memory_is_limited_after_each_step_and_batch(sample, tiny, monkeypa
     calls = []
     monkeypatch.setattr(machine, "keep_large_blocks", lambda num_devices: lambda: calls.append(num_devices))
     built = build_program(tiny, 128)
-    train_split = built.place(Split(sample.train_images[:128], sample.train_labels[:128]))
-    test_split = built.place(Split(sample.test_images[:50], sample.test_labels[:50]))
+    train_split = built.place(DeviceSplit(sample.train.images[:128], sample.train.labels[:128]))
+    test_split = built.place(DeviceSplit(sample.test.images[:50], sample.test.labels[:50]))
     *_, (_, state, _) = built.train_steps(built.create_state(), built.place(Metrics.empty()), train_split, 1, 0)
     built.evaluate(state.ema_params, test_split)
     assert calls == [resolve("auto", tiny.batch_size).mesh.size] * (128 // tiny.batch_size + 1)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cifar_flax.data import normalize
+from cifar_flax.data import CIFAR10
 from cifar_flax.data.augment import augment
 from cifar_flax.network.model import ResNet, forward
 from cifar_flax.training import metrics, optim, step
@@ -33,7 +33,7 @@ def state():
 
 @pytest.fixture(scope="module")
 def batch(sample):
-    return jnp.asarray(sample.train_images[:24]), jnp.asarray(sample.train_labels[:24]), jnp.ones(24, bool)
+    return jnp.asarray(sample.train.images[:24]), jnp.asarray(sample.train.labels[:24]), jnp.ones(24, bool)
 
 
 def test_one_batch_can_be_overfitted(state, batch):
@@ -144,7 +144,7 @@ def test_epochs_differ_in_their_order():
 def test_uphill_goes_so_far_as_told_and_raises_the_loss_most(state, batch):
     """By Cauchy-Schwarz no change of that relative length raises the loss's linear part more."""
     images, labels, mask = batch
-    inputs = normalize(images)
+    inputs = CIFAR10.normalize(images)
 
     def loss_fn(params):
         return metrics.measure(forward(MODEL, params, inputs), labels, mask).loss_sum
@@ -172,7 +172,9 @@ def test_the_gradient_is_taken_uphill_once_the_rate_has_fallen(state, batch):
     chex.assert_trees_all_equal(plain(state, *batch)[0].params, sharp(state, *batch)[0].params)
     fallen = state.replace(plateau_state=state.plateau_state._replace(scale=jnp.float32(0.5)))
     found, sums = sharp(fallen, *batch)
-    grads = jax.grad(lambda p: metrics.measure(forward(MODEL, p, normalize(batch[0])), *batch[1:]).loss_sum / 24)
+    grads = jax.grad(
+        lambda p: metrics.measure(forward(MODEL, p, CIFAR10.normalize(batch[0])), *batch[1:]).loss_sum / 24
+    )
     moved = step.uphill(state.params, grads(state.params), 0.1)
     updates, _ = OPTIMIZER.update(grads(moved), state.opt_state, state.params)
     expected = jax.tree.map(lambda x, update: x + 0.5 * update, state.params, updates)

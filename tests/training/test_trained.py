@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 
 from cifar_flax import execution
-from cifar_flax.commands import explain
+from cifar_flax.commands import explain, export
 from cifar_flax.config import PRESETS
+from cifar_flax.data import CIFAR10
 from cifar_flax.errors import UserError
 from cifar_flax.execution import resolve
-from cifar_flax.explaining import explanation
-from cifar_flax.interop import __main__ as interop
+from cifar_flax.explaining.network import prepare
 from cifar_flax.network import model, weights
+from cifar_flax.network.build import build_model
 from cifar_flax.training import loop, trained
-from cifar_flax.training.program import build_model
-from cifar_flax.training.trained import Network
+from cifar_flax.training.trained import Trained
 
 ROOT = Path(__file__).parents[2]
 CONFIG = dataclasses.replace(PRESETS["compact"], widths=(4, 6), strides=(2, 2))
@@ -28,7 +28,7 @@ CONFIG = dataclasses.replace(PRESETS["compact"], widths=(4, 6), strides=(2, 2))
 def network():
     architecture = build_model(CONFIG)
     params = jax.device_get(model.init_params(architecture, jax.random.key(0)))
-    return Network("a network", architecture, params, CONFIG, [], weights.digest(params))
+    return Trained("a network", params, CONFIG, CIFAR10, [])
 
 
 def save(path, network, params=None):
@@ -39,8 +39,8 @@ def save(path, network, params=None):
 
 def test_network_of_a_file_is_the_one_that_was_saved(network, tmp_path):
     save(tmp_path / "a.safetensors", network)
-    loaded = trained.load_network(tmp_path / "a.safetensors")
-    assert (loaded.digest, loaded.config, loaded.rows) == (network.digest, network.config, [{"epoch": 1}])
+    loaded = trained.load(tmp_path / "a.safetensors")
+    assert (loaded.digest, loaded.config, loaded.history) == (network.digest, network.config, [{"epoch": 1}])
     chex.assert_trees_all_equal(loaded.params, network.params)
 
 
@@ -48,17 +48,17 @@ def test_parameters_that_are_not_the_configs_are_named(network, tmp_path):
     params = {name: value for name, value in network.params.items() if name != "linear"}
     save(tmp_path / "a.safetensors", network, params)
     with pytest.raises(UserError, match=r"linear\.bias is missing; linear\.kernel is missing"):
-        trained.load_network(tmp_path / "a.safetensors")
+        trained.load(tmp_path / "a.safetensors")
     wide = network.params["norm"] | {"scale": np.ones(7, np.float32)}
     save(tmp_path / "a.safetensors", network, network.params | {"norm": wide})
     with pytest.raises(UserError, match=r"norm\.scale is \(7,\), expected \(4,\)"):
-        trained.load_network(tmp_path / "a.safetensors")
+        trained.load(tmp_path / "a.safetensors")
 
 
 def test_what_is_no_checkpoint_is_refused(tmp_path):
     for path in (tmp_path, tmp_path / "nowhere", tmp_path / "checkpoints" / "3"):
         with pytest.raises(UserError, match="is no checkpoint"):
-            trained.load_network(path)
+            trained.load(path)
 
 
 @pytest.mark.slow
@@ -70,7 +70,7 @@ def test_an_edited_config_is_not_believed(tiny, few, tmp_path, capsys):
     content = path.read_text()
     path.write_text(content.replace('"strides": [\n    2\n  ]', '"strides": [\n    1\n  ]'))
     assert path.read_text() != content
-    for command, words in ((explain, ["--ckpt", str(folder)]), (interop, ["export", "--ckpt", str(folder)])):
+    for command, words in ((explain, ["--ckpt", str(folder)]), (export, ["--ckpt", str(folder)])):
         out = ["--out", str(tmp_path / "x.safetensors")]
         assert command.main([*words, *out]) == 2
         said = capsys.readouterr().err
@@ -78,7 +78,7 @@ def test_an_edited_config_is_not_believed(tiny, few, tmp_path, capsys):
         assert "strides ((1,) against (2,)); put it back" in said
     assert not (tmp_path / "x.safetensors").exists()
     path.write_text(content.replace('"epochs": 1', '"epochs": 9'))  # which a resumption may
-    assert trained.load_network(folder).config.epochs == 1
+    assert trained.load(folder).config.epochs == 1
 
 
 def test_a_network_that_is_not_finite_is_refused_by_its_tensor(network, tmp_path, sample):
@@ -86,60 +86,60 @@ def test_a_network_that_is_not_finite_is_refused_by_its_tensor(network, tmp_path
     params["linear"]["bias"][3] = np.nan
     save(tmp_path / "a.safetensors", network, params)
     with pytest.raises(UserError, match=r"linear\.bias has 1 numbers of 10 that are not finite"):
-        trained.load_network(tmp_path / "a.safetensors")
-    huge = network._replace(params=jax.tree.map(lambda x: x * np.float32(1e30), network.params))
+        trained.load(tmp_path / "a.safetensors")
+    huge = dataclasses.replace(network, params=jax.tree.map(lambda x: x * np.float32(1e30), network.params))
     with pytest.raises(UserError, match="logits are not finite for 3 of 3 images"):
-        explanation.predict(huge, sample.test_images[:3])
+        prepare(huge).predict(sample.test.images[:3])
 
 
 @pytest.mark.slow
 def test_network_of_a_run_is_its_averaged_parameters(tiny, few, tmp_path):
     loop.fit(dataclasses.replace(tiny, epochs=2), few, tmp_path / "run")
-    newest = trained.load_network(tmp_path / "run")
-    assert newest.name.endswith("epoch 2") and len(newest.rows) == 2
-    first = trained.load_network(tmp_path / "run" / "checkpoints" / "1")
-    assert first.name.endswith("epoch 1") and len(first.rows) == 1
+    newest = trained.load(tmp_path / "run")
+    assert newest.name.endswith("epoch 2") and len(newest.history) == 2
+    first = trained.load(tmp_path / "run" / "checkpoints" / "1")
+    assert first.name.endswith("epoch 1") and len(first.history) == 1
     assert first.digest != newest.digest
-    correct = (explanation.predict(newest, few.test_images).argmax(axis=1) == few.test_labels).sum()
-    assert correct == newest.rows[-1]["test_correct"]
+    correct = prepare(newest).predict(few.test.images, few.test.labels).correct.sum()
+    assert correct == newest.history[-1]["test_correct"]
     with pytest.raises(UserError, match="no checkpoint of epoch 7: it has 1, 2"):
-        trained.load_network(tmp_path / "run" / "checkpoints" / "7")
+        trained.load(tmp_path / "run" / "checkpoints" / "7")
 
 
 def test_embedded_network_is_the_compact_one():
-    embedded = trained.load_network(None)
+    embedded = trained.load(None)
     assert embedded.config.preset == "compact"
     assert embedded.precision == "bfloat16"  # of the accelerator that trained it
     assert sum(leaf.size for leaf in jax.tree.leaves(embedded.params)) <= 176_426
-    assert len(embedded.rows) >= 20
+    assert len(embedded.history) >= 20
     chex.assert_tree_all_finite(embedded.params)
 
 
 @pytest.mark.slow
 def test_published_resnet18_is_what_its_card_says(sample):
     """And it is right on as many of the sample's 1,000 test images as of all 10,000, but for chance."""
-    published = trained.load_network(ROOT / "checkpoints" / "resnet18.safetensors")
+    published = trained.load("resnet18")
     earlier = dict(muon_weight_decay=0.0, sam_rho=0.0, factor=0.7)  # the preset's values when it was trained
     assert published.config == dataclasses.replace(PRESETS["resnet18"], **earlier)
     assert sum(leaf.size for leaf in jax.tree.leaves(published.params)) == 11_173_962
-    assert [row["epoch"] for row in published.rows] == list(range(1, 41))
+    assert [row["epoch"] for row in published.history] == list(range(1, 41))
     card = (ROOT / "docs" / "model-card-resnet18.md").read_text()
-    assert f"**{published.rows[-1]['test_acc']:.2f}%** ({published.rows[-1]['test_correct']} of 10,000)" in card
+    assert f"**{published.history[-1]['test_acc']:.2f}%** ({published.history[-1]['test_correct']} of 10,000)" in card
     assert published.digest[:12] in card
-    guesses = explanation.predict(published, sample.test_images).argmax(axis=1)
-    assert abs((guesses == sample.test_labels).mean() - 0.942) < 0.02
+    predictions = prepare(published).predict(sample.test.images, sample.test.labels)
+    assert abs(predictions.accuracy - 0.942) < 0.02
 
 
 @pytest.mark.slow
 def test_a_run_may_be_named_by_a_number_and_an_epoch_from_where_it_is(tiny, few, tmp_path, monkeypatch):
     loop.fit(dataclasses.replace(tiny, epochs=1), few, tmp_path / "runs" / "7")
     monkeypatch.chdir(tmp_path)
-    run = trained.load_network(Path("runs/7"))
+    run = trained.load(Path("runs/7"))
     assert (run.name, run.folder) == ("runs/7, epoch 1", Path("runs/7"))
     monkeypatch.chdir(tmp_path / "runs")
-    assert trained.load_network(Path("7")).folder == Path("7")
+    assert trained.load(Path("7")).folder == Path("7")
     monkeypatch.chdir(tmp_path / "runs" / "7" / "checkpoints")
-    epoch = trained.load_network(Path("1"))
+    epoch = trained.load(Path("1"))
     assert (epoch.digest, epoch.folder.resolve()) == (run.digest, (tmp_path / "runs" / "7").resolve())
 
 
@@ -147,8 +147,8 @@ def test_a_run_may_be_named_by_a_number_and_an_epoch_from_where_it_is(tiny, few,
 def test_a_network_keeps_the_precision_that_it_was_trained_in(tiny, few, tmp_path, monkeypatch):
     monkeypatch.setattr(execution, "_has_bfloat16", lambda device: True)
     loop.fit(dataclasses.replace(tiny, epochs=1, precision="bfloat16"), few, tmp_path / "run")
-    network = trained.load_network(tmp_path / "run")
+    network = trained.load(tmp_path / "run")
     trained.export(network, tmp_path / "a.safetensors")
-    for loaded in (network, trained.load_network(tmp_path / "a.safetensors")):
+    for loaded in (network, trained.load(tmp_path / "a.safetensors")):
         assert loaded.precision == "bfloat16"
-        assert loaded.model == build_model(network.config, resolve("bfloat16", 1))
+        assert prepare(loaded).model == build_model(network.config, resolve("bfloat16", 1))

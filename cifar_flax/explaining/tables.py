@@ -1,4 +1,4 @@
-"""The tables of the report's section on trust: `trust.json` as text, each with what it was measured on."""
+"""The report's tables: what was evaluated and compared as text, each with what it was measured on."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ class Table(NamedTuple):
     picture: str = ""
 
 
-def build(trust: dict[str, Any]) -> list[Table]:
+def of_evaluation(trust: dict[str, Any]) -> list[Table]:
     """The tables of what `evaluation.evaluate` returns."""
     makers = (_faithfulness, _randomisation, _class_sensitivity, _pointing, _places, _calibration)
     return [table for maker in makers for table in maker(trust)]
@@ -50,7 +50,7 @@ def _faithfulness(trust: dict[str, Any]) -> Iterator[Table]:
     yield Table(
         "Faithfulness: does the probability fall where the map says so?",
         f"Measured on {number['wrong']} wrong and {number['right']} right predictions drawn from {_of(trust)}, at "
-        f"{trust['layer']}. {words['faithfulness']} {words['limits']}",
+        f"{trust['stage']}. {words['faithfulness']} {words['limits']}",
         ["SRG by fill and predictions", *(f"{fill}, {group}" for fill, group in columns), "zero maps"],
         [
             [name, *(_with_interval(found[fill][name].get(group), "srg") for fill, group in columns)]
@@ -70,7 +70,7 @@ def _randomisation(trust: dict[str, Any]) -> Iterator[Table]:
     yield Table(
         "Parameter randomisation: does the map depend on what was learnt?",
         f"Measured on {found['images']} images and {found['seeds']} seeds of new parameters, drawn from {_of(trust)}, "
-        f"at {trust['layer']}. {trust['definitions']['randomisation']}",
+        f"at {trust['stage']}. {trust['definitions']['randomisation']}",
         ["parts initialised anew", *found[floor]],
         [
             [name, *(f"{x['mean']:z.2f} ({x['range'][0]:z.2f} to {x['range'][1]:z.2f})" for x in row.values())]
@@ -84,7 +84,7 @@ def _class_sensitivity(trust: dict[str, Any]) -> Iterator[Table]:
     number, kinds = found.pop("images"), ("first and second class", "two images")
     yield Table(
         "Class sensitivity: does the map depend on the class?",
-        f"Measured on the {number} images of the first table, at {trust['layer']}. "
+        f"Measured on the {number} images of the first table, at {trust['stage']}. "
         f"{trust['definitions']['class_sensitivity']}",
         ["correlation of signed maps", *kinds],
         [[name, *(_number(row[kind]) for kind in kinds)] for name, row in found.items()],
@@ -113,9 +113,10 @@ def _places(trust: dict[str, Any]) -> Iterator[Table]:
     found, kinds = trust["whole"], ("wrong", "right")
     groups = {kind: found[kind] for kind in kinds}
     groups |= {f"{name}, {kind}": both[kind] for name, both in found["by_class"].items() for kind in kinds}
+    right = {"right"} | {f"{name}, right" for name in found["by_class"]}  # whose overlap is with itself
     yield Table(
         "Where the maps lie",
-        f"Measured on {_of(trust)}: {trust['method']} at {trust['layer']}. {trust['definitions']['whole']}",
+        f"Measured on {_of(trust)}: {trust['method']} at {trust['stage']}. {trust['definitions']['whole']}",
         ["predictions", "number", "entropy", "centre: row", "column", "overlap", "zero maps"],
         [
             [
@@ -123,7 +124,7 @@ def _places(trust: dict[str, Any]) -> Iterator[Table]:
                 f"{row['count']:,}",
                 _number(row["entropy"]),
                 *(_number(x, 1) for x in row["centre"]),
-                "" if name.endswith("right") else _number(row["overlap"]),
+                "" if name in right else _number(row["overlap"]),
                 "" if row["zero_map_rate"] is None else f"{100 * row['zero_map_rate']:.1f}%",
             ]
             for name, row in groups.items()
@@ -155,3 +156,43 @@ def _calibration(trust: dict[str, Any]) -> Iterator[Table]:
         rows,
         "calibration.png",
     )
+
+
+def of_comparison(figures: dict[str, Any]) -> list[Table]:
+    """The tables of what `comparison.measure` found."""
+    words = figures["definitions"]
+    low, high = (f"{100 * x:+z.2f}" for x in figures["interval"])
+    verdict = (
+        f"The other's accuracy is {100 * figures['other_accuracy']:.2f}%, this network's "
+        f"{100 * figures['accuracy']:.2f}%: {100 * figures['difference']:+z.2f} points [{low}, {high}], "
+        f"p = {figures['p']:.2g}."
+    )
+    return [
+        Table(
+            "How many images",
+            f"Measured on {figures['images']:,} images, {figures['data']}. {verdict} "
+            f"Difference: {words['difference']}. p: {words['p']}.",
+            ["", "other right", "other wrong"],
+            [
+                ["this right", f"{figures['both_right']:,}", f"{figures['broken']:,} broken"],
+                ["this wrong", f"{figures['mended']:,} mended", f"{figures['both_wrong']:,}"],
+            ],
+        ),
+        Table(
+            "By class",
+            f"{len(figures['by_class'])} tests at once: one in twenty is below 0.05 by chance.",
+            ["true class", "images", "this", "other", "mended", "broken", "p"],
+            [
+                [
+                    name,
+                    f"{row['images']:,}",
+                    *(f"{100 * row[key]:.1f}%" for key in ("accuracy", "other_accuracy")),
+                    str(row["mended"]),
+                    str(row["broken"]),
+                    f"{row['p']:.2g}",
+                ]
+                for name, row in figures["by_class"].items()
+                if row["images"]
+            ],
+        ),
+    ]

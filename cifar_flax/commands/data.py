@@ -1,13 +1,14 @@
-"""`python -m cifar_flax.data prepare|verify`: fetches CIFAR-10, or checks what is cached."""
+"""Fetches CIFAR-10, or checks what is kept: `cifar-flax data prepare`, `cifar-flax data verify`."""
 
 import sys
 from pathlib import Path
 
 from cifar_flax import cli
-from cifar_flax.data.sources import BIN_FOLDER, SOURCES, default_data_dir, load_cifar10
 
 
 def _command(argv: list[str] | None, prog: str) -> None:
+    from cifar_flax.data.sources import BIN_FOLDER, SOURCES, default_data_dir, load_cifar10
+
     parser = cli.Parser(prog, "Fetch or check CIFAR-10.")
     parser.add_argument("action", choices=("prepare", "verify"))
     parser.add_argument("--data-dir", type=Path, default=default_data_dir(), help=f"default: {default_data_dir()}")
@@ -17,14 +18,10 @@ def _command(argv: list[str] | None, prog: str) -> None:
     if arguments.action == "prepare":
         load_cifar10(folder, arguments.source, lambda line: print(line, file=sys.stderr, flush=True))
     data = load_cifar10(folder, "cache")
-    counts = f"{len(data.train_images)} training and {len(data.test_images)} test images"
+    counts = f"{len(data.train.images)} training and {len(data.test.images)} test images"
     print(f"{folder / BIN_FOLDER}: {counts}, byte-identical to the official CIFAR-10")
 
 
-def main(argv: list[str] | None = None, prog: str = "python -m cifar_flax.data") -> int:
-    """`python -m cifar_flax.data prepare|verify`; returns the exit code."""
+def main(argv: list[str] | None = None, prog: str = "cifar-flax data") -> int:
+    """The command; returns its exit code."""
     return cli.run(lambda: _command(argv, prog))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

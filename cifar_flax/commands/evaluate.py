@@ -1,0 +1,40 @@
+"""Measures how far a network's maps and its confidence can be trusted."""
+
+from cifar_flax import cli
+from cifar_flax.cli import Parser
+from cifar_flax.commands import common
+from cifar_flax.errors import UserError
+
+
+def _parser(prog: str) -> Parser:
+    parser = Parser(prog, __doc__, "With all 10,000 images it takes the compact network some 15 minutes on two cores.")
+    common.add_network(parser)
+    parser.add_argument("--num-images", type=int, metavar="N", help="evaluate N images, drawn at random (all)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed (0)")
+    common.add_test_set(parser)
+    common.add_maps(parser)
+    common.add_out(parser, "evaluate")
+    common.add_selection(parser)
+    return parser
+
+
+def _evaluate(argv: list[str] | None, prog: str) -> None:
+    flags = _parser(prog).parse_args(argv)
+    if flags.num_images is not None and flags.num_images < 2:
+        raise UserError(f"--num-images is {flags.num_images}: expected 2 or more")
+    if flags.seed < 0:
+        raise UserError(f"--seed is {flags.seed}: expected 0 or more")
+
+    def options(there: int):
+        from cifar_flax.explaining.analysis import EvaluationOptions  # a heavy import, not needed before here
+
+        if flags.num_images is not None and flags.num_images > there:
+            raise UserError(f"--num-images is {flags.num_images}: expected at most the {there:,} images there are")
+        return EvaluationOptions(flags.num_images, flags.seed)
+
+    common.analyse(flags, "evaluate", evaluate=options)
+
+
+def main(argv: list[str] | None = None, prog: str = "cifar-flax evaluate") -> int:
+    """The command; returns its exit code."""
+    return cli.run(lambda: _evaluate(argv, prog))

@@ -1,0 +1,261 @@
+"""All that is known of a network's predictions of a test set, as plain arrays; `outputs` draws it.
+
+Whatever is written or shown is a function of an `Analysis`.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cifar_flax.data import Dataset
+from cifar_flax.errors import UserError
+from cifar_flax.explaining import comparison, evaluation, people
+from cifar_flax.explaining.comparison import Comparison
+from cifar_flax.explaining.evaluation import Evaluation
+from cifar_flax.explaining.network import MOST_CLASSES, NO_CLASS, Network, Progress, no_progress
+from cifar_flax.explaining.people import People
+from cifar_flax.explaining.predictions import SORTS, Predictions
+
+NUM_CORRECT = 10
+_REPORT_CORRECT_PER_CLASS = 20
+_REPORT_WRONG = 3000
+
+
+@dataclasses.dataclass(frozen=True)
+class Selection:
+    """What to explain, and how.
+
+    Attributes:
+      stage: the stage whose activation is explained; "" for the last one.
+      method: one of `cam.METHODS`.
+      num_wrong: how many wrong predictions; of correct ones as many, but at most `NUM_CORRECT`.
+      sort: one of `SORTS`.
+      true: only this class, or None.
+      predicted: only images taken for this class, or None.
+      indices: numbers of test images to explain instead of the above, or None.
+    """
+
+    stage: str = ""
+    method: str = "grad-cam"
+    num_wrong: int = 20
+    sort: str = "index"
+    true: int | None = None
+    predicted: int | None = None
+    indices: Sequence[int] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationOptions:
+    """What to evaluate: so many images, drawn by the seed, or all where `num_images` is None."""
+
+    num_images: int | None = None
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Analysis:
+    """A network's predictions of a test set of `N` images with `C` classes, and the maps of `n` of these images.
+
+    Attributes:
+      network: the network.
+      dataset: the data set; its test images are meant.
+      selection: what was chosen; its stage is named.
+      predictions: of all test images.
+      wrong: positions of the wrong predictions chosen.
+      correct: positions of the correct ones chosen.
+      shown: positions of the `n` images explained, in order; those above are among them.
+      classes: int `[n, T]`, the classes explained of each of these.
+      maps: float32 `[n, T, h, w]`, their raw maps.
+      differences: float32 `[n, h, w]`, the raw maps of predicted minus true.
+      people: what people said of the images, or None.
+      badges: of every prediction, what people say of it, or None.
+      comparison: what another network makes of the images, or None.
+      evaluation: how far maps and confidence can be trusted, or None.
+    """
+
+    network: Network
+    dataset: Dataset
+    selection: Selection
+    predictions: Predictions
+    wrong: np.ndarray
+    correct: np.ndarray
+    shown: np.ndarray
+    classes: np.ndarray
+    maps: np.ndarray
+    differences: np.ndarray
+    people: People | None = None
+    badges: Sequence[str | None] = ()
+    comparison: Comparison | None = None
+    evaluation: Evaluation | None = None
+
+    def map_of(self, position: int, label: int) -> np.ndarray:
+        """The raw map `[h, w]` of a class of an image shown.
+
+        Raises:
+          ValueError: the image is not shown, or that class of it was not explained.
+        """
+        place = self.place_of(position)
+        return self.maps[place, self.classes[place].tolist().index(label)]
+
+    def place_of(self, position: int) -> int:
+        """Where an image is among those shown.
+
+        Raises:
+          ValueError: it is not shown.
+        """
+        return self.shown.tolist().index(position)
+
+    def save(self, folder: str | Path, *, overwrite: bool = False, progress: Progress = no_progress) -> dict[str, Any]:
+        """Writes pictures, `manifest.json`, `cams.npz` and `report.html`, all or nothing; returns the manifest.
+
+        Raises:
+          UserError: `folder` exists and is not to be replaced, or cannot be written.
+        """
+        from cifar_flax.explaining import outputs  # which draws: matplotlib is not needed before
+
+        return outputs.save(self, Path(folder), overwrite=overwrite, progress=progress)
+
+
+def analyse(
+    network: Network,
+    dataset: Dataset,
+    selection: Selection | None = None,
+    *,
+    compare_with: Network | None = None,
+    evaluate: EvaluationOptions | None = None,
+    human_labels: People | None = None,
+    progress: Progress = no_progress,
+) -> Analysis:
+    """Predicts a data set's test images, chooses, and explains.
+
+    Args:
+      network: the network.
+      dataset: the data set.
+      selection: what to explain, and how; None for the first 20 wrong predictions by Grad-CAM at the last stage.
+      compare_with: another network, to be asked about the same images.
+      evaluate: also measure how far maps and confidence can be trusted.
+      human_labels: what people said of these images.
+      progress: (what, total) to a function that is told how many more are done.
+
+    Raises:
+      UserError: the data set is not of the network's classes and image size, or has no test images; or the selection
+        names a stage, method, order, class or image that there is not.
+    """
+    selection = selection or Selection()
+    selection = dataclasses.replace(selection, stage=selection.stage or network.stages[-1])
+    test, title = dataset.test, dataset.test_title
+    _require(network, dataset, selection)
+    predictions = network.predict(test.images, test.labels, progress("predicting", len(test.images)))
+    wrong, correct = _choose(dataset, predictions, selection)
+    compared = None
+    if compare_with is not None:
+        stage = selection.stage if selection.stage in compare_with.stages else compare_with.stages[-1]
+        compared = comparison.measure(
+            compare_with, test, predictions, stage=stage, method=selection.method, title=title, progress=progress
+        )
+    shown = _for_report(
+        predictions, np.concatenate([wrong, correct, *([] if compared is None else [compared.changed])])
+    )
+    classes = explained_classes(predictions.take(shown))
+    labels = predictions.true[shown, None]
+    raw = network.maps(
+        test.images[shown],
+        np.concatenate([classes, predictions.predicted[shown, None]], axis=1),
+        against=np.concatenate([np.full_like(classes, NO_CLASS), labels], axis=1),
+        stage=selection.stage,
+        methods=[selection.method],
+        on_batch=progress("explaining", len(shown)),
+    )[:, :, 0]
+    evaluated = None
+    if evaluate is not None:
+        evaluated = evaluation.evaluate(
+            network,
+            test,
+            predictions,
+            stage=selection.stage,
+            method=selection.method,
+            title=title,
+            count=evaluate.num_images,
+            seed=evaluate.seed,
+            progress=progress,
+        )
+    return Analysis(
+        network,
+        dataset,
+        selection,
+        predictions,
+        wrong,
+        correct,
+        shown,
+        classes,
+        raw[:, :-1],
+        raw[:, -1],
+        human_labels,
+        [None] * len(predictions) if human_labels is None else people.judge(human_labels, predictions),
+        compared,
+        evaluated,
+    )
+
+
+def explained_classes(predictions: Predictions) -> np.ndarray:
+    """The classes that are explained of each image: int `[N, T]`, all in their order where these are at most ten.
+
+    Of more, the ten most probable, the most probable first; the true class among them, in the last place if need be.
+    """
+    count = len(predictions.class_names)
+    if count <= MOST_CLASSES:
+        return np.tile(np.arange(count), (len(predictions), 1))
+    classes = predictions.ranked[:, :MOST_CLASSES].copy()
+    missing = ~(classes == predictions.true[:, None]).any(axis=1)
+    classes[missing, -1] = predictions.true[missing]
+    return classes
+
+
+def _require(network: Network, dataset: Dataset, selection: Selection) -> None:
+    spec = network.spec
+    if (dataset.spec.class_names, dataset.spec.image_size) != (spec.class_names, spec.image_size):
+        raise UserError(
+            f"{network.name} was trained on {spec.name}, {spec.num_classes} classes of {spec.image_size} pixels, and "
+            f"this data set is {dataset.spec.name}, {dataset.spec.num_classes} of {dataset.spec.image_size}: "
+            "explain it on the data set that it was trained on"
+        )
+    if not len(dataset.test.images):
+        raise UserError(f"{dataset.title} has no test images: there is nothing to explain")
+    if selection.sort not in SORTS:
+        raise UserError(f"sort {selection.sort} is not known: expected one of {', '.join(SORTS)}")
+    for what, label in (("true", selection.true), ("predicted", selection.predicted)):
+        if label is not None and not 0 <= label < spec.num_classes:
+            raise UserError(f"{what} is {label}: expected 0 to {spec.num_classes - 1}, a class of {spec.name}")
+
+
+def _choose(dataset: Dataset, predictions: Predictions, selection: Selection) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of the wrong and of the correct predictions to explain."""
+    if selection.indices is not None:
+        place = {index: position for position, index in enumerate(dataset.test.indices.tolist())}
+        missing = [index for index in selection.indices if index not in place]
+        if missing:
+            whole = "; --data full has all 10,000" if dataset.is_sample else ""
+            raise UserError(
+                f"--indices {missing[0]} is not among the {len(place)} images of the {dataset.test_title}: expected "
+                f"numbers of test images in their official order{whole}"
+            )
+        positions = np.array([place[index] for index in selection.indices], int)
+        correct = predictions.correct[positions]
+        return positions[~correct], positions[correct]
+    wrong = predictions.select(correct=False, sort=selection.sort, true=selection.true, predicted=selection.predicted)
+    # A class that is asked for is asked for in the correct predictions too; there true is predicted.
+    wanted = selection.true if selection.true is not None else selection.predicted
+    correct = predictions.select(correct=True, sort=selection.sort, true=wanted)
+    return wrong[: selection.num_wrong], correct[: min(selection.num_wrong, NUM_CORRECT)]
+
+
+def _for_report(predictions: Predictions, chosen: np.ndarray) -> np.ndarray:
+    """Positions of what the report shows: the wrong predictions, some correct ones, and what was chosen."""
+    wrong = predictions.select(correct=False)[:_REPORT_WRONG]
+    count = len(predictions.class_names)
+    each = max(2, _REPORT_CORRECT_PER_CLASS * MOST_CLASSES // max(MOST_CLASSES, count))
+    correct = [predictions.select(correct=True, true=label)[:each] for label in range(count)]
+    return np.unique(np.concatenate([wrong, *correct, chosen]).astype(int))

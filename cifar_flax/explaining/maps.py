@@ -1,0 +1,86 @@
+"""Class activation maps of images, to look at and to keep."""
+
+import dataclasses
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from cifar_flax.explaining import cam
+
+if TYPE_CHECKING:  # matplotlib is not needed before a map is drawn
+    from matplotlib.figure import Figure
+
+
+@dataclasses.dataclass(frozen=True)
+class Maps:
+    """A map of each of `N` images.
+
+    Attributes:
+      raw: float32 `[N, h, w]`, signed: what speaks for the class, and what against it.
+      images: uint8 `[N, H, W, 3]`.
+      targets: the class that each map is for.
+      predicted: the class that each image is taken for.
+      stage: the stage explained.
+      method: how the maps were made.
+    """
+
+    raw: np.ndarray
+    images: np.ndarray
+    targets: Sequence[str]
+    predicted: Sequence[str]
+    stage: str
+    method: str
+
+    @property
+    def heat(self) -> np.ndarray:
+        """The positive parts at the images' size, each scaled to [0, 1]: float32 `[N, H, W]`."""
+        height, width = self.images.shape[1:3]
+        return np.asarray(cam.to_image(jnp.asarray(self.raw), (height, width)))
+
+    @property
+    def overlays(self) -> np.ndarray:
+        """The images under half-transparent maps: uint8 `[N, H, W, 3]`."""
+        pairs = zip(self.images, self.heat, strict=True)
+        return np.stack([cam.overlay(image / np.float32(255), heat) for image, heat in pairs])
+
+    def figure(self) -> "Figure":
+        """A figure of matplotlib's: each image beside its map."""
+        from cifar_flax.explaining import drawing
+
+        overlays = [
+            [None if cam.is_zero(jnp.asarray(raw)) else x] for raw, x in zip(self.raw, self.overlays, strict=True)
+        ]
+        titles = [f"predicted: {name}" for name in self.predicted]
+        captions = [[f"for {name}"] for name in self.targets]
+        return drawing.overlay_figure(self.images, overlays, titles, captions, f"{self.method} at {self.stage}")
+
+    def show(self) -> None:
+        """Shows it: in a notebook below the cell, else in the viewer of this machine."""
+        content = io.BytesIO()
+        self.figure().savefig(content, format="png", dpi=100)
+        try:
+            from IPython import display, get_ipython
+
+            in_notebook = get_ipython() is not None
+        except ImportError:
+            in_notebook = False
+        if in_notebook:
+            display.display(display.Image(content.getvalue()))  # pyright: ignore[reportPossiblyUnboundVariable]
+        else:
+            Image.open(content).show()
+
+    def save(self, path: str | Path) -> None:
+        """Draws it into a `.png`, `.pdf` or `.svg` file.
+
+        Raises:
+          UserError: the name ends in something else.
+          OSError: it cannot be written.
+        """
+        from cifar_flax import plots
+
+        plots.save_figure(self.figure(), Path(path))

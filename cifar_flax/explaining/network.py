@@ -1,0 +1,354 @@
+"""A network that can be asked: what it predicts, and which places of an image speak for a class."""
+
+import dataclasses
+import functools
+import math
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from cifar_flax.data import DataSpec
+from cifar_flax.errors import UserError
+from cifar_flax.execution import Execution, resolve
+from cifar_flax.explaining import cam, pictures
+from cifar_flax.explaining.maps import Maps
+from cifar_flax.explaining.predictions import Predictions
+from cifar_flax.network import model as model_lib
+from cifar_flax.network.build import build_model
+from cifar_flax.network.model import ResNet
+from cifar_flax.training import trained
+from cifar_flax.training.trained import Trained
+
+_BATCH_SIZE = 250
+# Few enough to stay on one core: XLA:CPU comes to a stop where several devices are in LAPACK at once.
+_EIGEN_BATCH_SIZE = 50
+# Numbers in the first stage's map of a batch: it bounds the memory that wide networks take.
+_LARGEST_MAP = 2**22
+NO_CLASS = -1
+# On a page so many classes of each image are explained: all of ten, the most probable of a hundred.
+MOST_CLASSES = 10
+
+# Told how many more images are done.
+OnBatch = Callable[[int], None]
+# (what, total) to a function that is told how many more are done.
+Progress = Callable[[str, int], OnBatch]
+
+
+def no_progress(what: str, total: int) -> OnBatch:
+    """A `Progress` that shows nothing."""
+    del what, total
+    return lambda count: None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Network:
+    """A trained network on this machine.
+
+    Attributes:
+      trained: what was trained: parameters, config, data set, history.
+      model: its architecture, in the form for this machine.
+      execution: what it runs on.
+    """
+
+    trained: Trained
+    model: ResNet
+    execution: Execution
+    _compiled: dict[Any, Callable[..., Any]] = dataclasses.field(default_factory=dict, repr=False)
+
+    @property
+    def params(self) -> Any:
+        return self.trained.params
+
+    @property
+    def spec(self) -> DataSpec:
+        """The data set that it was trained on."""
+        return self.model.spec
+
+    @property
+    def name(self) -> str:
+        return self.trained.name
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """The metrics of its training, one dict an epoch; empty if unknown."""
+        return self.trained.history
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The names of its stages, from `stem` on."""
+        return self.model.stage_names
+
+    def identity(self) -> dict[str, Any]:
+        """What says which network this is: its name, its parameters' SHA-256 and its kind."""
+        return {
+            "checkpoint": self.name,
+            "checkpoint_sha256": self.trained.digest,
+            "model": self.trained.config.preset,
+        }
+
+    # ---- pure functions of normalised images ---------------------------------------------------
+
+    def forward(self, images: jax.Array) -> jax.Array:
+        """Logits `[B, C]` of images `[B, H, W, 3]` that `spec.normalize` has normalised."""
+        return model_lib.forward(self.model, self.params, images)
+
+    def features(self, images: jax.Array, *, stage: str) -> jax.Array:
+        """The activation `[B, h, w, K]` that leaves a stage: the first half of `forward`."""
+        return model_lib.features(self.model, self.params, images, stage=stage)
+
+    def head(self, activation: jax.Array, *, stage: str) -> jax.Array:
+        """Logits `[B, C]` from the activation that left a stage: the second half of `forward`."""
+        return model_lib.head(self.model, self.params, activation, stage=stage)
+
+    # ---- many images -----------------------------------------------------------------------------
+
+    def compiled(self, build: Callable[..., Callable[..., jax.Array]], *arguments: Any) -> Callable[..., jax.Array]:
+        """`build(model, *arguments)`, a function of parameters and arrays, compiled once for what this runs on."""
+        key = (build, arguments)
+        if key not in self._compiled:
+            function = build(self.model, *arguments)
+            self._compiled[key] = jax.jit(function, compiler_options=self.execution.compiler_options)
+        return self._compiled[key]
+
+    def in_batches(
+        self,
+        function: Callable[..., jax.Array],
+        arrays: Sequence[np.ndarray],
+        on_batch: OnBatch = lambda count: None,
+        *,
+        methods: Sequence[str] = (),
+        params: Any = None,
+    ) -> np.ndarray:
+        """Applies a function of parameters and slices of arrays, the last one padded, and joins the results.
+
+        Args:
+          function: as `compiled` returns it.
+          arrays: `[N, ...]` each, the first of images.
+          on_batch: called with the number of images done since the last call.
+          methods: of the maps that the function makes, if it makes any.
+          params: in place of the network's own.
+        """
+        count = len(arrays[0])
+        batch_size = _EIGEN_BATCH_SIZE if "eigen-cam" in methods else _BATCH_SIZE
+        an_image = math.prod(arrays[0].shape[1:3]) * self.model.widths[0]
+        size = min(batch_size, count, max(1, _LARGEST_MAP // an_image))
+        spread = resolve(self.execution.precision, size)  # over as many devices as divide it
+        params = jax.device_put(self.params if params is None else params, spread.replicated)
+        results = []
+        for start in range(0, count, size):
+            parts = [array[start : start + size] for array in arrays]
+            length = len(parts[0])
+            padded = [np.pad(part, [(0, size - length)] + [(0, 0)] * (part.ndim - 1)) for part in parts]
+            batch = jax.device_put(padded, spread.by_batch)
+            results.append(np.asarray(function(params, *batch))[:length])
+            on_batch(length)
+        return np.concatenate(results)
+
+    def predict(
+        self, images: Any, labels: np.ndarray | None = None, on_batch: OnBatch = lambda count: None
+    ) -> Predictions:
+        """What it says of images.
+
+        Args:
+          images: uint8 `[N, H, W, 3]`; or a picture, or several, each a file's path or an image of Pillow's, whose
+            middle square is brought to the network's size.
+          labels: int `[N]`, their true classes, if these are known.
+          on_batch: called with the number of images done since the last call.
+
+        Raises:
+          UserError: the images or labels are not those of its data set, or the logits are not finite.
+        """
+        images = self.to_images(images)
+        if labels is not None:
+            labels = self.spec.check_labels(labels, len(images))
+        logits = self.in_batches(self.compiled(build_logits), (images,), on_batch)
+        _require_finite(logits, "logits")
+        return Predictions(logits, self.spec.class_names, labels)
+
+    def explain(
+        self,
+        images: Any,
+        target: str | int | Sequence[str | int] | np.ndarray | None = None,
+        *,
+        stage: str | None = None,
+        method: str = "grad-cam",
+    ) -> Maps:
+        """Which places of images speak for a class.
+
+        Args:
+          images: as for `predict`.
+          target: a class, by name or number, or one for each image; None for the one that it predicts.
+          stage: whose activation is explained; None for the last one.
+          method: one of `cam.METHODS`.
+
+        Raises:
+          UserError: the images are not such, or there is no such class, stage or method.
+
+        Example:
+          >>> import cifar_flax
+          >>> images = cifar_flax.open_dataset("sample").test.images[:2]
+          >>> cifar_flax.load("compact").explain(images, target="cat").raw.shape
+          (2, 8, 8)
+        """
+        images = self.to_images(images)
+        predictions = self.predict(images)
+        if target is None:
+            classes = predictions.predicted
+        elif isinstance(target, str | int | np.integer):
+            classes = np.full(len(images), self._class(target))
+        else:
+            classes = np.array([self._class(one) for one in target], int)
+            if len(classes) != len(images):
+                raise UserError(f"target names {len(classes)} classes: expected one, or one for each of {len(images)}")
+        stage = stage or self.stages[-1]
+        raw = self.maps(images, classes[:, None], stage=stage, methods=[method])[:, 0, 0]
+        names = [self.spec.class_names[label] for label in classes]
+        return Maps(raw, images, names, predictions.names, stage, method)
+
+    def to_images(self, images: Any) -> np.ndarray:
+        """What `predict` takes as uint8 `[N, H, W, 3]`.
+
+        Raises:
+          UserError: it is none of that, or a file cannot be read.
+        """
+        if isinstance(images, str | os.PathLike | Image.Image):
+            images = [images]
+        if isinstance(images, list | tuple) and images and not isinstance(images[0], np.ndarray):
+            size = self.spec.image_size
+            images = np.stack(
+                [
+                    pictures.fit(one, size) if isinstance(one, Image.Image) else pictures.read(Path(one), size).pixels
+                    for one in images
+                ]
+            )
+        return self.spec.check_images(images)
+
+    def _class(self, target: str | int | np.integer) -> int:
+        """The number of a class that is given by name or number."""
+        names = self.spec.class_names
+        if isinstance(target, str) and target in names:
+            return names.index(target)
+        if not isinstance(target, str) and 0 <= target < len(names):
+            return int(target)
+        raise UserError(f"target {target} is no class of {self.spec.name}: expected one of {', '.join(names)}")
+
+    def maps(
+        self,
+        images: Any,
+        classes: np.ndarray,
+        *,
+        stage: str,
+        methods: Sequence[str],
+        against: np.ndarray | None = None,
+        on_batch: OnBatch = lambda count: None,
+        params: Any = None,
+    ) -> np.ndarray:
+        """Raw maps of given classes, by one or more methods.
+
+        Args:
+          images: uint8 `[N, H, W, 3]`; a map can be had of other sizes than the data set's too.
+          classes: int `[N, T]`, which are explained of each image.
+          stage: whose activation is explained.
+          methods: of `cam.METHODS`.
+          against: int `[N, T]`, the class whose logit is subtracted from the explained one, or `NO_CLASS`.
+          on_batch: called with the number of images done since the last call.
+          params: in place of the network's own.
+
+        Returns:
+          float32 `[N, T, methods, h, w]`.
+
+        Raises:
+          UserError: the images or classes are not such, the stage or method is not known, or a map is not finite.
+        """
+        if stage not in self.stages:
+            raise UserError(f"stage {stage} is not known: expected one of {', '.join(self.stages)}")
+        for method in methods:
+            if method not in cam.METHODS:
+                raise UserError(f"method {method} is not known: expected one of {', '.join(cam.METHODS)}")
+        classes = np.asarray(classes)
+        if not classes.size:
+            return np.zeros((*classes.shape, len(methods), 1, 1), np.float32)
+        for what, given in (("classes", classes), ("classes", against)):
+            if given is not None:
+                self.spec.check_labels(given[given != NO_CLASS], int((given != NO_CLASS).sum()), what)
+        against = np.full_like(classes, NO_CLASS) if against is None else against
+        function = self.compiled(build_maps, stage, tuple(methods))
+        raw = self.in_batches(
+            function, (np.asarray(images), classes, against), on_batch, methods=methods, params=params
+        )
+        _require_finite(raw, "maps")
+        return raw
+
+
+def load(path: str | os.PathLike | None = None, *, precision: str | None = None, flag: str = "--ckpt") -> Network:
+    """Loads a network for this machine.
+
+    Args:
+      path: a run directory, one of its `checkpoints/<epoch>`, a `.safetensors` file, or the name of a published
+        network, `compact` or `resnet18`; None for the first of these.
+      precision: `float32` or `bfloat16`; None for the one in which training evaluated it, where this machine has it.
+      flag: that named it, for messages.
+
+    Raises:
+      UserError: there is none, or it is broken.
+    """
+    return prepare(trained.load(path, flag), precision)
+
+
+def prepare(found: Trained, precision: str | None = None) -> Network:
+    """A trained network, made ready for this machine."""
+    execution = resolve(precision or found.precision, 1)
+    return Network(found, build_model(found.config, execution, found.spec), execution)
+
+
+# ---- what is compiled --------------------------------------------------------------------------------
+
+
+def build_logits(model: ResNet) -> Callable[..., jax.Array]:
+    """A function of parameters and uint8 images `[B, H, W, 3]`: logits `[B, C]`."""
+
+    def logits(params, images):
+        return model_lib.forward(model, params, model.spec.normalize(images))
+
+    return logits
+
+
+def build_maps(model: ResNet, stage: str, methods: Sequence[str]) -> Callable[..., jax.Array]:
+    """A function of parameters, uint8 images `[B, H, W, 3]`, classes and classes against them `[B, T]`.
+
+    It gives maps `[B, T, methods, h, w]`.
+    """
+
+    def to_maps(activation, gradient):
+        return jnp.stack([cam.METHODS[method](activation, gradient) for method in methods])
+
+    def maps(params, images, classes, against):
+        head = functools.partial(model_lib.head, model, params, stage=stage)
+        activations = model_lib.features(model, params, model.spec.normalize(images), stage=stage)
+        # The one-hot row of `NO_CLASS` is all zeros.
+        count = model.spec.num_classes
+        targets = jax.nn.one_hot(classes, count) - jax.nn.one_hot(against, count)
+        gradients = cam.target_gradients(head, activations, targets)
+        return jax.vmap(jax.vmap(to_maps, in_axes=(None, 0)))(activations, gradients)
+
+    return maps
+
+
+def _require_finite(numbers: np.ndarray, what: str) -> None:
+    """Refuses numbers `[N, ...]` of N images that are not finite, since nothing can be said of them.
+
+    Raises:
+      UserError: so it is.
+    """
+    finite = np.isfinite(numbers).reshape(len(numbers), -1).all(axis=1)
+    if not finite.all():
+        raise UserError(
+            f"the network's {what} are not finite for {int((~finite).sum())} of {len(numbers)} images: "
+            "its parameters are too large; use an earlier checkpoint"
+        )

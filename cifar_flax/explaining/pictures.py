@@ -1,0 +1,83 @@
+"""A person's own pictures: read from files of any kind, and brought to a network's size."""
+
+import os
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from cifar_flax.errors import UserError
+
+
+class Picture(NamedTuple):
+    """A picture as it was read: the file, the whole picture in RGB, and uint8 `[size, size, 3]` of its middle."""
+
+    path: Path
+    whole: Image.Image
+    pixels: np.ndarray
+
+
+def find(path: Path) -> list[Path]:
+    """The file that is named, or all pictures in a folder, by their endings.
+
+    Raises:
+      UserError: it is not there, or is a folder without a picture.
+    """
+    if path.is_symlink() and not path.exists():
+        raise UserError(f"{path} is a link to nothing: leave it out, or mend it")
+    if not path.exists():
+        raise UserError(f"{path} is not there: expected a picture or a folder of pictures")
+    if not os.access(path, os.R_OK | os.X_OK if path.is_dir() else os.R_OK):
+        raise UserError(f"{path} may not be read: leave it out, or change its rights")
+    if not path.is_dir() and not path.is_file():
+        raise UserError(f"{path} is neither a file nor a folder: expected a picture or a folder of pictures")
+    if not path.is_dir():
+        return [path]
+    endings = Image.registered_extensions()
+    if found := sorted(file for file in path.rglob("*") if file.suffix.lower() in endings and file.is_file()):
+        return found
+    raise UserError(
+        f"{path} holds no picture: expected files in it that end in .jpg, .png or another picture's ending"
+    )
+
+
+def read(path: Path, size: int) -> Picture:
+    """Reads a picture of any kind that Pillow knows: turned as its EXIF says, transparency on white.
+
+    The middle square is brought to `size` pixels by a bilinear filter as wide as the reduction.
+
+    Raises:
+      UserError: it cannot be read, or is too large to be meant.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as opened:
+                whole = None if opened.mode in ("F", "I") else to_rgb(ImageOps.exif_transpose(opened))
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        limit = f"{Image.MAX_IMAGE_PIXELS:,}" if Image.MAX_IMAGE_PIXELS else "Pillow's limit of"
+        raise UserError(f"{path} has more than {limit} pixels: make it smaller") from error
+    except PermissionError as error:
+        raise UserError(f"{path} may not be read: leave it out, or change its rights") from error
+    except Exception as error:  # Pillow raises nearly anything on broken input
+        raise UserError(f"{path} cannot be read as a picture: leave it out, or save it anew") from error
+    if whole is None:
+        raise UserError(f"{path} has pixels of 32 bits, of no known range: save it with 8 or 16 bits")
+    return Picture(path, whole, fit(whole, size))
+
+
+def fit(picture: Image.Image, size: int) -> np.ndarray:
+    """The middle square of a picture: uint8 `[size, size, 3]`."""
+    return np.asarray(ImageOps.fit(to_rgb(picture), (size, size), Image.Resampling.BILINEAR))
+
+
+def to_rgb(picture: Image.Image) -> Image.Image:
+    """A picture in RGB: 16 bits scaled to 8, transparency on white."""
+    if picture.mode.startswith("I;16"):  # 16 bits a pixel, which `convert` would cut off at 255
+        return Image.fromarray((np.asarray(picture).clip(0, 65535) // 257).astype(np.uint8)).convert("RGB")
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+    return picture.convert("RGB")

@@ -1,0 +1,111 @@
+"""What a network says of images, and what follows from that."""
+
+import dataclasses
+import functools
+
+import numpy as np
+from scipy.special import softmax
+
+SORTS = ("index", "confidence", "loss")
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+    """What a network says of `N` images.
+
+    Attributes:
+      logits: float32 `[N, C]`.
+      class_names: the `C` names.
+      labels: int `[N]`, the true classes; None where they are not known.
+    """
+
+    logits: np.ndarray
+    class_names: tuple[str, ...]
+    labels: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.logits)
+
+    @functools.cached_property
+    def probabilities(self) -> np.ndarray:
+        """The softmax of the logits: float64 `[N, C]`."""
+        return softmax(self.logits.astype(np.float64), axis=1)
+
+    @functools.cached_property
+    def predicted(self) -> np.ndarray:
+        """The most probable class of each image: int `[N]`."""
+        return self.logits.argmax(axis=1)
+
+    @property
+    def names(self) -> list[str]:
+        """The name of the most probable class of each image."""
+        return [self.class_names[label] for label in self.predicted.tolist()]
+
+    @functools.cached_property
+    def ranked(self) -> np.ndarray:
+        """The classes of each image, the most probable first: int `[N, C]`."""
+        return np.argsort(-self.logits, axis=1, kind="stable")
+
+    @functools.cached_property
+    def confidence(self) -> np.ndarray:
+        """The probability of the predicted class: float64 `[N]`."""
+        return self.probabilities.max(axis=1)
+
+    @functools.cached_property
+    def true(self) -> np.ndarray:
+        """The labels: int `[N]`.
+
+        Raises:
+          ValueError: they are not known.
+        """
+        if self.labels is None:
+            raise ValueError("these predictions are of images without labels: give labels to predict(...)")
+        return self.labels
+
+    @functools.cached_property
+    def correct(self) -> np.ndarray:
+        """Whether each prediction is the label: bool `[N]`."""
+        return self.predicted == self.true
+
+    @property
+    def accuracy(self) -> float:
+        """The share of correct predictions, in [0, 1]."""
+        return float(self.correct.mean())
+
+    @functools.cached_property
+    def confusion(self) -> np.ndarray:
+        """How many images of each true class are predicted as each class: int `[C, C]`, true by predicted."""
+        count = len(self.class_names)
+        return np.bincount(self.true * count + self.predicted, minlength=count**2).reshape(count, count)
+
+    def take(self, chosen: np.ndarray) -> "Predictions":
+        """The predictions at positions."""
+        labels = None if self.labels is None else self.labels[chosen]
+        return Predictions(self.logits[chosen], self.class_names, labels)
+
+    def select(
+        self, *, correct: bool, sort: str = "index", true: int | None = None, predicted: int | None = None
+    ) -> np.ndarray:
+        """Positions of the correct predictions, or of the wrong ones, in the order asked for.
+
+        Args:
+          correct: whether to choose the correct ones.
+          sort: `index`; `confidence`, the most confident first; `loss`, the largest first.
+          true: only images of this class.
+          predicted: only images taken for this class.
+
+        Returns:
+          int positions.
+        """
+        chosen = self.correct == correct
+        if true is not None:
+            chosen &= self.true == true
+        if predicted is not None:
+            chosen &= self.predicted == predicted
+        positions = np.flatnonzero(chosen)
+        keys = {
+            "index": positions,
+            "confidence": -self.confidence[positions],
+            "loss": self.probabilities[positions, self.true[positions]],
+        }
+        return positions[np.argsort(keys[sort], kind="stable")]

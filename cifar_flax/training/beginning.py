@@ -1,0 +1,235 @@
+"""Where a run begins: what it runs on, and the newest intact checkpoint or the first state."""
+
+import dataclasses
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from cifar_flax import machine
+from cifar_flax.config import Config
+from cifar_flax.data import Dataset
+from cifar_flax.distributed import Job
+from cifar_flax.errors import UserError
+from cifar_flax.execution import Execution, resolve
+from cifar_flax.network import cpu
+from cifar_flax.network.build import build_model
+from cifar_flax.network.model import Layer, ResNet, layer_table
+from cifar_flax.training import checkpoint, messages, rundir, trained
+from cifar_flax.training.checkpoint import DamagedError, Progress
+from cifar_flax.training.metrics import Metrics
+from cifar_flax.training.program import DeviceSplit, Program, build_program
+from cifar_flax.training.step import TrainState
+from cifar_flax.training.trained import Trained
+
+
+class Beginning(NamedTuple):
+    """All that a run's epochs need.
+
+    Attributes:
+      config: what to do; with the teacher's digest, if there is a teacher.
+      program: its compiled functions.
+      progress: where it goes on.
+      train: the images to train on, on the devices.
+      held_out: by name, `val` and `test`, the images that are only evaluated; none that is empty.
+    """
+
+    config: Config
+    program: Program
+    progress: Progress
+    train: DeviceSplit
+    held_out: dict[str, DeviceSplit]
+
+
+def begin(
+    config: Config,
+    dataset: Dataset,
+    folder: Path,
+    *,
+    num_devices: int,
+    job: Job,
+    say: Callable[[str], None],
+    augment: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
+) -> Beginning:
+    """Finds out where a run goes on, and on what; and says so. As of `loop.fit`, for arguments and errors."""
+    _require(dataset, config)
+    num_train = len(dataset.train.images) - config.val_size
+    if job.processes > 1:
+        job.require_equal({"data set": _digest(dataset)})
+    teacher = job.together(lambda: _load_teacher(config, dataset))
+    if teacher is not None:
+        job.require_equal({"--teacher": teacher.digest})
+        config = dataclasses.replace(config, teacher_digest=teacher.digest)
+    newest, before = job.of_first(lambda: _newest_intact(config, dataset, folder / rundir.CHECKPOINTS, say))
+    execution = _resolve(config, before, num_devices, say)
+    model = build_model(config, execution, dataset.spec)
+    layers = layer_table(model)
+    job.together(lambda: require_memory(config, layers, execution))
+    execution = _checked(config, model, execution, say)
+    job.require_equal(execution.record())
+    teaching = teacher and build_model(teacher.config, execution, teacher.spec)
+    program = build_program(config, num_train, execution, teaching, dataset.spec, augment)
+    if newest:
+        progress = _restore(program, Path(newest), job)
+    else:
+        progress = Progress(_initial_state(config, program, job), program.place(Metrics.empty()), 0, [])
+    for line in messages.greeting(config, dataset, layers, execution, folder, progress):
+        say(line)
+    return Beginning(config, program, progress, *_place_splits(program, dataset, num_train, teacher))
+
+
+def _load_teacher(config: Config, dataset: Dataset) -> Trained | None:
+    """The network that teaches, if there is one.
+
+    Raises:
+      UserError: there is none where the config says, or it is another one than when the run began.
+    """
+    if not config.teacher:
+        return None
+    teacher = trained.load(config.teacher, "--teacher")
+    if config.teacher_digest not in ("", teacher.digest):
+        raise UserError(
+            f"--teacher {config.teacher} is another network than when this run began: put the one back whose "
+            f"parameters have the SHA-256 {config.teacher_digest[:12]}, or start a new run in another --out"
+        )
+    if teacher.spec != dataset.spec:
+        raise UserError(
+            f"--teacher {config.teacher} was trained on {teacher.spec.name}, and this run is on {dataset.spec.name}: "
+            "expected a network of the same data set"
+        )
+    return teacher
+
+
+def _require(dataset: Dataset, config: Config) -> None:
+    """Refuses arrays that are not what the data set says, before anything is computed of them: a `UserError`."""
+    for name, split in {"training": dataset.train, "test": dataset.test}.items():
+        if name == "training" or len(split.images):  # there need be no test images
+            dataset.spec.check_images(split.images, f"{name} images")
+        dataset.spec.check_labels(split.labels, len(split.images), f"{name} labels")
+    if config.val_size >= len(dataset.train.images):
+        raise UserError(
+            f"--val-size is {config.val_size}: expected fewer than the {len(dataset.train.images)} training images"
+        )
+
+
+def _place_splits(
+    program: Program, dataset: Dataset, num_train: int, teacher: Trained | None
+) -> tuple[DeviceSplit, dict[str, DeviceSplit]]:
+    """The images to train on, and by name those that are only evaluated, without empty ones; on the devices."""
+    teacher_params = None if teacher is None else teacher.params
+    train = DeviceSplit(dataset.train.images[:num_train], dataset.train.labels[:num_train], teacher_params)
+    held_out = {
+        "val": DeviceSplit(dataset.train.images[num_train:], dataset.train.labels[num_train:]),
+        "test": DeviceSplit(dataset.test.images, dataset.test.labels),
+    }
+    return program.place(train), {name: program.place(split) for name, split in held_out.items() if len(split.images)}
+
+
+def _digest(dataset: Dataset) -> str:
+    """A hash of all images and labels."""
+    digest = hashlib.sha256()
+    for array in (dataset.train.images, dataset.train.labels, dataset.test.images, dataset.test.labels):
+        digest.update(array.tobytes())
+    return digest.hexdigest()[:12]
+
+
+def _newest_intact(
+    config: Config, dataset: Dataset, folder: Path, say: Callable[[str], None]
+) -> tuple[str, dict[str, Any]]:
+    """The newest intact checkpoint in a directory, and what it ran on; both empty where there is none at all.
+
+    Raises:
+      UserError: none of those that are there is intact, or it is of another config.
+    """
+    found = checkpoint.find(folder)
+    for path in reversed(found):
+        try:
+            checkpoint.verify(path)
+        except DamagedError as error:
+            say(f"Note: {error}")
+            continue
+        checkpoint.require_config(path, config)
+        checkpoint.require_spec(path, dataset.spec)
+        epochs, _, steps = path.name.partition("+")
+        if (begun := int(epochs) + bool(steps)) > config.epochs:
+            raise UserError(
+                f"--epochs is {config.epochs}: the run in {folder.parent} has begun epoch {begun}; "
+                f"expected {begun} or more"
+            )
+        return str(path), checkpoint.read_execution(path)
+    if found:
+        raise UserError(f"no checkpoint in {folder} is intact: delete that directory to begin again")
+    return "", {}
+
+
+def _resolve(config: Config, before: dict[str, Any], num_devices: int, say: Callable[[str], None]) -> Execution:
+    """What this machine runs a config on; in the dtype that the run began in."""
+    execution = resolve(before.get("precision", config.precision), config.batch_size, num_devices)
+    now = execution.record()
+    if changed := [
+        f"{name} {before[name]}, now {now[name]}" for name in now if before.get(name, now[name]) != now[name]
+    ]:
+        say(f"Note: saved on another machine ({'; '.join(changed)}): the same run, rounded otherwise")
+    if idle := jax.device_count() - execution.mesh.size if not execution.on_cpu and not num_devices else 0:
+        say(f"Note: {idle} of {jax.device_count()} devices are idle: --batch-size {config.batch_size} does not divide")
+    return execution
+
+
+def _checked(config: Config, model: ResNet, execution: Execution, say: Callable[[str], None]) -> Execution:
+    """The execution; in float32 where this CPU's convolutions in bfloat16, of the run's own shapes, are wrong."""
+    if not execution.on_cpu or execution.precision != "bfloat16":
+        return execution
+    images = config.batch_size // execution.mesh.size
+    error = cpu.largest_error(cpu.convolutions(model), images, execution.compiler_options)
+    if error < cpu.TOLERANCE:
+        return execution
+    say(f"Note: this machine's convolutions in bfloat16 are wrong, by {error:.2g} of the largest value: float32")
+    return execution._replace(precision="float32")
+
+
+# Of the layers' float32 outputs: what XLA:CPU keeps for the gradient and works with, and a block of freed memory that
+# did not fit again; measured with both networks.
+_MEMORY_OF_OUTPUTS = 3.0
+_OTHER_MEMORY = 10**9  # the data set, JAX, and what it has compiled
+
+
+def require_memory(config: Config, layers: Sequence[Layer], execution: Execution) -> None:
+    """Refuses, before anything slow, a batch whose step a CPU's memory cannot hold: a `UserError`."""
+    there = machine.memory()
+    if not execution.on_cpu or there is None:
+        return
+    an_image = _MEMORY_OF_OUTPUTS * 4 * sum(math.prod(layer.shape) for layer in layers)
+    others = _OTHER_MEMORY + 4 * 8 * sum(layer.num_params for layer in layers)
+    processes = jax.process_count()  # each with its part of the batch
+    if (needed := an_image * config.batch_size / processes + others) > there:
+        raise UserError(
+            f"--batch-size {config.batch_size} needs about {needed / 1e9:.0f} GB of memory for this network, and "
+            f"there are {there / 1e9:.0f}: choose {processes * max(1, int((there - others) / an_image))} or less"
+        )
+
+
+def _restore(program: Program, path: Path, job: Job) -> Progress:
+    """A checkpoint, placed on the devices."""
+    progress = checkpoint.restore(path, jax.eval_shape(program.create_state), job)
+    return progress._replace(state=program.place(progress.state), sums=program.place(progress.sums))
+
+
+def _initial_state(config: Config, program: Program, job: Job) -> TrainState:
+    """The state before the first step, its parameters from `config.init` if that is given."""
+    state = program.create_state()
+    if not config.init:
+        return state
+    loaded = job.together(lambda: trained.load(config.init, "--init"))
+    job.require_equal({"--init": loaded.digest})
+    if (loaded.config.widths, loaded.config.strides) != (config.widths, config.strides):
+        raise UserError(
+            f"--init {config.init} holds a network of widths {loaded.config.widths} and strides "
+            f"{loaded.config.strides}, expected {config.widths} and {config.strides}: change --widths and --strides"
+        )
+    if (classes := program.model.spec.num_classes) != loaded.spec.num_classes:
+        raise UserError(f"--init {config.init} knows {loaded.spec.num_classes} classes, expected {classes}")
+    # Two copies: a donated buffer must not appear twice.
+    return dataclasses.replace(state, params=program.place(loaded.params), ema_params=program.place(loaded.params))
