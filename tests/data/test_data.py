@@ -29,7 +29,6 @@ from cifar_flax.data import layout, sources
 from cifar_flax.errors import UserError
 
 BATCHES = list(layout.BATCHES)
-SAMPLE = Path(data.__file__).parent / "sample"
 SIZE = 20
 
 

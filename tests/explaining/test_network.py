@@ -233,5 +233,5 @@ def test_maps_are_drawn_into_files_of_three_kinds(sample, tmp_path):
     for kind, start in (("png", b"\x89PNG"), ("pdf", b"%PDF"), ("svg", b"<?xml")):
         maps.save(tmp_path / f"a.{kind}")
         assert (tmp_path / f"a.{kind}").read_bytes().startswith(start)
-    with pytest.raises(UserError, match="expected a name that ends in .png, .pdf, .svg"):
+    with pytest.raises(UserError, match=r"expected a name that ends in \.png"):
         maps.save(tmp_path / "a.jpg")
