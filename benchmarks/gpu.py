@@ -39,7 +39,6 @@ def parts(out: Path, flags: list[str], data: list[str]) -> dict[str, list[str]]:
     val_size = "200" if preset == "smoke" else "5000"
     network, first = str(out / "network.safetensors"), str(out / "seed-0")
     return {
-        "compilation": ["benchmarks/compilation.py", "--preset", preset, "--out", str(out / "compilation.json")],
         "trials": [
             *("-m", "cifar_flax", "sweep", *flags, *data, "--val-size", val_size, "--no-test", "--at-once", "2"),
             *("--out", str(out / "trials"), *(word for trial in TRIALS for word in ("--trial", trial))),
