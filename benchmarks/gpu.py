@@ -10,7 +10,6 @@ part, OUT/<part>.log has what it printed, and OUT/done.json the seconds it took.
 import argparse
 import json
 import shlex
-import signal
 import subprocess
 import sys
 import time
@@ -39,7 +38,6 @@ def parts(out: Path, flags: list[str], data: list[str]) -> dict[str, list[str]]:
     val_size = "200" if preset == "smoke" else "5000"
     network, first = str(out / "network.safetensors"), str(out / "seed-0")
     return {
-        "compilation": ["benchmarks/compilation.py", "--preset", preset, "--out", str(out / "compilation.json")],
         "trials": [
             *("-m", "cifar_flax", "sweep", *flags, *data, "--val-size", val_size, "--no-test", "--at-once", "2"),
             *("--out", str(out / "trials"), *(word for trial in TRIALS for word in ("--trial", trial))),
@@ -58,7 +56,6 @@ def parts(out: Path, flags: list[str], data: list[str]) -> dict[str, list[str]]:
         "trust": ["explain.py", "--ckpt", network, *data, "--evaluate", "--out", str(out / "trust"), "--overwrite"],
         "deterministic-a": ["train.py", *flags, *data, "--deterministic", "--out", str(out / "deterministic-a")],
         "deterministic-b": ["train.py", *flags, *data, "--deterministic", "--out", str(out / "deterministic-b")],
-        "speed-seeds": ["benchmarks/speed.py", "seeds", *benchmark, "--seeds", "5", "--out", str(out / "seeds.json")],
         "tests": ["-m", "pytest", "--numprocesses", "0", "-m", "not slow"],
     }
 
@@ -74,18 +71,10 @@ def run(words: list[str], log: Path, seconds: float) -> int:
     """Runs a part, and ends it gently after so many seconds; its exit code."""
     if words[0] == "train.py" and (Path(words[words.index("--out") + 1]) / "config.json").exists():
         words = [*words, "--resume"]
+    command = ["timeout", "--foreground", f"--kill-after={_GRACE}", f"{seconds}", sys.executable, *words]
     with open(log, "a") as file:
         print(f"$ python {shlex.join(words)}", file=file, flush=True)
-        with subprocess.Popen([sys.executable, *words], cwd=ROOT, stdout=file, stderr=subprocess.STDOUT) as process:
-            try:
-                return process.wait(seconds)
-            except subprocess.TimeoutExpired:
-                process.send_signal(signal.SIGTERM)
-            try:
-                return process.wait(_GRACE)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                return process.wait()
+        return subprocess.run(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT).returncode
 
 
 def main() -> int:

@@ -5,13 +5,11 @@
     python benchmarks/speed.py forward --preset compact
     python benchmarks/speed.py augment
     python benchmarks/speed.py maps
-    python benchmarks/speed.py seeds
     python benchmarks/speed.py start
 
 `step` trains on a few batches, `epoch` on 50,000 images with an evaluation of 10,000 after them, by SGD: PyTorch eager
 and compiled beside ours. `forward` computes logits; `augment` shows what share of a step it is; `maps` are Grad-CAM of
-all ten classes beside pytorch-grad-cam and torchcam; `seeds` is a step of several seeds by `jax.vmap` beside as many
-single steps, on one device: what a sweep over seeds could gain; `start` is from the shell's prompt to an answer.
+all ten classes beside pytorch-grad-cam and torchcam; `start` is from the shell's prompt to an answer.
 
 With --beside, a folder with another version of this repository, ours of both versions are timed and PyTorch is not:
 
@@ -19,8 +17,8 @@ With --beside, a folder with another version of this repository, ours of both ve
     python benchmarks/speed.py step --beside ../before
 
 The candidates take turns, each in a process of its own, so that whatever else the machine does disturbs them alike;
-figures are medians over the turns. With --out they are also written as JSON. Needs the extra `bench` (`seeds` and
-`start` do not); runs on whatever device there is.
+figures are medians over the turns. With --out they are also written as JSON. Needs the extra `bench` (`start` does
+not); runs on whatever device there is.
 """
 
 import argparse
@@ -39,9 +37,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
-import optax
 from machine import ROOT, describe_machine, measure_limits
 from turns import OURS, WARM_UP, Benchmark, Build, serve, table, take_turns
 
@@ -50,18 +45,9 @@ from cifar_flax.errors import UserError
 from cifar_flax.execution import resolve
 from cifar_flax.explaining import explanation
 from cifar_flax.network import model
-from cifar_flax.training import step, trained
+from cifar_flax.training import trained
 from cifar_flax.training.metrics import Metrics
-from cifar_flax.training.program import (
-    Program,
-    Split,
-    build_augment,
-    build_model,
-    build_optimizer,
-    build_plateau,
-    build_program,
-    build_train_step,
-)
+from cifar_flax.training.program import Program, Split, build_augment, build_model, build_program
 from cifar_flax.training.trained import Network
 
 # Training steps before those that are timed: so long XLA:CPU's memory goes on growing, a fault for every new page.
@@ -145,13 +131,11 @@ def training(arguments: argparse.Namespace, *, whole: bool) -> Benchmark:
         return our_epoch(program, train, test), facts
 
     def theirs(compiled: bool):
-        import peers
-
-        train = peers.train_steps(chosen, pixels, labels, compiled=compiled)
+        train, facts = _peer("train_steps", chosen, pixels, labels, compiled=compiled)
         if not whole:
-            return train, dict
-        evaluate = peers.forward(chosen, _initial(chosen), images.test_images, compiled=compiled)
-        return lambda: (train(), evaluate()), dict
+            return train, facts
+        evaluate, _ = _peer("forward", chosen, _initial(chosen), images.test_images, compiled=compiled)
+        return lambda: (train(), evaluate()), facts
 
     warm_up = WARM_UP if whole else max(WARM_UP, WARM_UP_STEPS // arguments.steps)
     return Benchmark({OURS: ours, **_eager_and_compiled(theirs)}, warm_up)
@@ -159,6 +143,13 @@ def training(arguments: argparse.Namespace, *, whole: bool) -> Benchmark:
 
 def _eager_and_compiled(build: Callable[[bool], Any]) -> dict[str, Build]:
     return {"PyTorch eager": lambda: build(False), "PyTorch compiled": lambda: build(True)}
+
+
+def _peer(name: str, *arguments: Any, **options: Any) -> tuple[Callable[[], Any], Callable[[], dict[str, Any]]]:
+    """PyTorch's side of the work; imported in its own process alone."""
+    import peers
+
+    return getattr(peers, name)(*arguments, **options), dict
 
 
 def _initial(chosen: config.Config) -> Any:
@@ -169,7 +160,7 @@ def _initial(chosen: config.Config) -> Any:
 def forward(arguments: argparse.Namespace) -> Benchmark:
     chosen = _chosen(arguments)
     images = data.load_cifar10(arguments.data_dir)
-    count = 500 if arguments.preset == "compact" else arguments.images
+    count = 500 if arguments.preset == "compact" else 32
     pixels, labels = images.test_images[:count], images.test_labels[:count]
 
     def ours():
@@ -181,9 +172,7 @@ def forward(arguments: argparse.Namespace) -> Benchmark:
         return lambda: float(program.evaluate(params, split).loss_sum), lambda: facts
 
     def theirs(compiled: bool):
-        import peers
-
-        return peers.forward(chosen, _initial(chosen), pixels, compiled=compiled), dict
+        return _peer("forward", chosen, _initial(chosen), pixels, compiled=compiled)
 
     return Benchmark({OURS: ours, **_eager_and_compiled(theirs)}, repeats=3)
 
@@ -199,15 +188,11 @@ def augmentation(arguments: argparse.Namespace) -> Benchmark:
         key, placed = jax.random.key(0), jax.device_put(pixels, jax.devices()[0])
         return lambda: run(key, placed).block_until_ready(), lambda: {"images": len(pixels)}
 
-    def theirs():
-        import peers
-
-        return peers.augmentation(chosen, pixels), dict
-
     def whole_step():
         program = build_program(chosen, len(pixels))
         return our_epoch(program, program.place(Split(pixels, labels))), dict
 
+    theirs = functools.partial(_peer, "augmentation", chosen, pixels)
     return Benchmark({OURS: ours, "PyTorch eager": theirs, f"{OURS}, a whole step": whole_step}, repeats=3)
 
 
@@ -235,55 +220,10 @@ def maps(arguments: argparse.Namespace) -> Benchmark:
         run = explanation.build_logits(network.model)
         return lambda: run(params, placed).block_until_ready(), dict
 
-    def theirs(name: str):
-        import peers
-
-        return getattr(peers, name)(network.config, network.params, pixels, stage, model.NUM_CLASSES), dict
-
-    return Benchmark(
-        {
-            OURS: ours,
-            "pytorch-grad-cam": lambda: theirs("grad_cam"),
-            "torchcam": lambda: theirs("torch_cam"),
-            f"{OURS}, the forward pass alone": forward_pass,
-        }
-    )
-
-
-def seeds(arguments: argparse.Namespace) -> Benchmark:
-    """A training step of several seeds at once, beside as many single ones: on one device."""
-    chosen, count = _chosen(arguments), arguments.seeds
-
-    def stepping(together: bool):
-        execution = resolve(chosen.precision, chosen.batch_size, num_devices=1)
-        network = build_model(chosen, execution)
-        rates = [optax.constant_schedule(rate) for rate in (chosen.learning_rate, chosen.muon_learning_rate)]
-        optimizer, plateau = build_optimizer(chosen, *rates), build_plateau(chosen)
-        train_step = build_train_step(chosen, network, optimizer)
-        rng = np.random.default_rng(0)
-        pixels = jnp.asarray(rng.integers(0, 256, (chosen.batch_size, *model.IMAGE_SHAPE), np.uint8))
-        labels = jnp.asarray(rng.integers(0, model.NUM_CLASSES, chosen.batch_size))
-        mask = jnp.ones(chosen.batch_size, bool)
-
-        def create(seed: Any) -> step.TrainState:
-            return step.create_state(jax.random.key(seed), network, optimizer, plateau)
-
-        def take(state: step.TrainState) -> step.TrainState:
-            return train_step(state, pixels, labels, mask)[0]
-
-        state = jax.jit(jax.vmap(create))(jnp.arange(count)) if together else jax.jit(create)(0)
-        take_jit = jax.jit(
-            jax.vmap(take) if together else take, donate_argnums=0, compiler_options=execution.compiler_options
-        )
-
-        def run() -> None:
-            nonlocal state
-            for _ in range(1 if together else count):
-                state = jax.block_until_ready(take_jit(state))
-
-        return run, lambda: {"images": count * chosen.batch_size, "seeds": count}
-
-    return Benchmark({OURS: lambda: stepping(False), f"{OURS}, {count} seeds at once": lambda: stepping(True)})
+    work = (network.config, network.params, pixels, stage, model.NUM_CLASSES)
+    theirs = {"pytorch-grad-cam": "grad_cam", "torchcam": "torch_cam"}
+    peers = {name: functools.partial(_peer, function, *work) for name, function in theirs.items()}
+    return Benchmark({OURS: ours, **peers, f"{OURS}, the forward pass alone": forward_pass})
 
 
 def time_start(arguments: argparse.Namespace) -> dict[str, list[float]]:
@@ -292,16 +232,13 @@ def time_start(arguments: argparse.Namespace) -> dict[str, list[float]]:
     for _ in range(arguments.turns):
         with tempfile.TemporaryDirectory() as folder:
             environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": f"{folder}/compiled"}
-            train = ["train.py", "--preset", arguments.preset, "--data", "sample", "--epochs", "1", "--out"]
-            commands = {
-                "train.py --help": ["train.py", "--help"],
-                "explain.py --help": ["explain.py", "--help"],
-                "train.py, first start": [*train, f"{folder}/first"],
-                "train.py, second start": [*train, f"{folder}/second"],
-            }
+            train = f"train.py --preset {arguments.preset} --data sample --epochs 1 --out"
+            commands = {name: name for name in ("train.py --help", "explain.py --help")}
+            commands |= {f"train.py, {which} start": f"{train} {folder}/{which}" for which in ("first", "second")}
             for name, command in commands.items():
+                words = [sys.executable, *command.split()]
                 start = time.perf_counter()
-                subprocess.run([sys.executable, *command], cwd=ROOT, env=environment, check=True, capture_output=True)
+                subprocess.run(words, cwd=ROOT, env=environment, check=True, capture_output=True)
                 times.setdefault(name, []).append(time.perf_counter() - start)
     return times
 
@@ -314,7 +251,6 @@ BENCHMARKS: dict[str, Callable[[argparse.Namespace], Benchmark]] = {
     "forward": forward,
     "augment": augmentation,
     "maps": maps,
-    "seeds": seeds,
 }
 
 
@@ -327,8 +263,6 @@ def _command(argv: list[str] | None) -> None:
     precisions = ("auto", "float32", "bfloat16")
     parser.add_argument("--precision", choices=precisions, default="auto", help="of training steps and logits (auto)")
     parser.add_argument("--steps", type=int, default=4, help="training steps a turn (4)")
-    parser.add_argument("--images", type=int, default=32, help="images of a forward pass of other presets (32)")
-    parser.add_argument("--seeds", type=int, default=2, help="seeds that take a step at once (2)")
     parser.add_argument("--layer", help="stage whose maps are made (the last)")
     parser.add_argument("--turns", type=int, default=15, help="times that each process is timed (15)")
     parser.add_argument("--processes", type=int, default=1, help="times that all begin anew in new processes (1)")
@@ -339,7 +273,7 @@ def _command(argv: list[str] | None) -> None:
     arguments = parser.parse_args(argv)
     if arguments.out and arguments.out.exists() and not arguments.serve:
         raise UserError(f"--out {arguments.out} exists: choose another")
-    for name in ("batch_size", "steps", "images", "seeds", "turns", "processes"):
+    for name in ("batch_size", "steps", "turns", "processes"):
         if (value := getattr(arguments, name)) is not None and value < 1:
             raise UserError(f"--{name.replace('_', '-')} is {value}: expected 1 or more")
     if arguments.out and not os.access(arguments.out.parent, os.W_OK):
@@ -358,9 +292,8 @@ def _command(argv: list[str] | None) -> None:
     if arguments.what == "start":
         times, facts = time_start(arguments), {}
     else:
-        times, facts = take_turns(
-            BENCHMARKS[arguments.what](arguments), arguments.turns, arguments.processes, arguments.beside
-        )
+        benchmark = BENCHMARKS[arguments.what](arguments)
+        times, facts = take_turns(benchmark, arguments.turns, arguments.processes, arguments.beside)
     print(table(times, facts))
     if arguments.out:
         medians = {name: statistics.median(seconds) for name, seconds in times.items()}

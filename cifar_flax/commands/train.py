@@ -30,9 +30,7 @@ def _parser(prog: str) -> Parser:
     run = parser.add_argument_group("this run")
     run.add_argument("--out", type=Path, help="folder of the run (runs/<preset>-<date>)")
     run.add_argument("--resume", action="store_true", help="continue the run in --out")
-    run.add_argument(
-        "--profile", type=Path, metavar="DIR", help="trace ten steps into DIR, print where their time goes, and exit"
-    )
+    run.add_argument("--profile", type=Path, metavar="DIR", help="trace ten steps into DIR, and exit")
     run.add_argument("--summary", action="store_true", help="print the layer table and exit")
     config_lib.add_flags(parser.add_argument_group("what is trained, and how"), _COMMON)
     others = {option.name for option in dataclasses.fields(Config)} - set(_COMMON)
@@ -119,8 +117,8 @@ def _profile(config: Config, folder: Path, data_dir: Path | None, source: str) -
     profiling.claim(folder)  # before anything slow
     dataset = data.load_named(config.data, data_dir, source, lambda line: print(line, flush=True))
     machine.set_up()
-    print(profiling.table(profiling.profile(config, dataset, folder)))
-    print(f"\nWrote {folder}: a trace for XProf or TensorBoard")
+    path = profiling.profile(config, dataset, folder)
+    print(f"Wrote {path}: open it at https://ui.perfetto.dev, or run  xprof {shlex.quote(str(folder))}")
 
 
 def _command(argv: list[str] | None, prog: str) -> None:

@@ -1,4 +1,4 @@
-"""What the tests of several processes and devices run: `processes.py eight`, or as `train.py` with its flags."""
+"""What the tests of processes share, and what they run: `processes.py eight`, or as `train.py` with its flags."""
 
 import argparse
 import contextlib
@@ -33,6 +33,26 @@ def first_batch(config, execution):
         return build_augment(config)(jax.random.fold_in(key, 0), data.CIFAR10.normalize(images[indices]))
 
     return batch(jax.make_array_from_process_local_data(execution.replicated, images, images.shape))
+
+
+def assert_same_run(ours, theirs):
+    """The newest training states and the rows without their clocks, of two run directories, bit for bit."""
+    import chex
+    import jax
+
+    from cifar_flax.training import checkpoint, rundir
+    from cifar_flax.training.program import build_program
+
+    def outcome(folder):
+        like = jax.eval_shape(build_program(rundir.read_config(folder), 1000).create_state)
+        state = checkpoint.restore(checkpoint.find(folder / rundir.CHECKPOINTS)[-1], like).state
+        clocks = ("seconds", "images_per_second")
+        rows = [{k: v for k, v in row.items() if k not in clocks} for row in rundir.read_rows(folder)]
+        return state.replace(key=jax.random.key_data(state.key)), rows
+
+    (state, rows), (expected, expected_rows) = outcome(ours), outcome(theirs)
+    assert rows == expected_rows
+    chex.assert_trees_all_equal(state, expected)
 
 
 def join(arguments: list[str]) -> None:

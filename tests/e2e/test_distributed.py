@@ -11,7 +11,6 @@ import sys
 import time
 from pathlib import Path
 
-import chex
 import jax
 import numpy as np
 import pytest
@@ -20,10 +19,9 @@ import train
 from cifar_flax import config as config_lib
 from cifar_flax.execution import resolve
 from cifar_flax.training import checkpoint, rundir
-from cifar_flax.training.program import build_program
 
 sys.path.insert(0, str(Path(__file__).parent))
-from processes import first_batch
+from processes import assert_same_run, first_batch
 
 pytestmark = [
     pytest.mark.slow,
@@ -34,7 +32,6 @@ ROOT = Path(__file__).parents[2]
 TINY = ["--preset", "smoke", "--widths", "8", "--strides", "2", "--precision", "float32", "--devices", "2"]
 PLAIN = ["--rotate-degrees", "0", "--crop-padding", "0", "--cutout-size", "0"]  # soon compiled
 LOST = "error: a process of this job is gone or stuck ("
-CLOCKS = ("seconds", "images_per_second")
 
 
 def start(words, cwd, scripts=("train.py", "train.py"), **limits):
@@ -83,21 +80,6 @@ def run_one(words, cwd):
     """One process of two devices: this one."""
     with contextlib.chdir(cwd):
         assert train.main(words) == 0
-
-
-def outcome(folder):
-    """The newest checkpoint's training state, and the rows without their clocks."""
-    config = rundir.read_config(folder)
-    like = jax.eval_shape(build_program(config, 1000).create_state)
-    state = checkpoint.restore(checkpoint.find(folder / rundir.CHECKPOINTS)[-1], like).state
-    rows = [{k: v for k, v in row.items() if k not in CLOCKS} for row in rundir.read_rows(folder)]
-    return state.replace(key=jax.random.key_data(state.key)), rows
-
-
-def assert_same_run(ours, theirs):
-    (state, rows), (expected, expected_rows) = outcome(ours), outcome(theirs)
-    assert rows == expected_rows
-    chex.assert_trees_all_equal(state, expected)
 
 
 @pytest.fixture

@@ -13,11 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from cifar_flax.training import checkpoint
+from cifar_flax.training import checkpoint, rundir
+
+sys.path.insert(0, str(Path(__file__).parent))
+from processes import assert_same_run
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 SMOKE = ["--preset", "smoke", "--widths", "8", "--strides", "2"]
+EVERY_STEP = ["--checkpoint-every-minutes", "0"]
 
 
 def start(*words, cwd):
@@ -46,12 +50,22 @@ def small_disk(folder, options):
         subprocess.run(["umount", folder], check=False)
 
 
-def test_a_storm_of_kills_changes_nothing():
-    """The short form; benchmarks/kill_storm.py --kills 50 is the long one."""
-    command = [sys.executable, str(ROOT / "benchmarks" / "kill_storm.py"), "--kills", "3"]
-    process = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert process.returncode == 0, process.stderr
-    assert json.loads(process.stdout)["bit_identical"] is True
+def test_kills_while_a_checkpoint_is_written_change_nothing(tmp_path):
+    """Three SIGKILLs; then the run is finished, and is the one that was left alone."""
+    run, words = tmp_path / "run", SMOKE
+    for _ in range(3):
+        before, deadline = checkpoint.find(run / "checkpoints")[-1:], time.monotonic() + 120
+        with start(*words, "--epochs", "10000", *EVERY_STEP, "--out", "run", cwd=tmp_path) as process:
+            while checkpoint.find(run / "checkpoints")[-1:] == before or not list(run.glob("checkpoints/.*.part")):
+                assert process.poll() is None and time.monotonic() < deadline
+            process.kill()
+        words = ["--resume"]
+    epochs = str(len(rundir.read_rows(run)) + 1)
+    for more in (["--resume", "--out", "run"], [*SMOKE, "--out", "alone"]):
+        with start(*more, "--epochs", epochs, cwd=tmp_path) as process:
+            _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+    assert_same_run(run, tmp_path / "alone")
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
