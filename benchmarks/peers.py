@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from cifar_flax import interop, machine
 from cifar_flax.config import Config
-from cifar_flax.data import MEAN, STD
+from cifar_flax.data import CIFAR10
 from cifar_flax.interop.pytorch.resnet import ResNet
 
 # A CPU build of PyTorch beside torchvision's wheel lacks two operators that its import asks for.
@@ -51,8 +51,9 @@ def to_device(images: np.ndarray) -> torch.Tensor:
     return torch.tensor(images, device=DEVICE).permute(0, 3, 1, 2)
 
 
-_SCALE = torch.tensor(1 / (255 * STD), device=DEVICE).view(1, 3, 1, 1)
-_OFFSET = torch.tensor(MEAN / STD, device=DEVICE).view(1, 3, 1, 1)
+_MEAN, _STD = np.array(CIFAR10.mean, np.float32), np.array(CIFAR10.std, np.float32)
+_SCALE = torch.tensor(1 / (255 * _STD), device=DEVICE).view(1, 3, 1, 1)
+_OFFSET = torch.tensor(_MEAN / _STD, device=DEVICE).view(1, 3, 1, 1)
 
 
 def normalize(images: torch.Tensor) -> torch.Tensor:

@@ -37,18 +37,18 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from machine import ROOT, describe_machine, measure_limits
 from turns import OURS, WARM_UP, Benchmark, Build, serve, table, take_turns
 
 from cifar_flax import cli, config, data, machine
 from cifar_flax.errors import UserError
 from cifar_flax.execution import resolve
-from cifar_flax.explaining import explanation
+from cifar_flax.explaining.network import build_logits, build_maps, load, prepare
 from cifar_flax.network import model
-from cifar_flax.training import trained
 from cifar_flax.training.metrics import Metrics
-from cifar_flax.training.program import Program, Split, build_augment, build_model, build_program
-from cifar_flax.training.trained import Network
+from cifar_flax.training.program import DeviceSplit, Program, build_augment, build_program
+from cifar_flax.training.trained import Trained
 
 # Training steps before those that are timed: so long XLA:CPU's memory goes on growing, a fault for every new page.
 WARM_UP_STEPS = 60
@@ -77,7 +77,7 @@ def train_flops(network: model.ResNet) -> float:
 # ---- what is timed -------------------------------------------------------------------------------
 
 
-def our_epoch(program: Program, train: Split, test: Split | None = None) -> Callable[[], None]:
+def our_epoch(program: Program, train: DeviceSplit, test: DeviceSplit | None = None) -> Callable[[], None]:
     """A function that trains an epoch, evaluates if there is something to, and waits for the sums."""
     state = program.create_state()
     epoch = 0
@@ -103,20 +103,20 @@ def training(arguments: argparse.Namespace, *, whole: bool) -> Benchmark:
     # The same optimizer for all: SGD, each side's fastest.
     chosen = _chosen(arguments, muon_learning_rate=0.0)
     images = data.load_cifar10(arguments.data_dir)
-    count = len(images.train_images) if whole else arguments.steps * chosen.batch_size
-    pixels, labels = images.train_images[:count], images.train_labels[:count]
+    count = len(images.train.images) if whole else arguments.steps * chosen.batch_size
+    pixels, labels = images.train.images[:count], images.train.labels[:count]
 
     def ours():
         program = build_program(chosen, count)
-        train = program.place(Split(pixels, labels))
-        test = program.place(Split(images.test_images, images.test_labels)) if whole else None
+        train = program.place(DeviceSplit(pixels, labels))
+        test = program.place(DeviceSplit(images.test.images, images.test.labels)) if whole else None
 
         def facts() -> dict[str, Any]:
             executable = program.lower(program.create_state(), program.place(Metrics.empty()), train).compile()
             counted = executable.cost_analysis() or {}
             # XLA counts what one device does, and of a loop over steps, as an accelerator has it, the body once.
             scale = -(-count // chosen.batch_size) * program.execution.mesh.size
-            evaluated = forward_flops(program.model) * len(images.test_images) if whole else 0
+            evaluated = forward_flops(program.model) * len(images.test.images) if whole else 0
             memory = [device.memory_stats() for device in jax.local_devices()]
             return {
                 "config": dataclasses.asdict(chosen),
@@ -134,7 +134,7 @@ def training(arguments: argparse.Namespace, *, whole: bool) -> Benchmark:
         train, facts = _peer("train_steps", chosen, pixels, labels, compiled=compiled)
         if not whole:
             return train, facts
-        evaluate, _ = _peer("forward", chosen, _initial(chosen), images.test_images, compiled=compiled)
+        evaluate, _ = _peer("forward", chosen, _initial(chosen), images.test.images, compiled=compiled)
         return lambda: (train(), evaluate()), facts
 
     warm_up = WARM_UP if whole else max(WARM_UP, WARM_UP_STEPS // arguments.steps)
@@ -161,13 +161,13 @@ def forward(arguments: argparse.Namespace) -> Benchmark:
     chosen = _chosen(arguments)
     images = data.load_cifar10(arguments.data_dir)
     count = 500 if arguments.preset == "compact" else 32
-    pixels, labels = images.test_images[:count], images.test_labels[:count]
+    pixels, labels = images.test.images[:count], images.test.labels[:count]
 
     def ours():
         program = build_program(
             dataclasses.replace(chosen, eval_batch_size=min(chosen.eval_batch_size, count)), chosen.batch_size
         )
-        params, split = program.create_state().params, program.place(Split(pixels, labels))
+        params, split = program.create_state().params, program.place(DeviceSplit(pixels, labels))
         facts = {"images": count, "flop": forward_flops(program.model) * count, "devices": program.execution.mesh.size}
         return lambda: float(program.evaluate(params, split).loss_sum), lambda: facts
 
@@ -180,47 +180,49 @@ def forward(arguments: argparse.Namespace) -> Benchmark:
 def augmentation(arguments: argparse.Namespace) -> Benchmark:
     chosen = _chosen(arguments)
     sample = data.load_cifar10(source="sample")
-    pixels, labels = sample.train_images[: chosen.batch_size], sample.train_labels[: chosen.batch_size]
+    pixels, labels = sample.train.images[: chosen.batch_size], sample.train.labels[: chosen.batch_size]
 
     def ours():
         configured = build_augment(chosen)
-        run = jax.jit(lambda key, images: configured(key, data.normalize(images)))
+        run = jax.jit(lambda key, images: configured(key, data.CIFAR10.normalize(images)))
         key, placed = jax.random.key(0), jax.device_put(pixels, jax.devices()[0])
         return lambda: run(key, placed).block_until_ready(), lambda: {"images": len(pixels)}
 
     def whole_step():
         program = build_program(chosen, len(pixels))
-        return our_epoch(program, program.place(Split(pixels, labels))), dict
+        return our_epoch(program, program.place(DeviceSplit(pixels, labels))), dict
 
     theirs = functools.partial(_peer, "augmentation", chosen, pixels)
     return Benchmark({OURS: ours, "PyTorch eager": theirs, f"{OURS}, a whole step": whole_step}, repeats=3)
 
 
 def maps(arguments: argparse.Namespace) -> Benchmark:
-    network = trained.load_network(None)
+    network = load("compact")
     if arguments.preset != "compact":
         chosen = config.PRESETS[arguments.preset]
-        network = Network(
-            arguments.preset, build_model(chosen, resolve("float32", 1)), _initial(chosen), chosen, [], ""
-        )
-    stage = arguments.layer or network.model.stage_names[-1]
-    if stage not in network.model.stage_names[1:]:
-        raise UserError(f"--layer {stage}: expected one of {', '.join(network.model.stage_names[1:])}")
-    sample = data.load_cifar10(source="sample")
-    pixels, labels = sample.test_images[:64], sample.test_labels[:64]
+        network = prepare(Trained(arguments.preset, _initial(chosen), chosen, data.CIFAR10, []))
+    stage = arguments.stage or network.stages[-1]
+    if stage not in network.stages[1:]:
+        raise UserError(f"--stage {stage}: expected one of {', '.join(network.stages[1:])}")
+    pixels, num_classes = data.load_cifar10(source="sample").test.images[:64], network.spec.num_classes
+    spread = resolve(network.execution.precision, len(pixels))
 
     def ours():
-        params, (placed, classes) = explanation.spread(network.params, [pixels, labels])
-        run = explanation.build_maps(network.model, stage, "grad-cam")
-        facts = {"images": len(pixels), "stage": stage, "maps_an_image": model.NUM_CLASSES}
-        return lambda: run(params, placed, classes, classes).block_until_ready(), lambda: facts
+        classes = np.tile(np.arange(num_classes), (len(pixels), 1))
+        batch = jax.device_put((pixels, classes, np.full_like(classes, -1)), spread.by_batch)
+        params, run = (
+            jax.device_put(network.params, spread.replicated),
+            network.compiled(build_maps, stage, ("grad-cam",)),
+        )
+        facts = {"images": len(pixels), "stage": stage, "maps_an_image": num_classes}
+        return lambda: run(params, *batch).block_until_ready(), lambda: facts
 
     def forward_pass():
-        params, (placed,) = explanation.spread(network.params, [pixels])
-        run = explanation.build_logits(network.model)
+        params, placed = jax.device_put(network.params, spread.replicated), jax.device_put(pixels, spread.by_batch)
+        run = network.compiled(build_logits)
         return lambda: run(params, placed).block_until_ready(), dict
 
-    work = (network.config, network.params, pixels, stage, model.NUM_CLASSES)
+    work = (network.trained.config, network.params, pixels, stage, num_classes)
     theirs = {"pytorch-grad-cam": "grad_cam", "torchcam": "torch_cam"}
     peers = {name: functools.partial(_peer, function, *work) for name, function in theirs.items()}
     return Benchmark({OURS: ours, **peers, f"{OURS}, the forward pass alone": forward_pass})
@@ -263,7 +265,7 @@ def _command(argv: list[str] | None) -> None:
     precisions = ("auto", "float32", "bfloat16")
     parser.add_argument("--precision", choices=precisions, default="auto", help="of training steps and logits (auto)")
     parser.add_argument("--steps", type=int, default=4, help="training steps a turn (4)")
-    parser.add_argument("--layer", help="stage whose maps are made (the last)")
+    parser.add_argument("--stage", help="stage whose maps are made (the last)")
     parser.add_argument("--turns", type=int, default=15, help="times that each process is timed (15)")
     parser.add_argument("--processes", type=int, default=1, help="times that all begin anew in new processes (1)")
     parser.add_argument("--beside", type=Path, metavar="CHECKOUT", help="another version, to be timed beside this one")

@@ -5,10 +5,10 @@ from pathlib import Path
 import jax
 
 from cifar_flax.config import Config
-from cifar_flax.data import Cifar10
+from cifar_flax.data import Dataset
 from cifar_flax.errors import UserError
 from cifar_flax.training.metrics import Metrics
-from cifar_flax.training.program import Split, build_program
+from cifar_flax.training.program import DeviceSplit, build_program
 
 _NUM_STEPS = 10
 
@@ -23,12 +23,12 @@ def claim(folder: Path) -> None:
         raise UserError(f"--profile {folder} cannot be written: {error.strerror}; choose another") from error
 
 
-def profile(config: Config, data: Cifar10, folder: Path) -> Path:
+def profile(config: Config, dataset: Dataset, folder: Path) -> Path:
     """Traces ten training steps, or an epoch where that has fewer, after as many that compile and warm up.
 
     Args:
       config: the run whose steps they are.
-      data: the data set that `config.data` names.
+      dataset: the images.
       folder: where the trace is written; made if absent.
 
     Returns:
@@ -38,9 +38,9 @@ def profile(config: Config, data: Cifar10, folder: Path) -> Path:
       UserError: as `claim`.
     """
     claim(folder)
-    num_images = min(_NUM_STEPS * config.batch_size, len(data.train_images) - config.val_size)
-    program = build_program(config, num_images)
-    split = program.place(Split(data.train_images[:num_images], data.train_labels[:num_images]))
+    num_images = min(_NUM_STEPS * config.batch_size, len(dataset.train.images) - config.val_size)
+    program = build_program(config, num_images, spec=dataset.spec)
+    split = program.place(DeviceSplit(dataset.train.images[:num_images], dataset.train.labels[:num_images]))
 
     def run(state, epoch: int):
         *_, (_, state, _) = program.train_steps(state, program.place(Metrics.empty()), split, epoch, 0)

@@ -13,7 +13,6 @@ import sys
 import tarfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import chex
 import hypothesis
