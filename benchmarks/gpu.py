@@ -22,9 +22,9 @@ _GRACE = 40  # seconds that a part has to save what it can
 # evaluates while the other trains.
 TRIALS = (
     "--label-smoothing 0",
-    "--label-smoothing 0 --factor 0.35",
+    "--label-smoothing 0 --plateau-factor 0.35",
     "--label-smoothing 0 --sam-rho 0.015",
-    "--factor 0.35",
+    "--plateau-factor 0.35",
     "--batch-size 256 --muon-learning-rate 0.113",
     "--muon-weight-decay 0.02",
     "--label-smoothing 0 --sam-rho 0.005",

@@ -46,6 +46,7 @@ from cifar_flax.errors import UserError
 from cifar_flax.execution import resolve
 from cifar_flax.explaining.network import build_logits, build_maps, load, prepare
 from cifar_flax.network import model
+from cifar_flax.network.build import build_model
 from cifar_flax.training.metrics import Metrics
 from cifar_flax.training.program import DeviceSplit, Program, build_augment, build_program
 from cifar_flax.training.trained import Trained
@@ -234,7 +235,7 @@ def time_start(arguments: argparse.Namespace) -> dict[str, list[float]]:
     for _ in range(arguments.turns):
         with tempfile.TemporaryDirectory() as folder:
             environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": f"{folder}/compiled"}
-            train = f"train.py --preset {arguments.preset} --data sample --epochs 1 --out"
+            train = f"train.py --preset {arguments.preset} --dataset sample --epochs 1 --out"
             commands = {name: name for name in ("train.py --help", "explain.py --help")}
             commands |= {f"train.py, {which} start": f"{train} {folder}/{which}" for which in ("first", "second")}
             for name, command in commands.items():

@@ -39,9 +39,9 @@ def add_out(parser: argparse._ActionsContainer, name: str) -> None:
 
 
 def add_test_set(parser: argparse._ActionsContainer) -> None:
-    """Which images: `--data`."""
+    """Which images: `--dataset`."""
     parser.add_argument(
-        "--data", choices=("full", "sample"), help="all 10,000 test images, or the included sample of 1,000"
+        "--dataset", choices=("cifar10", "sample"), help="all 10,000 test images, or the included sample of 1,000"
     )
 
 
@@ -149,7 +149,7 @@ def open_test_set(flags: argparse.Namespace, trained: "Trained") -> "Dataset":
     """The sample for a published network, unless all images are asked for; else what the run trained on."""
     from cifar_flax import data
 
-    which = flags.data or ("sample" if flags.ckpt is None else trained.config.data)
+    which = flags.dataset or ("sample" if flags.ckpt is None else trained.config.dataset)
     return data.load_named(which, flags.data_dir, flags.source, lambda line: print(line, flush=True))
 
 

@@ -21,12 +21,22 @@ _DETERMINISTIC = "--xla_gpu_exclude_nondeterministic_ops=true --xla_gpu_autotune
 
 
 # Shown by --help; the other fields of the config by --help-all.
-_COMMON = ("preset", "data", "epochs", "batch_size", "learning_rate", "val_size", "seed")
+_COMMON = ("preset", "dataset", "epochs", "batch_size", "learning_rate", "val_size", "seed")
+
+
+# What a person who comes from PyTorch, or from an earlier version, may type.
+_ELSEWHERE = {
+    "--lr": "--learning-rate",
+    "--wd": "--weight-decay",
+    "--rtol": "--plateau-threshold",
+    "--data": "--dataset",
+    "--optimizer": "--muon-learning-rate 0 for SGD alone",
+}
 
 
 def _parser(prog: str) -> Parser:
     presets = " / ".join(config_lib.PRESETS)
-    parser = Parser(prog, __doc__, f"In parentheses: the default; or the defaults of {presets}, where they differ.")
+    parser = Parser(prog, __doc__, f"In parentheses: the default; or the defaults of {presets}, where they differ.", _ELSEWHERE)
     run = parser.add_argument_group("this run")
     run.add_argument("--out", type=Path, help="folder of the run (runs/<preset>-<date>)")
     run.add_argument("--resume", action="store_true", help="continue the run in --out")
@@ -89,7 +99,7 @@ def _train(
     made = job.together(lambda: job.is_first and rundir.claim(out, resume=resume))  # before anything slow
     say = functools.partial(print, flush=True) if job.is_first else lambda line: None
     try:
-        dataset = job.together(lambda: data.load_named(config.data, data_dir, source, say))
+        dataset = job.together(lambda: data.load_named(config.dataset, data_dir, source, say))
         machine.set_up()
         loop.fit(config, dataset, out, resume=resume, num_devices=devices, job=job, **options)
     except UserError:
@@ -115,7 +125,7 @@ def _profile(config: Config, folder: Path, data_dir: Path | None, source: str) -
     from cifar_flax.training import profiling
 
     profiling.claim(folder)  # before anything slow
-    dataset = data.load_named(config.data, data_dir, source, lambda line: print(line, flush=True))
+    dataset = data.load_named(config.dataset, data_dir, source, lambda line: print(line, flush=True))
     machine.set_up()
     path = profiling.profile(config, dataset, folder)
     print(f"Wrote {path}: open it at https://ui.perfetto.dev, or run  xprof {shlex.quote(str(folder))}")

@@ -380,7 +380,7 @@ def load_cifar10(
         return layout.to_dataset(batches)
     raise UserError(
         f"CIFAR-10 could not be had ({'; '.join(refusals)}); put cifar-10-python.tar.gz into {folder}, "
-        "or train and explain with --data sample"
+        "or train and explain with --dataset sample"
     )
 
 
@@ -396,7 +396,7 @@ def open_dataset(name: str | os.PathLike, *, data_dir: str | os.PathLike | None 
 
 
 def load_named(which: str, data_dir: Path | None, source: str, report: Report) -> Dataset:
-    """What the commands' `--data` names: `full`, from `--source`, or `sample`.
+    """What the commands' `--dataset` names: `cifar10`, from `--source`, or `sample`.
 
     Raises:
       UserError: as `load_cifar10`; or the sample is given as a source of all of CIFAR-10.
@@ -405,10 +405,10 @@ def load_named(which: str, data_dir: Path | None, source: str, report: Report) -
         if data_dir is not None:
             _require_ours(data_dir)
             raise UserError(
-                f"--data-dir {data_dir} is where all of CIFAR-10 is kept, and --data sample is embedded: "
-                "leave it out, or give --data full"
+                f"--data-dir {data_dir} is where all of CIFAR-10 is kept, and --dataset sample is embedded: "
+                "leave it out, or give --dataset cifar10"
             )
         return load_cifar10(source="sample")
     if source == "sample":
-        raise UserError("--source sample is not a source of all of CIFAR-10; for the sample use --data sample")
+        raise UserError("--source sample is not a source of all of CIFAR-10; for the sample use --dataset sample")
     return load_cifar10(data_dir, source, report)

@@ -237,7 +237,7 @@ def _choose(dataset: Dataset, predictions: Predictions, selection: Selection) ->
         place = {index: position for position, index in enumerate(dataset.test.indices.tolist())}
         missing = [index for index in selection.indices if index not in place]
         if missing:
-            whole = "; --data full has all 10,000" if dataset.is_sample else ""
+            whole = "; --dataset cifar10 has all 10,000" if dataset.is_sample else ""
             raise UserError(
                 f"--indices {missing[0]} is not among the {len(place)} images of the {dataset.test_title}: expected "
                 f"numbers of test images in their official order{whole}"

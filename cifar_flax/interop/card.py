@@ -42,7 +42,7 @@ def text(network: Trained) -> str:
     size = sum(leaf.size for leaf in jax.tree.leaves(network.params))
     name = f"cifar_flax {config.preset}, {size:,} parameters"
     data = network.spec.name
-    if config.data == "sample":
+    if config.dataset == "sample":
         data = f"the embedded sample of {data}, 1,000 training and 1,000 test images"
     lines = [
         *_front_matter(name, network.spec.name, data, row),

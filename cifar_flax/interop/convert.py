@@ -121,7 +121,7 @@ def _config_of(found: dict[str, np.ndarray], strides: tuple[int, ...] | None) ->
             "no layer1.0.conv1.weight among "
             f"{', '.join(sorted(found)[:5]) or 'no tensors'}: expected the state dict of the common CIFAR ResNet"
         )
-    known = {preset.widths: preset for preset in PRESETS.values() if preset.data == "full"}
+    known = {preset.widths: preset for preset in PRESETS.values() if preset.dataset == "cifar10"}
     base = known.get(widths, PRESETS["resnet18"])
     if strides is None:
         if widths not in known:

@@ -20,7 +20,6 @@ def build_model(config: Config, execution: Execution | None = None, spec: DataSp
     return ResNet(
         config.widths,
         config.strides,
-        zero_init_residual=config.zero_init_residual,
         dtype=dtype,
         forms=forms,
         spec=spec,

@@ -43,11 +43,9 @@ def _precision(dtype: Any) -> jax.lax.Precision | None:
     return None if dtype == jnp.bfloat16 else jax.lax.Precision.HIGHEST
 
 
-def _layer_norm(dtype: Any, forms: Forms, scale_init: nn.initializers.Initializer = nn.initializers.ones) -> nn.Module:
+def _layer_norm(dtype: Any, forms: Forms) -> nn.Module:
     """Over height, width and channels, with a scale and a bias a channel: PyTorch's GroupNorm(1, C)."""
-    return forms.layer_norm(
-        reduction_axes=(-3, -2, -1), feature_axes=-1, epsilon=1e-5, dtype=dtype, scale_init=scale_init
-    )
+    return forms.layer_norm(reduction_axes=(-3, -2, -1), feature_axes=-1, epsilon=1e-5, dtype=dtype)
 
 
 class BasicBlock(nn.Module):
@@ -56,16 +54,14 @@ class BasicBlock(nn.Module):
     channels: int
     stride: int
     project: bool
-    zero_init_residual: bool
     dtype: Any
     forms: Forms
 
     def setup(self):
-        last_scale = nn.initializers.zeros if self.zero_init_residual else nn.initializers.ones
         self.conv1 = _conv(self.channels, 3, self.stride, self.dtype, self.forms)
         self.norm1 = _layer_norm(self.dtype, self.forms)
         self.conv2 = _conv(self.channels, 3, 1, self.dtype, self.forms)
-        self.norm2 = _layer_norm(self.dtype, self.forms, last_scale)
+        self.norm2 = _layer_norm(self.dtype, self.forms)
         if self.project:
             self.shortcut_conv = _conv(self.channels, 1, self.stride, self.dtype, self.forms)
             self.shortcut_norm = _layer_norm(self.dtype, self.forms)
@@ -84,8 +80,6 @@ class ResNet(nn.Module):
       widths: channels of each stage; the stem has the first stage's.
       strides: stride of each stage's first block.
       blocks_per_stage: basic blocks in each stage.
-      zero_init_residual: start the last norm scale of each block at 0, so that a block is the
-        identity at first (Goyal et al. 2017).
       dtype: dtype of the activations; parameters, statistics and logits are float32, or this if wider.
       forms: the operations that it computes with.
       spec: the data set that it is for: its classes, the size of its images, and how they are normalised.
@@ -94,7 +88,6 @@ class ResNet(nn.Module):
     widths: Sequence[int] = (64, 128, 256, 512)
     strides: Sequence[int] = (1, 2, 2, 1)
     blocks_per_stage: int = 2
-    zero_init_residual: bool = False
     dtype: Any = jnp.float32
     forms: Forms = PLAIN
     spec: DataSpec = CIFAR10
@@ -117,7 +110,7 @@ class ResNet(nn.Module):
         channels = self.widths[0]
         for block, width, stride in self.blocks():
             project = stride != 1 or channels != width
-            module = BasicBlock(width, stride, project, self.zero_init_residual, self.dtype, self.forms)
+            module = BasicBlock(width, stride, project, self.dtype, self.forms)
             setattr(self, block, module)
             channels = width
         # At least float32: a softmax over bfloat16 logits loses the small differences Grad-CAM looks at.

@@ -153,7 +153,7 @@ class Writer:
 
     Args:
       folder: made if absent; what an interrupted writer left there is removed.
-      config: the run's config, whose `monitor` tells the best epoch.
+      config: the run's config, whose `plateau_monitor` tells the best epoch.
       spec: what its data set is.
       execution: what the run executes on, as JSON values.
     """
@@ -225,7 +225,7 @@ class Writer:
         """Keeps what is newest, the latest finished epochs and the best one."""
         now = (len(progress.rows), progress.steps)
         finished = [path for path in find(self._folder) if "+" not in path.name and (_place(path) or now) <= now]
-        best = min(progress.rows, key=lambda row: row[self._config.monitor], default={"epoch": 0})["epoch"]
+        best = min(progress.rows, key=lambda row: row[self._config.plateau_monitor], default={"epoch": 0})["epoch"]
         keep = {path.name for path in finished[-LATEST_TO_KEEP:]} | {str(best), progress.name}
         for path in find(self._folder):
             if path.name not in keep:

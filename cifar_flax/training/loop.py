@@ -144,7 +144,7 @@ def _run_epoch(beginning: Beginning, progress: Progress, bar: tqdm, on_pause: Ca
     row["relative_step"] = float(sums.relative_step_sum) / (progress.steps - int(sums.skipped))
     row["kernel_norm"] = float(kernel_norm(state.params))
     if epoch > config.warmup_epochs:
-        state = program.advance_plateau(state, row[config.monitor] - _floor(config, program.model.spec.num_classes))
+        state = program.advance_plateau(state, row[config.plateau_monitor] - _floor(config, program.model.spec.num_classes))
     if broken := [name for name, value in row.items() if not math.isfinite(value)]:
         raise NonFiniteError(
             f"{broken[0]} is not finite after epoch {epoch}: stopped, the last good checkpoint is kept; "
@@ -157,7 +157,7 @@ def _run_epoch(beginning: Beginning, progress: Progress, bar: tqdm, on_pause: Ca
 
 def _floor(config: Config, num_classes: int) -> float:
     """What the monitored loss cannot fall below: the plateau looks at what is above it."""
-    if config.monitor != "train_loss":
+    if config.plateau_monitor != "train_loss":
         return 0.0
     return smoothing_entropy(num_classes, config.label_smoothing) * (1 - config.teacher_weight * bool(config.teacher))
 

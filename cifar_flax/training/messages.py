@@ -50,8 +50,8 @@ def greeting(
             f"Note: the rate rises for --warmup-epochs {config.warmup_epochs}, and the run has {config.epochs}: "
             "it does not reach --learning-rate"
         )
-    if config.monitor == "test_loss":
-        yield "Note: --monitor test_loss lets the test set steer the learning rate"
+    if config.plateau_monitor == "test_loss":
+        yield "Note: --plateau-monitor test_loss lets the test set steer the learning rate"
     if execution.on_cpu and size > 5_000_000:
         images = (config.epochs - done) * num_train
         hours = images / (_RESNET18_IMAGES_PER_SECOND_PER_CORE * machine.num_cores()) / 3600

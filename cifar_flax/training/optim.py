@@ -4,9 +4,9 @@ The two are apart because they tick at different rates: the optimizer once a ste
 once an epoch, on that epoch's own value. `train_step` multiplies its updates by the plateau's
 scale; `advance_plateau` moves the scale.
 
-Against `torch.optim.lr_scheduler.ReduceLROnPlateau(mode="min", threshold_mode="rel")` the same
-decisions are made where `patience` here is PyTorch's plus one: PyTorch lowers the rate when the
-number of bad epochs exceeds its patience, Optax when it reaches it.
+The plateau makes the decisions of `torch.optim.lr_scheduler.ReduceLROnPlateau(mode="min",
+threshold_mode="rel")`, with its names. PyTorch lowers the rate when the number of bad epochs exceeds
+its patience, Optax when it reaches it: so Optax is given one more.
 """
 
 import collections
@@ -197,11 +197,19 @@ def build_optimizer(
 
 
 def build_plateau(
-    *, patience: int, factor: float, rtol: float, cooldown: int, min_scale: float
+    *, patience: int, factor: float, threshold: float, cooldown: int, min_scale: float
 ) -> optax.GradientTransformationExtraArgs:
-    """ReduceLROnPlateau: see `optax.contrib.reduce_on_plateau`, and the module's note on PyTorch."""
+    """PyTorch's ReduceLROnPlateau, by `optax.contrib.reduce_on_plateau`; see the module's note on PyTorch.
+
+    Args:
+      patience: epochs without improvement that are let pass; Optax counts the one that the rate falls after, too.
+      factor: by which the rate falls.
+      threshold: smallest relative improvement that counts.
+      cooldown: epochs to wait after a fall.
+      min_scale: lower limit of the scale.
+    """
     return optax.contrib.reduce_on_plateau(
-        factor=factor, patience=patience, rtol=rtol, atol=0.0, cooldown=cooldown, min_scale=min_scale
+        factor=factor, patience=patience + 1, rtol=threshold, atol=0.0, cooldown=cooldown, min_scale=min_scale
     )
 
 

@@ -101,11 +101,11 @@ def build_optimizer(
 def build_plateau(config: Config) -> optax.GradientTransformationExtraArgs:
     """`optim.build_plateau` of a config."""
     return optim.build_plateau(
-        patience=config.patience,
-        factor=config.factor,
-        rtol=config.rtol,
-        cooldown=config.cooldown,
-        min_scale=config.min_scale,
+        patience=config.plateau_patience,
+        factor=config.plateau_factor,
+        threshold=config.plateau_threshold,
+        cooldown=config.plateau_cooldown,
+        min_scale=config.plateau_min_scale,
     )
 
 

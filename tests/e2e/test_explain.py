@@ -136,7 +136,7 @@ def test_an_empty_selection_says_so_and_writes_the_rest(tmp_path, here, capsys):
 
 def test_exported_network_is_explained_alike(tmp_path, manifest, here):
     assert here("--export", "x.safetensors") == 0
-    assert here("--ckpt", "x.safetensors", "--data", "sample", "--count", 1, "--out", "a") == 0
+    assert here("--ckpt", "x.safetensors", "--dataset", "sample", "--count", 1, "--out", "a") == 0
     again = json.loads((tmp_path / "a" / "manifest.json").read_text())
     assert again["checkpoint_sha256"] == manifest["checkpoint_sha256"]
     assert again["wrong"][0] == manifest["wrong"][0]

@@ -141,7 +141,7 @@ def figures(folder):
         saved[above] = figure
         return save(figure, *arguments, **options)
 
-    words = ["--ckpt", "ours.safetensors", "--data", "sample", "--compare", "other.safetensors"]
+    words = ["--ckpt", "ours.safetensors", "--dataset", "sample", "--compare", "other.safetensors"]
     words += ["--count", str(COUNT), "--out", "a"]
     words += ["--human-labels", "counts.npy", "--label-errors", "votes.json"]
     with pytest.MonkeyPatch.context() as patch:

@@ -86,7 +86,7 @@ def test_every_line_of_the_card_is_the_runs():
         }
         for epoch, changed in ((1, 5), (2, 70), (3, 20))
     ]
-    config = dataclasses.replace(network.config, data="full", val_size=10_000)
+    config = dataclasses.replace(network.config, dataset="cifar10", val_size=10_000)
     lines = card.text(dataclasses.replace(network, history=rows, config=config)).splitlines()
     size = sum(leaf.size for leaf in jax.tree.leaves(network.params))
     assert f"# cifar_flax compact, {size:,} parameters" in lines and "At the last epoch, 3:" in lines
@@ -99,7 +99,7 @@ def test_every_line_of_the_card_is_the_runs():
     assert '    dataset: {type: uoft-cs/cifar10, name: "CIFAR-10", split: test}' in lines
     for name, value in dataclasses.asdict(config).items():
         assert f"| `{name}` | {json.dumps(value)} |" in lines
-    sample = card.text(dataclasses.replace(network, config=dataclasses.replace(config, data="sample")))
+    sample = card.text(dataclasses.replace(network, config=dataclasses.replace(config, dataset="sample")))
     assert "trained on the embedded sample of CIFAR-10, 1,000 training and 1,000 test images in JAX" in sample
 
 

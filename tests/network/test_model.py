@@ -128,13 +128,6 @@ def test_an_image_does_not_depend_on_its_batch(params, images):
     chex.assert_trees_all_close(alone, model_lib.forward(SMALL, params, images), rtol=1e-5, atol=1e-5)
 
 
-def test_blocks_start_as_the_identity_with_zero_init_residual(images):
-    model = ResNet(widths=(4,), strides=(1,), zero_init_residual=True)
-    params = model_lib.init_params(model, jax.random.key(0))
-    stem = model_lib.features(model, params, images, stage="stem")
-    chex.assert_trees_all_close(model_lib.features(model, params, images, stage="stage1"), stem)
-
-
 def test_bfloat16_activations_keep_float32_parameters_and_logits(images):
     model = ResNet(widths=(4, 6), strides=(1, 2), dtype=jnp.bfloat16)
     params = model_lib.init_params(model, jax.random.key(0))

@@ -50,7 +50,7 @@ def test_two_steps_of_sgd(make_pair, sample, labels):
         optimizer = optim.build_optimizer(
             optim.warmup_schedule(0.1, 0), momentum=0.9, nesterov=True, weight_decay=5e-4, clip_norm=1.0
         )
-        plateau = optim.build_plateau(patience=1, factor=0.5, rtol=0.1, cooldown=0, min_scale=0.0)
+        plateau = optim.build_plateau(patience=0, factor=0.5, threshold=0.1, cooldown=0, min_scale=0.0)
         state = step.create_state(jax.random.key(0), pair.model, optimizer, plateau)
         state = state.replace(params=params, ema_params=params, opt_state=optimizer.init(params))
         train = jax.jit(
@@ -90,7 +90,7 @@ def test_200_decisions_of_the_plateau(rng):
             sgd, factor=0.7, patience=patience, cooldown=cooldown, threshold=threshold, min_lr=1e-3
         )
         ours = optim.build_plateau(
-            patience=patience + 1, factor=0.7, rtol=threshold, cooldown=cooldown, min_scale=1e-3
+            patience=patience, factor=0.7, threshold=threshold, cooldown=cooldown, min_scale=1e-3
         )
         state = ours.init({})
         for value in np.float32(np.exp(-np.arange(50) / 30) + 0.05 * rng.normal(size=50)):

@@ -56,7 +56,7 @@ def test_the_plateau_watches_what_of_the_loss_can_still_be_gained(tiny, few, tmp
     smoothed = dataclasses.replace(tiny, epochs=1, warmup_epochs=0, label_smoothing=0.1, val_size=50)
     share = np.full(10, 0.01) + 0.9 * np.eye(10)[0]
     for monitor, floor in (("train_loss", -(share * np.log(share)).sum()), ("val_loss", 0.0)):
-        config = dataclasses.replace(smoothed, monitor=monitor)
+        config = dataclasses.replace(smoothed, plateau_monitor=monitor)
         (row,) = loop.fit(config, few, tmp_path / monitor)
         best = final_state(config, tmp_path / monitor, 150).plateau_state.best_value
         np.testing.assert_allclose(best, row[monitor] - floor, rtol=1e-5)
@@ -348,7 +348,7 @@ def test_steps_that_are_not_finite_can_be_skipped_and_are_counted(tiny, few, tmp
 
 @pytest.mark.parametrize("monitor", ["val_loss", "test_loss"])
 def test_plateau_can_watch_other_losses(monitor, tiny, few, tmp_path, capsys):
-    config = dataclasses.replace(tiny, monitor=monitor, val_size=40, rtol=0.999, cooldown=0, epochs=4)
+    config = dataclasses.replace(tiny, plateau_monitor=monitor, val_size=40, plateau_threshold=0.999, plateau_cooldown=0, epochs=4)
     rows = loop.fit(config, few, tmp_path / "run")
     assert rows[0]["val_total"] == 40 and rows[0]["train_total"] == 160
     # Warm-up (epoch 1) is not shown to the plateau; epoch 2 is its first value, the best so far.

@@ -35,9 +35,9 @@ def test_plateau_decides_as_pytorch_with_patience_one_higher():
     """60 sequences of 40 values, recorded from PyTorch, not-a-number values among them."""
     for case in RECORDED:
         plateau = optim.build_plateau(
-            patience=case["patience"] + 1,
+            patience=case["patience"],
             factor=case["factor"],
-            rtol=case["rtol"],
+            threshold=case["rtol"],
             cooldown=case["cooldown"],
             min_scale=case["min_scale"],
         )

@@ -23,12 +23,11 @@ NUM_TRAIN = 100
 GIVEN = validate(
     Config(
         preset="smoke",
-        data="sample",
+        dataset="sample",
         val_size=40,
         test=True,
         widths=(4, 6),
         strides=(2, 3),
-        zero_init_residual=False,
         crop_padding=3,
         rotate_degrees=7.0,
         cutout_size=5,
@@ -49,20 +48,20 @@ GIVEN = validate(
         teacher_weight=0.61,
         teacher_temperature=2.7,
         ema_decay=0.97,
-        patience=6,
-        factor=0.55,
-        rtol=0.037,
-        cooldown=8,
-        min_scale=0.0042,
-        monitor="val_loss",
+        plateau_patience=6,
+        plateau_factor=0.55,
+        plateau_threshold=0.037,
+        plateau_cooldown=8,
+        plateau_min_scale=0.0042,
+        plateau_monitor="val_loss",
         on_nan="skip",
         precision="float32",
         seed=12345,
     )
 )
 # Tested elsewhere: what they do is no argument of a part.
-ELSEWHERE = {"preset", "data", "on_nan", "precision", "deterministic", "teacher", "teacher_digest"}
-IN_THE_RUN = {"val_size", "test", "init", "epochs", "monitor"}
+ELSEWHERE = {"preset", "dataset", "on_nan", "precision", "deterministic", "teacher", "teacher_digest"}
+IN_THE_RUN = {"val_size", "test", "init", "epochs", "plateau_monitor"}
 
 
 def spy(monkeypatch, module, name):
@@ -135,7 +134,8 @@ def test_without_muons_rate_there_is_no_muon(monkeypatch):
 
 def test_what_the_plateau_is_built_of(seen):
     assert dict(seen["plateau"]) == {
-        name: getattr(GIVEN, name) for name in ("patience", "factor", "rtol", "cooldown", "min_scale")
+        name: getattr(GIVEN, f"plateau_{name}")
+        for name in ("patience", "factor", "threshold", "cooldown", "min_scale")
     }
 
 
@@ -145,7 +145,7 @@ def test_what_a_step_is_made_of(seen):
     for name in ("sam_rho", "teacher_weight", "teacher_temperature"):
         assert given[name] == getattr(GIVEN, name), name
     assert given["images"].shape == (GIVEN.batch_size, 32, 32, 3)
-    assert (model.widths, model.strides, model.zero_init_residual) == ((4, 6), (2, 3), False)
+    assert (model.widths, model.strides) == ((4, 6), (2, 3))
     assert seen["state"]["model"] == model == seen["eval_step"]["model"]
 
 
@@ -173,7 +173,7 @@ def test_every_field_is_tested():
     named = {field.name for field in dataclasses.fields(Config)} - ELSEWHERE - IN_THE_RUN
     body = here[here.index("def test_what_is_augmented") :]
     missing = {name for name in named if f'"{name}"' not in body and f"GIVEN.{name}" not in body}
-    assert missing <= {"widths", "strides", "zero_init_residual", "seed"}  # in test_what_a_step_is_made_of, by value
+    assert missing <= {"widths", "strides", "seed"}  # in test_what_a_step_is_made_of, by value
 
 
 @pytest.mark.slow
@@ -198,7 +198,7 @@ def test_fields_of_the_run_reach_it(few, tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(beginning, "build_program", noted)
     params = jax.device_get(build(dataclasses.replace(tiny, seed=7), 200).create_state().params)
     weights.save_weights(tmp_path / "weights.safetensors", params, tiny, {})
-    changes = {"epochs": 2, "val_size": 40, "monitor": "val_loss", "warmup_epochs": 0, "test": False}
+    changes = {"epochs": 2, "val_size": 40, "plateau_monitor": "val_loss", "warmup_epochs": 0, "test": False}
     config = validate(dataclasses.replace(tiny, init=str(tmp_path / "weights.safetensors"), **changes))
     rows = loop.fit(config, few, tmp_path / "run")
     assert [(row["epoch"], row["train_total"], row["val_total"]) for row in rows] == [(1, 160, 40), (2, 160, 40)]

@@ -11,11 +11,11 @@ from cifar_flax.data.augment import augment
 from cifar_flax.network.model import ResNet, forward
 from cifar_flax.training import metrics, optim, step
 
-MODEL = ResNet(widths=(8,), strides=(2,), zero_init_residual=True)
+MODEL = ResNet(widths=(8,), strides=(2,))
 OPTIMIZER = optim.build_optimizer(
     optim.warmup_schedule(0.1, 0), momentum=0.9, nesterov=True, weight_decay=5e-4, clip_norm=1.0
 )
-PLATEAU = optim.build_plateau(patience=1, factor=0.5, rtol=0.02, cooldown=0, min_scale=0.0)
+PLATEAU = optim.build_plateau(patience=0, factor=0.5, threshold=0.02, cooldown=0, min_scale=0.0)
 STATIC = dict(model=MODEL, optimizer=OPTIMIZER, augment=augment, label_smoothing=0.0, ema_decay=0.9)
 
 

@@ -119,7 +119,7 @@ def test_embedded_network_is_the_compact_one():
 def test_published_resnet18_is_what_its_card_says(sample):
     """And it is right on as many of the sample's 1,000 test images as of all 10,000, but for chance."""
     published = trained.load("resnet18")
-    earlier = dict(muon_weight_decay=0.0, sam_rho=0.0, factor=0.7)  # the preset's values when it was trained
+    earlier = dict(muon_weight_decay=0.0, sam_rho=0.0, plateau_factor=0.7)  # the preset's values when it was trained
     assert published.config == dataclasses.replace(PRESETS["resnet18"], **earlier)
     assert sum(leaf.size for leaf in jax.tree.leaves(published.params)) == 11_173_962
     assert [row["epoch"] for row in published.history] == list(range(1, 41))
