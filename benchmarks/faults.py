@@ -15,7 +15,6 @@ import json
 import os
 import random
 import re
-import signal
 import subprocess
 import sys
 import tempfile
@@ -201,30 +200,20 @@ def is_noticed(root: Path, fault: Fault, limit: float) -> dict:
     text = plant(root, fault)
     if text is None:
         return {"noticed": None, "by": "the line is gone"}
-    start = time.monotonic()
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", "-p", "no:cacheprovider"]
+    command = ["timeout", "--signal=KILL", f"{limit}", sys.executable, "-m", "pytest", "-x", "-q", "-n", "0"]
+    command += ["-p", "no:cacheprovider", *tests_of(root, fault.file)]
     environment = os.environ | {"PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"}
-    # In a session of its own, so that what the tests have started ends with them.
-    process = subprocess.Popen(
-        [*command, *tests_of(root, fault.file)],
-        cwd=root,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+    start = time.monotonic()
     try:
-        said, _ = process.communicate(timeout=limit)
-        failed = re.search(r"^(?:FAILED|ERROR) ([^\s\[]+)", said, re.MULTILINE)
-        found = {"noticed": process.returncode != 0, "by": failed[1] if failed else ""}
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        found = {"noticed": False, "by": f"no test had failed after {limit:.0f} s"}
+        done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
     finally:
         (root / fault.file).write_text(text)
-    return found | {"seconds": round(time.monotonic() - start)}
+    seconds = time.monotonic() - start
+    failed = re.search(r"^(?:FAILED|ERROR) ([^\s\[]+)", done.stdout, re.MULTILINE)
+    found = {"noticed": done.returncode != 0, "by": failed[1] if failed else ""}
+    if seconds >= limit:
+        found = {"noticed": False, "by": f"no test had failed after {limit:.0f} s"}
+    return found | {"seconds": round(seconds)}
 
 
 def main() -> None:
