@@ -66,10 +66,10 @@ class Config:
     teacher_temperature: float = _option(4.0, "what logits are divided by where student and teacher are compared")
     ema_decay: float = _option(0.999, "decay per step of the averaged weights, which are the ones evaluated; 0: off")
 
-    # ReduceLROnPlateau, once an epoch; names as in PyTorch. The training loss is averaged over 50,000 images, so it is smooth
-    # enough to let no epoch without improvement pass, and watching it leaks nothing of the test set. What label smoothing puts
-    # under that loss, the entropy of its targets, is subtracted: it cannot be gained. An improvement of the rest under
-    # 2% an epoch is too slow for 40 epochs: the rate must have fallen some 16- to 64-fold by their end.
+    # ReduceLROnPlateau, once an epoch; names as in PyTorch. The training loss is averaged over 50,000 images, so it is
+    # smooth enough to let no epoch without improvement pass, and watching it leaks nothing of the test set. What label
+    # smoothing puts under that loss, the entropy of its targets, is subtracted: it cannot be gained. An improvement of
+    # the rest under 2% an epoch is too slow for 40 epochs: the rate must have fallen some 16- to 64-fold by their end.
     plateau_monitor: Literal["train_loss", "val_loss", "test_loss"] = _option(
         "train_loss", "what ReduceLROnPlateau watches; test_loss lets the test set influence training"
     )
@@ -164,7 +164,15 @@ def validate(config: Config) -> Config:
             require(name, type(value) is kind, f"a value of type {kind.__name__}")
     for name in ("epochs", "batch_size", "eval_batch_size"):
         require(name, getattr(config, name) >= 1, "1 or more")
-    for name in ("val_size", "crop_padding", "cutout_size", "warmup_epochs", "plateau_patience", "plateau_cooldown", "seed"):
+    for name in (
+        "val_size",
+        "crop_padding",
+        "cutout_size",
+        "warmup_epochs",
+        "plateau_patience",
+        "plateau_cooldown",
+        "seed",
+    ):
         require(name, getattr(config, name) >= 0, "0 or more")
     for name in ("weight_decay", "muon_learning_rate", "muon_weight_decay", "sam_rho", "clip_norm"):
         require(name, 0 <= getattr(config, name) < float("inf"), "a finite number, 0 or more")
@@ -184,9 +192,15 @@ def validate(config: Config) -> Config:
     require("strides", len(config.strides) == len(config.widths), f"one for each of {len(config.widths)} --widths")
     total = {"cifar10": 50_000, "sample": 1_000}[config.dataset]
     require("val_size", config.val_size < total, f"fewer than the {total} training images")
-    require("val_size", config.plateau_monitor != "val_loss" or config.val_size > 0, "1 or more for --plateau-monitor val_loss")
     require(
-        "plateau_monitor", config.plateau_monitor != "test_loss" or config.test, "train_loss or val_loss with --no-test"
+        "val_size",
+        config.plateau_monitor != "val_loss" or config.val_size > 0,
+        "1 or more for --plateau-monitor val_loss",
+    )
+    require(
+        "plateau_monitor",
+        config.plateau_monitor != "test_loss" or config.test,
+        "train_loss or val_loss with --no-test",
     )
     num_train = total - config.val_size
     require("batch_size", config.batch_size <= num_train, f"at most the {num_train} training images")

@@ -12,9 +12,11 @@ import pytest
 
 import cifar_flax
 from cifar_flax import cli, commands
+from cifar_flax.commands import common
 from cifar_flax.config import Config
+from cifar_flax.explaining import cam, predictions
 
-COMMANDS = ("train", "sweep", "explain", "data", "import", "export", "augment")
+COMMANDS = ("train", "explain", "compare", "evaluate", "pictures", "sweep", "data", "export", "import")
 
 
 def helped(capsys, *words):
@@ -36,7 +38,10 @@ def test_version_and_usage(capsys):
 def test_a_word_that_is_no_command_is_one_line(capsys):
     assert commands.main(["trian"]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("error: trian is no command: expected one of train, ") and error.count("\n") == 1
+    assert (
+        error.startswith("error: trian is no command: did you mean train? expected one of train, ")
+        and error.count("\n") == 1
+    )
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -62,11 +67,15 @@ def test_an_error_holds_no_control_character(capsys, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["train", "explain"])
+@pytest.mark.parametrize("name", COMMANDS)
 def test_help_is_answered_without_jax(name):
     answer = f"import sys; from cifar_flax import commands\ntry: commands.main(['{name}', '--help'])\n"
     code = answer + "except SystemExit: pass\nassert 'jax' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_the_choices_in_the_help_are_those_there_are():
+    assert tuple(cam.METHODS) == common.METHODS and common.SORTS == predictions.SORTS
 
 
 def test_waiting_shows_the_time_on_a_terminal_and_nothing_elsewhere(monkeypatch, capsys):

@@ -43,7 +43,7 @@ def test_default_is_the_assignment():
         16,
     )
     assert not run.random_flip
-    assert run.monitor == "train_loss"
+    assert run.plateau_monitor == "train_loss"
 
 
 def test_flags_change_their_preset():
@@ -73,7 +73,10 @@ def test_every_field_has_a_flag_with_help():
         ("--val-size 49900", "at most the 100 training images"),
         ("--val-size 50000", "fewer than the 50000 training images"),
         ("--val-size -1", "0 or more"),
-        ("--plateau-monitor test_loss --no-test", "--plateau-monitor is test_loss: expected train_loss or val_loss with --no-test"),
+        (
+            "--plateau-monitor test_loss --no-test",
+            "--plateau-monitor is test_loss: expected train_loss or val_loss with --no-test",
+        ),
         ("--plateau-monitor val_loss", "--val-size is 0: expected 1 or more for --plateau-monitor val_loss"),
         ("--learning-rate 0", "a finite number above 0"),
         ("--learning-rate nan", "a finite number above 0"),
@@ -84,7 +87,7 @@ def test_every_field_has_a_flag_with_help():
         ("--clip-norm nan", "0 or more"),
         ("--label-smoothing 1", r"a number in [0, 1)"),
         ("--ema-decay 1", r"a number in [0, 1)"),
-        ("--plateau-patience 0", "--plateau-patience is 0: expected 1 or more"),
+        ("--plateau-patience -1", "--plateau-patience is -1: expected 0 or more"),
         ("--plateau-factor 1", r"a number in (0, 1)"),
         ("--plateau-threshold 0", r"a number in (0, 1)"),
         ("--plateau-cooldown -1", "0 or more"),
@@ -109,6 +112,24 @@ def test_values_out_of_range_are_named(words, message):
 def test_json_round_trip():
     for run in config.PRESETS.values():
         assert config.from_json(config.to_json(run)) == run
+
+
+def test_a_config_of_an_earlier_version_is_read_by_what_it_meant():
+    """Its names were others, its patience was one more than PyTorch's, and what it had no field for was off."""
+    earlier = {"data": "full", "monitor": "test_loss", "patience": 3, "factor": 0.7, "rtol": 0.1, "cooldown": 2}
+    found = config.from_json(json.dumps(earlier | {"min_scale": 0.01, "zero_init_residual": False}))
+    assert found == config.Config(
+        dataset="cifar10",
+        plateau_monitor="test_loss",
+        plateau_patience=2,
+        plateau_factor=0.7,
+        plateau_threshold=0.1,
+        plateau_cooldown=2,
+        plateau_min_scale=0.01,
+        muon_learning_rate=0.0,
+        muon_weight_decay=0.0,
+        sam_rho=0.0,
+    )
 
 
 @pytest.mark.parametrize(

@@ -12,19 +12,19 @@ import safetensors.numpy
 
 import explain
 import train
-from cifar_flax import config
-from cifar_flax.commands import augment, sweep
-from cifar_flax.data import __main__ as data
-from cifar_flax.interop import __main__ as interop
+from cifar_flax import commands, config
 from cifar_flax.interop import to_state_dict
 from cifar_flax.network import weights
 from cifar_flax.training import trained
 
-COMMANDS = {"train": train, "explain": explain, "data": data, "augment": augment, "sweep": sweep, "interop": interop}
+SCRIPTS = {"train": train.main, "explain": explain.main}  # the others are called by cifar-flax
 
 TRAIN = {
     "--preset huge": "invalid choice: 'huge' (choose from",
-    "--epoch 3": "unrecognized arguments: --epoch 3",
+    "--epoch 3": "unrecognized arguments: --epoch 3; did you mean --epochs?; see --help",
+    "--patience 3": "unrecognized arguments: --patience 3; did you mean --plateau-patience?",
+    "--lr 0.1": "--lr is not a flag of train.py: use --learning-rate",
+    "--data sample": "--data is not a flag of train.py: use --dataset",
     "extra": "unrecognized arguments: extra",
     "--epochs": "argument --epochs: expected one argument",
     "--epochs many": "argument --epochs: invalid int value: 'many'",
@@ -48,7 +48,7 @@ TRAIN = {
     "--clip-norm nan": "--clip-norm is nan: expected a finite number, 0 or more",
     "--label-smoothing 1": "--label-smoothing is 1.0: expected a number in [0, 1)",
     "--ema-decay -0.1": "--ema-decay is -0.1: expected a number in [0, 1)",
-    "--plateau-patience 0": "--plateau-patience is 0: expected 1 or more",
+    "--plateau-patience -1": "--plateau-patience is -1: expected 0 or more",
     "--plateau-factor 1": "--plateau-factor is 1.0: expected a number in (0, 1)",
     "--plateau-threshold 0": "--plateau-threshold is 0.0: expected a number in (0, 1)",
     "--plateau-cooldown -1": "--plateau-cooldown is -1: expected 0 or more",
@@ -95,7 +95,7 @@ SLOWER_TRAIN = {
     "--preset smoke --out new --devices 99": "--devices is 99: expected 1 to the",
     "--dataset sample --batch-size 1000 --widths 4096,8 --strides 1,2 --out new": "of memory for this network",
     "--preset smoke --profile text": "--profile text cannot be written",
-    "--preset smoke --out new --init nowhere": "nowhere is not there: expected a .safetensors file",
+    "--preset smoke --out new --init nowhere": "--init nowhere is no checkpoint",
     "--preset smoke --out new --init torch.safetensors": "a PyTorch state dict becomes one with",
     "--preset smoke --out new --init ours.safetensors --widths 8,16,32": "change --widths and --strides",
 }
@@ -106,21 +106,20 @@ EXPLAIN = {
     "--ckpt text": "text cannot be read as safetensors",
     "--ckpt cut.safetensors": "cut.safetensors cannot be read as safetensors",
     "--ckpt flipped.safetensors": "flipped.safetensors is damaged: its SHA-256 sum is another",
-    "--ckpt torch.safetensors": "expected cifar_flax/2, as explain.py --export writes",
-    "--layer stage9": "--layer stage9 is not known: expected one of stem, stage1, stage2, stage3, stage4",
+    "--ckpt torch.safetensors": "expected cifar_flax/2, as cifar-flax export writes",
+    "--stage stage9": "--stage stage9 is not known: expected one of stem, stage1, stage2, stage3, stage4",
     "--true kitten": "--true kitten is not known: expected one of airplane, automobile",
-    "--pred 3": "--pred 3 is not known",
-    "--method cam": "--method cam is not known: expected one of grad-cam, grad-cam++",
-    "--sort size": "--sort size is not known: expected one of index, confidence, loss",
+    "--predicted 3": "--predicted 3 is not known",
+    "--method cam": "argument --method: invalid choice: 'cam' (choose from ",
+    "--sort size": "argument --sort: invalid choice: 'size'",
     "--count 0": "--count is 0: expected 1 or more",
     "--count x": "argument --count: invalid int value: 'x'",
     "--indices 1,x": "--indices 1,x: expected numbers separated by commas",
     "--indices 3 --true cat": "--indices names the images, and --true chooses among all: leave out one of them",
-    "--indices 3 --pred cat": "--indices names the images, and --pred chooses among all",
+    "--indices 3 --predicted cat": "--indices names the images, and --predicted chooses among all",
     "--indices 3 --sort loss": "--indices names the images, and --sort chooses among all",
     "--indices 3 --count 20": "--indices names the images, and --count chooses among all",
     "--indices 3,5,3": "--indices names 3 twice: name each image once",
-    "--images text --count 3": "--count is about the test set",
     "--ckpt nan.safetensors": "nan.safetensors: stage1_block1.conv1.kernel has 1 numbers of 5184 that are not finite",
     "--ckpt about.safetensors": "about.safetensors has a broken header: about is no object",
     "--ckpt rows.safetensors": "rows.safetensors has a broken header: metrics is no list of epochs",
@@ -133,32 +132,43 @@ EXPLAIN = {
     "--out there --overwrite": "--out there holds something else, and is not overwritten: choose another",
     "--out text --overwrite": "--out text is a file: choose another",
     "--out text/below": "--out text/below cannot be written",
-    "--export text": "--export text: expected a name that ends in .safetensors",
-    "--export cut.safetensors": "--export cut.safetensors exists",
-    "--export new.safetensors --images text": "--export only writes the network as a file, and --images is not about",
-    "--export new.safetensors --layer stage1": "--export only writes the network as a file, and --layer is not about",
-    "--evaluate 1": "--evaluate is 1: expected 2 or more images",
-    "--evaluate -5": "--evaluate is -5: expected 2 or more images",
-    "--evaluate 1001": "--evaluate is 1001: expected at most the 1,000 images",
-    "--evaluate many": "argument --evaluate: invalid int value: 'many'",
-    "--evaluate --seed -1": "--seed is -1: expected 0 or more",
     "--human-labels nowhere": "--human-labels nowhere is not there: expected cifar10h-counts.npy",
     "--label-errors nowhere": "--label-errors nowhere is not there: expected cifar10_mturk.json",
     "--human-labels text": "--human-labels text cannot be read as a NumPy array",
     "--human-labels short.npy": "--human-labels short.npy has the shape (9999, 10)",
     "--label-errors text": "--label-errors text cannot be read as JSON",
     "--label-errors far.json": "--label-errors far.json, entry 0: expected counts, and an id below 10,000",
-    "--compare nowhere": "--compare nowhere is no checkpoint: expected a run directory",
-    "--images nowhere": "--images nowhere is not there: expected a picture or a folder",
-    "--images text": "--images text cannot be read as a picture: leave it out",
-    "--images there": "--images there holds no picture",
-    "--images nowhere --true cat": "--true is about the test set",
-    "--images nowhere --out there": "--out there holds something else",
-    "--half": "--half is about --export FILE, which is not given",
-    "--export nowhere/x.safetensors": "nowhere/x.safetensors cannot be written",
     "--dataset cifar10 --source sample": "for the sample use --dataset sample",
-    "--data half": "invalid choice: 'half'",
+    "--dataset half": "invalid choice: 'half'",
+    "--compare other": "--compare is not a flag of explain.py: use cifar-flax compare OTHER --ckpt ...",
+    "--evaluate": "--evaluate is not a flag of explain.py: use cifar-flax evaluate --ckpt ...",
+    "--images x.png": "--images is not a flag of explain.py: use cifar-flax pictures PATH ... --ckpt ...",
+    "--export x": "--export is not a flag of explain.py: use cifar-flax export --out FILE --ckpt ...",
+    "--ckpt compac": "--ckpt compac is no checkpoint: expected a run directory, one of its checkpoints/<epoch>, a",
     "--unknown": "unrecognized arguments: --unknown",
+}
+COMPARE = {
+    "": "the following arguments are required: OTHER",
+    "nowhere": "OTHER nowhere is no checkpoint: expected a run directory",
+    "ours.safetensors --count 0": "--count is 0: expected 1 or more",
+    "ours.safetensors --out there": "--out there holds something else",
+}
+EVALUATE = {
+    "--num-images 1": "--num-images is 1: expected 2 or more",
+    "--num-images -5": "--num-images is -5: expected 2 or more",
+    "--num-images 1001": "--num-images is 1001: expected at most the 1,000 images",
+    "--num-images many": "argument --num-images: invalid int value: 'many'",
+    "--seed -1": "--seed is -1: expected 0 or more",
+    "--out text": "--out text is a file: choose another",
+}
+PICTURES = {
+    "": "the following arguments are required: PATH",
+    "nowhere": "nowhere is not there: expected a picture or a folder",
+    "text": "text cannot be read as a picture: leave it out",
+    "there": "there holds no picture",
+    "text --stage stage9": "--stage stage9 is not known",
+    "text --true cat": "unrecognized arguments: --true cat",
+    "nowhere --out there": "--out there holds something else",
 }
 DATA = {
     "": "the following arguments are required: action",
@@ -170,14 +180,6 @@ DATA = {
     "prepare --data-dir there": "--data-dir there holds precious and no CIFAR-10",
     "prepare --data-dir text": "--data-dir text cannot be read",
     "prepare --source archive --data-dir broken": "cannot be read as an archive",
-}
-AUGMENT = {
-    "": "the following arguments are required: --out",
-    "--out nowhere/grid.png": "--out nowhere/grid.png cannot be written",
-    "--out there": "--out there exists: choose another, or delete it",
-    "--out text": "--out text exists: choose another, or delete it",
-    "--out grid.pdf": "grid.pdf: pictures are PNG files; expected a name that ends in .png",
-    "--out grid.png --seed x": "argument --seed: invalid int value: 'x'",
 }
 SWEEP = {
     "": "the following arguments are required: --out",
@@ -205,27 +207,33 @@ SWEEP = {
     "--out text": "--out text cannot be written",
     "--out swept --preset smoke": "holds another run: widths",
 }
-INTEROP = {
-    "": "the following arguments are required: action",
-    "convert": "invalid choice: 'convert'",
-    "import": "the following arguments are required: model, --out",
-    "import nothing.safetensors --out x.safetensors": "nothing.safetensors is no file",
-    "import text --out x.safetensors": "unknown kind",
-    "import cut.safetensors --out x.safetensors": "cannot be read as safetensors",
-    "import float8.safetensors --out x.safetensors": "float8.safetensors: x is of type F8_E4M3, which is not read",
-    "import torchnan.safetensors --out x.safetensors": "the state dict: layer1.0.conv1.weight has 1 numbers of 5184",
-    "import ours.safetensors --out x.safetensors": "no layer1.0.conv1.weight among",
-    "import torch.safetensors --out x.npz": "expected a name that ends in .safetensors",
-    "import torch.safetensors --out cut.safetensors": "cut.safetensors exists",
-    "import torch.safetensors --out x.safetensors --strides 1,two": "--strides: invalid list of",
-    "import torch.safetensors --out x.safetensors --strides 1,2": "one for each of 4 --widths",
-    "import torch.safetensors --out x.safetensors --std 0,1,1": "--std: invalid list of 3 numbers",
-    "import torch.safetensors --out nowhere/x.safetensors": "nowhere/x.safetensors cannot be written",
-    "export": "export needs --out",
-    "export --out x.onnx": "unknown kind",
-    "export --out cut.safetensors": "cut.safetensors exists",
-    "export --out nowhere/x.safetensors": "nowhere/x.safetensors cannot be written",
-    "export --ckpt nothing --out x.safetensors": "--ckpt nothing is no checkpoint",
+IMPORT = {
+    "": "the following arguments are required: model, --out",
+    "nothing.safetensors --out x.safetensors": "nothing.safetensors is no file",
+    "text --out x.safetensors": "unknown kind",
+    "cut.safetensors --out x.safetensors": "cannot be read as safetensors",
+    "float8.safetensors --out x.safetensors": "float8.safetensors: x is of type F8_E4M3, which is not read",
+    "torchnan.safetensors --out x.safetensors": "the state dict: layer1.0.conv1.weight has 1 numbers of 5184",
+    "ours.safetensors --out x.safetensors": "no layer1.0.conv1.weight among",
+    "torch.safetensors --out x.npz": "expected a name that ends in .safetensors",
+    "torch.safetensors --out cut.safetensors": "cut.safetensors exists",
+    "torch.safetensors --out x.safetensors --strides 1,two": "--strides: invalid list of",
+    "torch.safetensors --out x.safetensors --strides 1,2": "one for each of 4 --widths",
+    "torch.safetensors --out x.safetensors --std 0,1,1": "--std: invalid list of 3 numbers",
+    "torch.safetensors --out nowhere/x.safetensors": "nowhere/x.safetensors cannot be written",
+}
+EXPORT = {
+    "": "export needs --out",
+    "--format onnx --out x": "argument --format: invalid choice: 'onnx'",
+    "--format pytorch --out x.onnx": "unknown kind",
+    "--format pytorch --out cut.safetensors": "cut.safetensors exists",
+    "--format pytorch --out nowhere/x.safetensors": "nowhere/x.safetensors cannot be written",
+    "--format pytorch --out x.safetensors --half": "--half is of --format flax, and not of pytorch",
+    "--format card --out text": "--out text cannot be written",
+    "--out text": "--out text: expected a name that ends in .safetensors",
+    "--out cut.safetensors": "--out cut.safetensors exists",
+    "--out nowhere/x.safetensors": "nowhere/x.safetensors cannot be written",
+    "--ckpt nothing --out x.safetensors": "--ckpt nothing is no checkpoint",
 }
 TABLE = [
     pytest.param(command, words, message, id=f"{command} {words}", marks=marks)
@@ -234,9 +242,12 @@ TABLE = [
         ("train", SLOWER_TRAIN, pytest.mark.slow),
         ("explain", EXPLAIN, ()),
         ("data", DATA, ()),
-        ("augment", AUGMENT, ()),
+        ("compare", COMPARE, ()),
+        ("evaluate", EVALUATE, ()),
+        ("pictures", PICTURES, ()),
         ("sweep", SWEEP, ()),
-        ("interop", INTEROP, ()),
+        ("import", IMPORT, ()),
+        ("export", EXPORT, ()),
     )
     for words, message in rows.items()
 ]
@@ -244,7 +255,7 @@ TABLE = [
 
 def write_crafted(folder):
     """Files that are intact, of this program's format and with its checksums, and hold what it never writes."""
-    loaded = weights.load_weights(trained.EMBEDDED)
+    loaded = weights.load_weights(trained.PUBLISHED["compact"])
     params = weights.unflatten({name: tensor.copy() for name, tensor in weights.flatten(loaded.params).items()})
     kernel = params["stage1_block1"]["conv1"]["kernel"]
     tensors = {name: np.asarray(tensor) for name, tensor in weights.flatten(params).items()}
@@ -284,11 +295,11 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "run" / "config.json").write_text(smoke)
     (tmp_path / "edited" / "config.json").write_text(smoke.replace('"batch_size": 64', '"batch_size": -5'))
     (tmp_path / "scribbled" / "config.json").write_bytes(b"\xff{")
-    embedded = trained.EMBEDDED.read_bytes()
+    embedded = trained.PUBLISHED["compact"].read_bytes()
     (tmp_path / "ours.safetensors").write_bytes(embedded)
     (tmp_path / "cut.safetensors").write_bytes(embedded[:5000])
     (tmp_path / "flipped.safetensors").write_bytes(embedded[:-9] + bytes([embedded[-9] ^ 1]) + embedded[-8:])
-    state_dict = to_state_dict(weights.load_weights(trained.EMBEDDED).params)
+    state_dict = to_state_dict(weights.load_weights(trained.PUBLISHED["compact"]).params)
     safetensors.numpy.save_file(state_dict, tmp_path / "torch.safetensors")
     broken = {name: tensor.copy() for name, tensor in state_dict.items()}
     broken["layer1.0.conv1.weight"][0, 0, 0, 0] = np.inf
@@ -307,7 +318,7 @@ def content(folder):
 def test_wrong_input_is_one_line_and_exit_code_2(command, words, message, folder, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", [command])
     before = content(folder)
-    code = COMMANDS[command].main(words.split())
+    code = SCRIPTS.get(command, lambda words: commands.main([command, *words]))(words.split())
     errors = capsys.readouterr().err
     assert code == 2, errors
     lines = errors.splitlines()

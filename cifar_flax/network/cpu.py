@@ -75,11 +75,10 @@ class _LayerNorm(nn.Module):
     feature_axes: int
     epsilon: float
     dtype: Any
-    scale_init: nn.initializers.Initializer
 
     @nn.compact
     def __call__(self, x):
-        scale = self.param("scale", self.scale_init, x.shape[-1:])
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
         bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
         rows = _rows(x)
         scale, bias = (_kept(jnp.tile(a, rows.shape[-1] // x.shape[-1])) for a in (scale, bias))

@@ -178,8 +178,8 @@ def load_weights(path: Path) -> Weights:
     tensors, metadata = read_tensors(path)
     if metadata.get("format") != FORMAT:
         raise UserError(
-            f"{path} is of format {metadata.get('format')}: expected {FORMAT}, as explain.py --export writes; "
-            "a PyTorch state dict becomes one with python -m cifar_flax.interop import"
+            f"{path} is of format {metadata.get('format')}: expected {FORMAT}, as cifar-flax export writes; "
+            "a PyTorch state dict becomes one with cifar-flax import"
         )
     try:
         if metadata["sha256"] != _checksum(tensors, metadata):

@@ -144,7 +144,9 @@ def _run_epoch(beginning: Beginning, progress: Progress, bar: tqdm, on_pause: Ca
     row["relative_step"] = float(sums.relative_step_sum) / (progress.steps - int(sums.skipped))
     row["kernel_norm"] = float(kernel_norm(state.params))
     if epoch > config.warmup_epochs:
-        state = program.advance_plateau(state, row[config.plateau_monitor] - _floor(config, program.model.spec.num_classes))
+        state = program.advance_plateau(
+            state, row[config.plateau_monitor] - _floor(config, program.model.spec.num_classes)
+        )
     if broken := [name for name, value in row.items() if not math.isfinite(value)]:
         raise NonFiniteError(
             f"{broken[0]} is not finite after epoch {epoch}: stopped, the last good checkpoint is kept; "

@@ -348,7 +348,9 @@ def test_steps_that_are_not_finite_can_be_skipped_and_are_counted(tiny, few, tmp
 
 @pytest.mark.parametrize("monitor", ["val_loss", "test_loss"])
 def test_plateau_can_watch_other_losses(monitor, tiny, few, tmp_path, capsys):
-    config = dataclasses.replace(tiny, plateau_monitor=monitor, val_size=40, plateau_threshold=0.999, plateau_cooldown=0, epochs=4)
+    config = dataclasses.replace(
+        tiny, plateau_monitor=monitor, val_size=40, plateau_threshold=0.999, plateau_cooldown=0, epochs=4
+    )
     rows = loop.fit(config, few, tmp_path / "run")
     assert rows[0]["val_total"] == 40 and rows[0]["train_total"] == 160
     # Warm-up (epoch 1) is not shown to the plateau; epoch 2 is its first value, the best so far.

@@ -134,8 +134,11 @@ def test_without_muons_rate_there_is_no_muon(monkeypatch):
 
 def test_what_the_plateau_is_built_of(seen):
     assert dict(seen["plateau"]) == {
-        name: getattr(GIVEN, f"plateau_{name}")
-        for name in ("patience", "factor", "threshold", "cooldown", "min_scale")
+        "patience": GIVEN.plateau_patience,
+        "factor": GIVEN.plateau_factor,
+        "threshold": GIVEN.plateau_threshold,
+        "cooldown": GIVEN.plateau_cooldown,
+        "min_scale": GIVEN.plateau_min_scale,
     }
 
 
