@@ -29,7 +29,6 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 ROOT = Path(__file__).parents[1]
-SCRIPTS = ("report.html", "live.js", "network.js", "own.html")
 OPERATORS = {ast.Add: "-", ast.Sub: "+", ast.Mult: "/", ast.Div: "*", ast.FloorDiv: "*", ast.Mod: "+", ast.Pow: "*"}
 COMPARISONS = {"==": "!=", "!=": "==", "<": "<=", "<=": "<", ">": ">=", ">=": ">", "is": "is not", "is not": "is"}
 TWINS = {"min": "max", "any": "all", "argmax": "argmin", "mean": "sum", "zeros": "ones", "floor": "ceil"}
@@ -48,14 +47,13 @@ IN_SCRIPT += [
 E2E, ARTEFACTS = "tests/e2e/test_explain.py", "tests/explaining/test_artefacts.py"
 PAGE, LIVE = "tests/explaining/test_report.py", "tests/explaining/test_live.py"
 EVALUATION, MISUSE, LOOP = "tests/explaining/test_evaluation.py", "tests/test_misuse.py", "tests/training/test_loop.py"
+OWN = ["tests/explaining/test_own.py", f"{E2E}::test_pictures_of_ones_own_are_explained_and_broken_ones_named"]
 TESTS = {
-    "explaining/live.js": [LIVE],
-    "explaining/network.js": [LIVE],
-    "explaining/report.html": [PAGE, LIVE],
-    "explaining/own": [
-        "tests/explaining/test_own.py",
-        f"{E2E}::test_pictures_of_ones_own_are_explained_and_broken_ones_named",
-    ],
+    "explaining/page/live.js": [LIVE],
+    "explaining/page/network.js": [LIVE],
+    "explaining/page/pictures": OWN,
+    "explaining/page/": [PAGE, LIVE],
+    "explaining/own": OWN,
     "explaining/people.py": [ARTEFACTS, f"{E2E}::test_what_people_say_is_in_manifest_and_report", PAGE],
     "explaining/calibration.py": [EVALUATION],
     "explaining/evaluation.py": [EVALUATION, f"{E2E}::test_an_evaluation_is_in_files_pictures_and_report"],
@@ -171,11 +169,8 @@ def _of_the_same_type(function: ast.FunctionDef) -> Iterator[tuple[int, int, int
 
 
 def _script_changes(text: str) -> Iterator[tuple[int, int, int, str]]:
-    """The same for a file with JavaScript; strings and comments are left out."""
-    begin = text.find('"use strict"')
+    """The same for a script; strings and comments are left out."""
     for number, line in enumerate(text.splitlines(), start=1):
-        if sum(map(len, text.splitlines(keepends=True)[:number])) <= begin:
-            continue
         code = re.sub(r'"stroke-width": \d|"[^"]*"|/\*.*|//.*|</?\w+>', lambda found: " " * len(found[0]), line)
         code = re.sub(r"(^|\})([^{}`]*?)(\$\{|`)", lambda x: x[0] if "=" in x[2] else " " * len(x[0]), code)
         if line.startswith(("   ", "/*")) and "*/" in line:
@@ -197,7 +192,7 @@ def draw(root: Path, rng: random.Random, python: int, script: int) -> list[Fault
             lines = path.read_text().splitlines()
             for change in _changes(ast.parse(path.read_text()), lines):
                 _add(by_kind[0], path.relative_to(root).as_posix(), lines, *change)
-    for path in [package / "explaining" / name for name in SCRIPTS]:
+    for path in sorted((package / "explaining" / "page").glob("*.js")):
         lines = path.read_text().splitlines()
         for change in _script_changes(path.read_text()):
             _add(by_kind[1], path.relative_to(root).as_posix(), lines, *change)
@@ -238,6 +233,8 @@ def is_there(root: Path, test: str) -> bool:
 def plant(root: Path, fault: Fault) -> str | None:
     """Changes the line, wherever it now is; returns the file's text as it was, or None where there is no such line."""
     path = root / fault.file
+    if not path.exists():
+        return None
     text = path.read_text()
     lines = text.splitlines(keepends=True)
     places = [i for i, line in enumerate(lines) if line.rstrip("\n") == fault.before]

@@ -20,14 +20,13 @@ from scipy.spatial.distance import cdist
 from cifar_flax import data, files
 from cifar_flax.data import CLASS_NAMES
 from cifar_flax.errors import UserError, printable
-from cifar_flax.explaining import cam, explanation
+from cifar_flax.explaining import cam, explanation, pages
 from cifar_flax.explaining.folder import PICTURES, replacing
 from cifar_flax.network import model
 from cifar_flax.training.trained import Network
 
 SIZE = 32
 UNLIKE_SHARE, NEIGHBOUR = 0.05, 10
-_PAGE = Path(__file__).parent / "own.html"
 _SHOWN = 320  # pixels along a picture on the page
 _LAYER = 64  # pixels along a map on the page, which the browser stretches
 
@@ -173,6 +172,7 @@ def _card(picture: Picture, entry: dict[str, Any], raw: np.ndarray) -> dict[str,
         "whole": _encoded(whole, "JPEG"),
         "middle": _encoded(ImageOps.fit(middle, (side, side), Image.Resampling.BILINEAR), "JPEG"),
         "input": _encoded(Image.fromarray(picture.pixels), "PNG"),
+        "classes": list(range(len(CLASS_NAMES))),
         "layers": [_layer(raw[label]) for label in range(len(CLASS_NAMES))],
     }
 
@@ -237,10 +237,9 @@ def write(
         "refused": list(refused),
     }
     cards = [_card(picture, entry, maps) for picture, entry, maps in zip(pictures, entries, raw, strict=True)]
-    content = files.to_json(manifest | {"class_names": list(CLASS_NAMES), "pictures": cards}).replace("<", "\\u003c")
+    content = manifest | {"class_names": list(CLASS_NAMES), "image_size": SIZE, "pictures": cards}
     with replacing(folder, PICTURES, overwrite=overwrite) as new:
         (new / PICTURES).write_text(files.to_json(manifest, indent=1) + "\n")
         np.savez(new / "cams.npz", files=[entry["file"] for entry in entries], raw=raw)
-        page = _PAGE.read_text(encoding="utf-8").replace("__DATA__", content)
-        (new / "pictures.html").write_text(page, encoding="utf-8")
+        (new / "pictures.html").write_text(pages.render("pictures.html", content), encoding="utf-8")
     return manifest

@@ -1,28 +1,26 @@
 """The HTML report: one file for a person, with its pictures, maps and script inside.
 
-The page is `report.html` beside this module, with the scripts `network.js` and `live.js`; here it is given its data,
-as JSON. The page itself writes every string as text, never as HTML.
+The page is `page/report.html`; here it is given its data, as JSON. The page itself writes every string as text, never
+as HTML.
 """
 
 import base64
 import io
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from cifar_flax import files
 from cifar_flax.data.normalization import MEAN, STD
-from cifar_flax.explaining import cam, comparison
+from cifar_flax.explaining import cam, comparison, pages
 from cifar_flax.explaining.comparison import Comparison
 from cifar_flax.explaining.explanation import TestSet
 from cifar_flax.explaining.trust_tables import Table
 from cifar_flax.network import weights
 from cifar_flax.training.trained import Network
 
-_FOLDER = Path(__file__).parent
+_SIDE = 32
 _SPRITE_COLUMNS = 40
 _LARGEST_MAP = 16
 # Bytes of the parameters that a page takes, so that it stays under 8 MB: 500,000 of float32, twice as many of float16.
@@ -144,6 +142,7 @@ def render(
             "true": int(test.labels[position]),
             "predicted": int(probabilities[position].argmax()),
             "probabilities": [round(float(x), 4) for x in probabilities[position]],
+            "classes": list(range(len(test.class_names))),
             "scales": [float(f"{x:.4g}") for x in scale],
         }
         | ({"badge": badges[position]} if badges and badges[position] else {})
@@ -155,6 +154,7 @@ def render(
         "trust": [table._asdict() | {"picture": _base64((pictures or {}).get(table.picture, b""))} for table in trust],
         "is_sample": "sample" in manifest["data"].lower(),
         "class_names": list(test.class_names),
+        "image_size": _SIDE,
         "confusion": confusion.tolist(),
         "rows": rows,
         "images": images,
@@ -167,9 +167,4 @@ def render(
     }
     if compared is not None:
         content["compared"] = _compared(compared, shown)
-    # Inside a script element only "</" could end it, and "<!--" change its meaning.
-    embedded = files.to_json(content).replace("<", "\\u003c")
-    page = (_FOLDER / "report.html").read_text(encoding="utf-8")
-    for script in ("network.js", "live.js"):
-        page = page.replace(f"/* {script} */", (_FOLDER / script).read_text(encoding="utf-8"))
-    return page.replace("__DATA__", embedded)
+    return pages.render("report.html", content)
