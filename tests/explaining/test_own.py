@@ -173,6 +173,7 @@ def test_a_picture_that_is_not_square_is_explained_by_its_middle(network, sample
     logits = explanation.predict(network, given[None])
     np.testing.assert_allclose(entry["probabilities"], softmax(logits[0].astype(float)), atol=1e-5)
     assert entry["predicted"] == CLASS_NAMES[logits[0].argmax()] and card["title"] == "a.png"
+    assert shown["image_size"] == 32 and card["classes"] == list(range(10))
     assert shown["class_names"] == list(CLASS_NAMES) and shown["threshold"] == manifest["threshold"]
 
 

@@ -34,5 +34,6 @@ export function bar(tag, name, share, text) {
   inner.style.width = `${100 * share}%`;
   outer.append(inner);
   row.append(make("span", name), outer, make("span", text));
+  row.title = name; // which is cut where it is long
   return row;
 }

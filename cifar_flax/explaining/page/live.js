@@ -90,6 +90,7 @@ function showTop({ order, logits, probabilities }, which) {
     const c = order[i];
     const [name, outer, share, logit] = button.children;
     button.hidden = i >= count;
+    button.title = names[c];
     button.setAttribute("aria-pressed", c === which);
     button.setAttribute("aria-label", `${names[c]}: ${percent(probabilities[c])}, logit ${logits[c].toFixed(2)}`);
     button.onclick = () => {
