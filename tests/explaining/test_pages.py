@@ -144,7 +144,7 @@ def three():
 
 @pytest.fixture(scope="module")
 def hundred():
-    return Report([LONG, *(f"class number {i}" for i in range(1, 100))], 24, 140)
+    return Report([LONG, *(f"class number {i}" for i in range(1, 100))], 24, 60)
 
 
 @pytest.fixture(scope="module")
@@ -285,6 +285,12 @@ def test_maps_are_of_the_classes_that_an_image_has(request, which):
     offered = page.locator("#map option").evaluate_all("all => all.map(x => x.value)")
     has = {c for each in report.classes for c in each}
     assert offered == ["predicted", "true", "difference", "none", *map(str, sorted(has))]
+    for choice, of in (("true", report.labels[5]), ("predicted", report.guesses[5])):
+        page.select_option("#map", choice)
+        page.locator(".card[data-index='50']").click()
+        pressed = page.locator("#detail-maps [aria-pressed='true']").inner_text().split("\n")[0]
+        assert pressed == report.content["class_names"][of]
+        page.click("#close")
 
 
 def test_an_image_without_the_chosen_map_is_shown_plain(hundred_page, hundred):
@@ -333,7 +339,9 @@ def test_a_hundred_classes_and_a_long_name_fit(hundred_page, hundred):
     box.evaluate("x => { x.scrollLeft = x.scrollTop = 0; }")
     for width in (1200, 380):
         page.set_viewport_size({"width": width, "height": 800})
-        page.locator("#gallery .card").last.click()
+        page.select_option("#kind", "all")
+        page.locator(".card[data-index='0']").click()
+        assert LONG in page.locator("#detail-title").inner_text()
         assert page.locator("#detail").evaluate("x => x.scrollWidth <= x.clientWidth")
         page.click("#close")
     page.set_viewport_size({"width": 1200, "height": 900})
@@ -405,7 +413,7 @@ def test_pictures_have_the_maps_of_the_classes_they_were_explained_for(show, hun
     page = show(pages.render("pictures.html", about | {"pictures": [picture]}), "article")
     assert page.locator("#known").inner_text().startswith("The network knows 100 classes")
     assert "its middle, 24 x 24" in page.locator("article").inner_text()
-    figures = {figure.inner_text().split("\n")[-1]: figure for figure in page.locator(".layers figure").all()}
+    figures = {figure.inner_text().split("\n")[-1]: figure for figure in page.locator(".maps figure").all()}
     names = [f"class number {c} {100 * hundred.p[0, c]:.1f}%" for c in (7, 3)]
     assert sorted(figures) == sorted(names)
     assert figures[names[0]].locator(".layer").count() == 1 and figures[names[1]].locator(".zero").count() == 1

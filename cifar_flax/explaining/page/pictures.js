@@ -19,7 +19,7 @@ function article(picture) {
   const box = make("article");
   const top = make("div", undefined, "top");
   const bars = make("div");
-  const maps = make("div", undefined, "layers");
+  const maps = make("div", undefined, "maps");
   const p = picture.probabilities;
   const ranked = names.map((_, i) => i).sort((a, b) => p[b] - p[a]);
   box.append(make("h2", `${picture.title}: ${picture.predicted}, ${percent(p[ranked[0]])}`));
