@@ -46,13 +46,14 @@ IN_SCRIPT += [
 # The tests that belong to a file, besides those of its own name: the first entry that its path begins with.
 E2E, ARTEFACTS = "tests/e2e/test_explain.py", "tests/explaining/test_artefacts.py"
 PAGE, LIVE = "tests/explaining/test_report.py", "tests/explaining/test_live.py"
+PAGES = "tests/explaining/test_pages.py"
 EVALUATION, MISUSE, LOOP = "tests/explaining/test_evaluation.py", "tests/test_misuse.py", "tests/training/test_loop.py"
 OWN = ["tests/explaining/test_own.py", f"{E2E}::test_pictures_of_ones_own_are_explained_and_broken_ones_named"]
 TESTS = {
     "explaining/page/live.js": [LIVE],
     "explaining/page/network.js": [LIVE],
-    "explaining/page/pictures": OWN,
-    "explaining/page/": [PAGE, LIVE],
+    "explaining/page/pictures": [*OWN, PAGES],
+    "explaining/page/": [PAGES, PAGE, LIVE],
     "explaining/own": OWN,
     "explaining/people.py": [ARTEFACTS, f"{E2E}::test_what_people_say_is_in_manifest_and_report", PAGE],
     "explaining/calibration.py": [EVALUATION],

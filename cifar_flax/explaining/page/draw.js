@@ -9,8 +9,9 @@ export const PLAIN = "none";
 export const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
 const decode = (text) => new Int8Array(bytes(text).buffer);
 const jet = bytes(data.jet);
+/* Blue and orange, of a difference. */
 const FOR = [45, 109, 181];
-const AGAINST = [179, 88, 6]; // blue and orange, of a difference
+const AGAINST = [179, 88, 6];
 
 /* ---- what the page holds ---- */
 
