@@ -26,7 +26,6 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 ROOT = Path(__file__).parents[1]
-SCRIPTS = ("report.html", "live.js", "network.js", "own.html")
 ARITHMETIC = {"+": "-", "-": "+", "*": "/", "/": "*", "//": "*", "%": "+"}
 LOGIC = {"<": "<=", "<=": "<", ">": ">=", ">=": ">", "==": "!=", "!=": "==", "is": "is not", "is not": "is"}
 LOGIC |= {"and": "or", "or": "and", "===": "!==", "!==": "===", "&&": "||", "||": "&&"}
@@ -62,9 +61,10 @@ Change = tuple[int, int, int, str]  # a line from 1, its first and last column i
 MISUSE, LOOP = "tests/test_misuse.py", "tests/training/test_loop.py"
 EXPLAINING = [f"tests/explaining/test_{name}.py" for name in ("artefacts", "evaluation", "report")]
 TESTS = {
-    "explaining/live.js": ["tests/explaining/test_live.py"],
-    "explaining/network.js": ["tests/explaining/test_live.py"],
-    "explaining/report.html": ["tests/explaining/test_report.py", "tests/explaining/test_live.py"],
+    "explaining/page/live.js": ["tests/explaining/test_live.py"],
+    "explaining/page/network.js": ["tests/explaining/test_live.py"],
+    "explaining/page/pictures.js": ["tests/explaining/test_own.py", "tests/explaining/test_pages.py"],
+    "explaining/page/": [f"tests/explaining/test_{name}.py" for name in ("pages", "report", "live")],
     "explaining/": [*EXPLAINING, "tests/e2e/test_explain.py"],
     "plots.py": [*EXPLAINING, "tests/e2e/test_explain.py"],
     "commands/": ["tests/test_commands.py", "tests/training/test_sweep.py", MISUSE, "tests/e2e/test_train.py"],
@@ -131,17 +131,16 @@ def _python_changes(text: str) -> Iterator[Change]:
 
 
 def _script_changes(text: str) -> Iterator[Change]:
-    """All changes of a file with JavaScript, which begins at "use strict"."""
+    """All changes of a file of JavaScript."""
 
     def blank(found: re.Match) -> str:
         return "\0" * len(found[0])
 
     code = []
-    before = text[: text.find('"use strict"')].count("\n")
-    for i, line in enumerate(text.encode().decode("latin-1").split("\n")):
+    for line in text.encode().decode("latin-1").split("\n"):
         line = re.sub(r'"stroke-width": \d|"[^"]*"|/\*.*|//.*|</?\w+>|function \w*\(.*?\)', blank, line)
         line = re.sub(r"(^|\})([^{}`]*?)(\$\{|`)", lambda x: x[0] if "=" in x[2] else blank(x), line)  # of templates
-        code.append("" if i <= before or "*/" in line else line)
+        code.append("" if "*/" in line or line.startswith("import ") else line)
     yield from _changes(code, SCRIPT_WORDS)
 
 
@@ -159,7 +158,7 @@ def draw(root: Path, rng: random.Random, python: int, script: int) -> list[Fault
     """Faults of so many lines of Python and of JavaScript."""
     package = root / "cifar_flax"
     modules = [path for path in sorted(package.rglob("*.py")) if "pytorch" not in path.parts]
-    scripts = [package / "explaining" / name for name in SCRIPTS]
+    scripts = sorted((package / "explaining" / "page").glob("*.js"))
     drawn = []
     for paths, changes, count in ((modules, _python_changes, python), (scripts, _script_changes, script)):
         by_line: dict[tuple[str, int], list[Fault]] = {}

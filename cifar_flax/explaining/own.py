@@ -19,7 +19,7 @@ from scipy.spatial.distance import cdist
 from cifar_flax import files
 from cifar_flax.data import Dataset
 from cifar_flax.errors import printable
-from cifar_flax.explaining import cam
+from cifar_flax.explaining import cam, pages
 from cifar_flax.explaining.folder import PICTURES, replacing
 from cifar_flax.explaining.network import MOST_CLASSES, Network, OnBatch
 from cifar_flax.explaining.pictures import Picture
@@ -27,7 +27,6 @@ from cifar_flax.network import model as model_lib
 from cifar_flax.network.model import ResNet
 
 UNLIKE_SHARE, NEIGHBOUR = 0.05, 10
-_PAGE = Path(__file__).parent / "own.html"
 _SHOWN = 320  # pixels along a picture on the page
 _LAYER = 64  # pixels along a map on the page, which the browser stretches
 
@@ -186,10 +185,9 @@ def write(
         _card(picture, entry, maps) | {"classes": explained.tolist()}
         for picture, entry, maps, explained in zip(pictures, entries, raw, classes, strict=True)
     ]
-    content = files.to_json(manifest | {"pictures": cards, "image_size": network.spec.image_size})
-    page = _PAGE.read_text(encoding="utf-8").replace("__DATA__", content.replace("<", "\\u003c"))
+    content = manifest | {"pictures": cards, "image_size": network.spec.image_size}
     with replacing(folder, PICTURES, overwrite=overwrite) as new:
         (new / PICTURES.manifest).write_text(files.to_json(manifest, indent=1) + "\n")
         np.savez(new / "cams.npz", files=[entry["file"] for entry in entries], classes=classes, raw=raw)
-        (new / "pictures.html").write_text(page, encoding="utf-8")
+        (new / "pictures.html").write_text(pages.render("pictures.html", content), encoding="utf-8")
     return manifest

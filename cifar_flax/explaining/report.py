@@ -7,20 +7,17 @@ as JSON. The page itself writes every string as text, never as HTML.
 import base64
 import io
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from cifar_flax import files
-from cifar_flax.explaining import cam, tables
+from cifar_flax.explaining import cam, pages, tables
 from cifar_flax.explaining.analysis import Analysis
 from cifar_flax.explaining.comparison import Comparison
 from cifar_flax.explaining.network import Network
 from cifar_flax.network import weights
 
-_FOLDER = Path(__file__).parent
 _SPRITE_COLUMNS = 40
 _LARGEST_MAP = 16
 # Bytes of the parameters that a page takes, so that it stays under 8 MB: 500,000 of float32, twice as many of float16.
@@ -147,9 +144,4 @@ def render(analysis: Analysis, manifest: dict[str, Any], pictures: Mapping[str, 
     }
     if analysis.comparison is not None:
         content["compared"] = _compared(analysis.comparison, shown)
-    # Inside a script element only "</" could end it, and "<!--" change its meaning.
-    embedded = files.to_json(content).replace("<", "\\u003c")
-    page = (_FOLDER / "report.html").read_text(encoding="utf-8")
-    for script in ("network.js", "live.js"):
-        page = page.replace(f"/* {script} */", (_FOLDER / script).read_text(encoding="utf-8"))
-    return page.replace("__DATA__", embedded)
+    return pages.render("report.html", content)

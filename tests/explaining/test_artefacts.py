@@ -324,6 +324,7 @@ def test_the_curves_are_those_of_the_run(figures):
 def test_the_page_holds_the_predictions_images_and_maps(page, ours, test_set):
     images, labels, indices = test_set
     assert page["is_sample"] is True and page["class_names"] == list(CIFAR10.class_names)
+    assert page["image_size"] == 32 and all(image["classes"] == list(range(10)) for image in page["images"])
     assert page["test_accuracy"] == 100 * (ours.guesses == labels).sum() / 1000
     assert page["rows"] == weights.load_weights(trained.EMBEDDED).about["metrics"]
     place = {int(index): i for i, index in enumerate(indices)}

@@ -6,17 +6,18 @@ import io
 import jax
 import numpy as np
 import pytest
-from cifar_flax.explaining.explanation import TestSet as Images
 from PIL import Image
 
-from cifar_flax.data import CIFAR10
+from cifar_flax.data import normalization
 from cifar_flax.explaining import cam, explanation, report
+from cifar_flax.explaining.explanation import TestSet as Images
 from cifar_flax.network import ResNet, init_params
-from cifar_flax.network.build import build_model
 from cifar_flax.training import trained
+from cifar_flax.training.program import build_model
 
 COUNT = 100
-TRAINING_MEAN = np.round(255 * np.float32(CIFAR10.mean)).astype(np.uint8)
+TRAINING_MEAN = np.round(255 * normalization.MEAN).astype(np.uint8)
+NETWORK = "const {network} = await import('live.js');"
 MARKUP = "<img src=x onerror=alert(1)>"
 
 pytestmark = pytest.mark.slow
@@ -32,7 +33,7 @@ def network():
 @pytest.fixture(scope="module")
 def test_set(sample):
     names = [*sample.class_names[:9], MARKUP]
-    return Images("sample", sample.test.images[:COUNT], sample.test.labels[:COUNT], np.arange(COUNT), names)
+    return Images("sample", sample.test_images[:COUNT], sample.test_labels[:COUNT], np.arange(COUNT), names)
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +74,7 @@ def shared_page(show, render, network):
 @pytest.fixture
 def page(shared_page):
     """The page as it is at first, with its first example."""
+    shared_page.evaluate("history.replaceState(null, '', location.pathname)")  # the link has what was chosen before
     shared_page.reload()
     shared_page.wait_for_function("document.getElementById('live-status').textContent")
     return shared_page
@@ -89,7 +91,9 @@ def settled(page):
 
 def covered(page):
     """The picture as the network in the page is given it, uint8 `[32, 32, 3]`."""
-    return np.array(page.evaluate("Array.from(live.pixels)"), np.uint8).reshape(32, 32, 4)[..., :3]
+    return np.array(page.evaluate("import('live.js').then(({live}) => Array.from(live.pixels))"), np.uint8).reshape(
+        32, 32, 4
+    )[..., :3]
 
 
 def set_range(page, selector, value):
@@ -132,7 +136,10 @@ def assert_says(page, network, test_set, image):
 
 
 def test_logits_are_the_programs(page, test_set, logits):
-    found = [page.evaluate("pixels => network.head(network.features(pixels))", rgba(x)) for x in test_set.images]
+    found = [
+        page.evaluate(f"async pixels => {{ {NETWORK} return network.head(network.features(pixels)); }}", rgba(x))
+        for x in test_set.images
+    ]
     np.testing.assert_allclose(found, logits, rtol=0, atol=1e-3)
 
 
@@ -141,7 +148,7 @@ def test_maps_are_the_programs(page, test_set, logits, raw):
     for image, label, scores, maps in list(zip(test_set.images, test_set.labels, logits, raw, strict=True))[:30]:
         difference = targets[scores.argmax()] - targets[label]
         found = page.evaluate(
-            "([pixels, targets]) => { const x = network.features(pixels); "
+            f"async ([pixels, targets]) => {{ {NETWORK} const x = network.features(pixels); "
             "return targets.map(target => Array.from(network.gradCam(x, target))); }",
             [rgba(image), [*targets.tolist(), difference.tolist()]],
         )
@@ -166,7 +173,9 @@ def test_networks_of_other_shapes_are_the_programs(page, network, test_set, half
     given = report._embedded(other)
     assert given["dtype"] == ("float16" if half else "float32")
     found = page.evaluate(
-        "([given, images]) => { const other = buildNetwork(given, bytes(given.parameters)); "
+        "async ([given, images]) => { const {bytes} = await import('draw.js'); "
+        "const {buildNetwork} = await import('network.js'); "
+        "const other = buildNetwork(given, bytes(given.parameters)); "
         "return images.map(pixels => other.head(other.features(pixels))); }",
         [given, [rgba(image) for image in test_set.images[:10]]],
     )
@@ -175,7 +184,8 @@ def test_networks_of_other_shapes_are_the_programs(page, network, test_set, half
 
 def test_every_finite_float16_is_read(page):
     expected = np.arange(2**16, dtype=np.uint16).view(np.float16).astype(float)
-    found = np.array(page.evaluate("Array.from({length: 2 ** 16}, (_, bits) => float16(bits))"))
+    numbers = "import('network.js').then(({float16}) => Array.from({length: 2 ** 16}, (_, bits) => float16(bits)))"
+    found = np.array(page.evaluate(numbers))
     finite = np.isfinite(expected)
     np.testing.assert_array_equal(found[finite], expected[finite])
 
@@ -192,7 +202,7 @@ def test_page_begins_with_the_most_confident_wrong_prediction(page, network, tes
     position = first_example(test_set, logits)
     np.testing.assert_array_equal(covered(page), test_set.images[position])
     assert f"#{position}: " in page.locator("#covered-caption").inner_text()
-    assert "knows ten classes" in page.locator("#live-what").inner_text()
+    assert "knows 10 classes" in page.locator("#live-what").inner_text()
     assert_says(page, network, test_set, test_set.images[position])
     assert page.locator("#examples button").count() > 3
     page.locator("#examples button").nth(1).click()
@@ -397,7 +407,7 @@ def test_opacity_is_that_of_every_map(page, test_set, raw):
 def photo(sample):
     """Smooth and wide, 301x203."""
     rng = np.random.default_rng(0)
-    base = Image.fromarray(sample.test.images[7]).resize((301, 203), Image.Resampling.BICUBIC)
+    base = Image.fromarray(sample.test_images[7]).resize((301, 203), Image.Resampling.BICUBIC)
     noisy = np.asarray(base, int) + rng.integers(-30, 31, (203, 301, 3))
     return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
 
@@ -467,7 +477,8 @@ def test_picture_can_be_dropped_anywhere(page, photo):
     buffer = io.BytesIO()
     photo.save(buffer, "PNG")
     page.evaluate(
-        "([text, name]) => { const transfer = new DataTransfer(); transfer.items.add(new File([bytes(text)], name)); "
+        "async ([text, name]) => { const {bytes} = await import('draw.js'); "
+        "const transfer = new DataTransfer(); transfer.items.add(new File([bytes(text)], name)); "
         "for (const type of ['dragover', 'drop']) document.body.dispatchEvent("
         "new DragEvent(type, {dataTransfer: transfer, bubbles: true, cancelable: true})); }",
         [base64.b64encode(buffer.getvalue()).decode(), MARKUP],

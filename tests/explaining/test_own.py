@@ -12,12 +12,12 @@ import pytest
 from PIL import Image
 from scipy.special import softmax
 
-from cifar_flax.data import CIFAR10
+from cifar_flax.data import CLASS_NAMES, normalize
 from cifar_flax.errors import UserError
 from cifar_flax.explaining import cam, explanation, folder, own
 from cifar_flax.network import model
-from cifar_flax.network.build import build_model
 from cifar_flax.training import trained
+from cifar_flax.training.program import build_model
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +44,8 @@ def save(tmp_path):
 @pytest.mark.parametrize("ending", ["png", "webp", "bmp", "tiff"])
 def test_a_picture_of_the_networks_size_is_read_as_it_is(save, sample, ending):
     options = {"lossless": True} if ending == "webp" else {}
-    path = save(f"a.{ending}", Image.fromarray(sample.test.images[3]), **options)
-    np.testing.assert_array_equal(own.read(path).pixels, sample.test.images[3])
+    path = save(f"a.{ending}", Image.fromarray(sample.test_images[3]), **options)
+    np.testing.assert_array_equal(own.read(path).pixels, sample.test_images[3])
 
 
 def test_the_middle_is_taken_and_reduced(save, rng):
@@ -59,11 +59,11 @@ def test_the_middle_is_taken_and_reduced(save, rng):
 
 
 def test_exif_turns_a_picture(save, sample):
-    image = Image.fromarray(sample.test.images[3])
+    image = Image.fromarray(sample.test_images[3])
     exif = image.getexif()
     exif[0x0112] = 6  # to be turned right by 90 degrees
     path = save("a.png", image, exif=exif)
-    np.testing.assert_array_equal(own.read(path).pixels, np.rot90(sample.test.images[3], -1))
+    np.testing.assert_array_equal(own.read(path).pixels, np.rot90(sample.test_images[3], -1))
 
 
 def test_transparency_is_white_and_greys_have_three_channels(save):
@@ -121,7 +121,7 @@ def test_folders_are_searched(tmp_path, save, monkeypatch):
 @pytest.mark.slow
 def test_what_is_unlike_the_training_set_is_marked(embedded, sample, rng):
     """As many test images as the rule says, and nearly all noise and flat colours."""
-    distances, limit = own.distance(embedded, sample.test.images)
+    distances, limit = own.distance(embedded, sample.test_images)
     assert (distances > limit).mean() == pytest.approx(own.UNLIKE_SHARE, abs=0.002)
     noise = rng.integers(0, 256, (50, 32, 32, 3), dtype=np.uint8)
     flat = np.broadcast_to(rng.integers(0, 256, (50, 1, 1, 3)), (50, 32, 32, 3)).astype(np.uint8)
@@ -133,16 +133,16 @@ def test_what_is_unlike_the_training_set_is_marked(embedded, sample, rng):
 def test_distance_is_that_of_all_stages_to_the_tenth_nearest(network, sample):
     @jax.jit
     def stages(images):
-        images = CIFAR10.normalize(images)
+        images = normalize(images)
         return [model.features(network.model, network.params, images, stage=s) for s in network.model.stage_names]
 
     def features(images):
         return np.concatenate([np.asarray(stage).mean(axis=(1, 2)) for stage in stages(images)], axis=1)
 
-    known = features(sample.train.images)
-    differences = (features(sample.test.images[:5])[:, None] - known) / known.std(axis=0)
+    known = features(sample.train_images)
+    differences = (features(sample.test_images[:5])[:, None] - known) / known.std(axis=0)
     expected = np.sort(np.sqrt((differences**2).sum(axis=2)), axis=1)[:, 9]
-    np.testing.assert_allclose(own.distance(network, sample.test.images[:5])[0], expected, rtol=1e-3)
+    np.testing.assert_allclose(own.distance(network, sample.test_images[:5])[0], expected, rtol=1e-3)
 
 
 def decoded(url):
@@ -155,7 +155,7 @@ def decoded(url):
 def test_a_picture_that_is_not_square_is_explained_by_its_middle(network, sample, tmp_path, save, size, corner):
     """What the network is given, and where on the page its maps lie, is the middle square."""
     side = min(size)
-    middle = Image.fromarray(sample.test.images[5]).resize((side, side), Image.Resampling.NEAREST)
+    middle = Image.fromarray(sample.test_images[5]).resize((side, side), Image.Resampling.NEAREST)
     whole = Image.new("RGB", size, (255, 0, 255))
     whole.paste(middle, corner)
     picture = own.read(save("a.png", whole))
@@ -172,14 +172,15 @@ def test_a_picture_that_is_not_square_is_explained_by_its_middle(network, sample
     assert decoded(card["whole"]).shape == (size[1], size[0], 3) and entry["size"] == list(size)
     logits = explanation.predict(network, given[None])
     np.testing.assert_allclose(entry["probabilities"], softmax(logits[0].astype(float)), atol=1e-5)
-    assert entry["predicted"] == CIFAR10.class_names[logits[0].argmax()] and card["title"] == "a.png"
-    assert shown["class_names"] == list(CIFAR10.class_names) and shown["threshold"] == manifest["threshold"]
+    assert entry["predicted"] == CLASS_NAMES[logits[0].argmax()] and card["title"] == "a.png"
+    assert shown["image_size"] == 32 and card["classes"] == list(range(10))
+    assert shown["class_names"] == list(CLASS_NAMES) and shown["threshold"] == manifest["threshold"]
 
 
 @pytest.mark.slow
 def test_only_what_is_farther_than_the_threshold_is_marked(network, sample, tmp_path, save, monkeypatch):
     monkeypatch.setattr(own, "distance", lambda network, images: (np.array([0.9, 1.0, 1.1]), 1.0))
-    pictures = [own.read(save(f"{i}.png", Image.fromarray(sample.test.images[i]))) for i in range(3)]
+    pictures = [own.read(save(f"{i}.png", Image.fromarray(sample.test_images[i]))) for i in range(3)]
     out = tmp_path / "out"
     manifest = own.write(out, network, pictures, [], stage="stage4", method="grad-cam", overwrite=False)
     assert [(entry["distance"], entry["unlike"]) for entry in manifest["pictures"]] == [
@@ -193,7 +194,7 @@ def test_only_what_is_farther_than_the_threshold_is_marked(network, sample, tmp_
 @pytest.mark.slow
 def test_a_name_that_is_not_utf8_is_escaped(network, sample, tmp_path):
     path = tmp_path / os.fsdecode(b"caf\xe9.png")
-    Image.fromarray(sample.test.images[0]).save(path)
+    Image.fromarray(sample.test_images[0]).save(path)
     own.write(tmp_path / "out", network, [own.read(path)], [], stage="stage4", method="grad-cam", overwrite=False)
     manifest = json.loads((tmp_path / "out" / folder.PICTURES).read_text())
     assert manifest["pictures"][0]["file"].endswith(r"caf\udce9.png")
@@ -204,7 +205,7 @@ def test_a_name_that_is_not_utf8_is_escaped(network, sample, tmp_path):
 @pytest.mark.slow
 def test_the_page_of_pictures_shows_what_was_found(network, sample, tmp_path, save, show, rng):
     noise = Image.fromarray(rng.integers(0, 256, (40, 64, 3), dtype=np.uint8))
-    pictures = [own.read(save("a.png", Image.fromarray(sample.test.images[0]))), own.read(save("noise.png", noise))]
+    pictures = [own.read(save("a.png", Image.fromarray(sample.test_images[0]))), own.read(save("noise.png", noise))]
     out = tmp_path / "out"
     manifest = own.write(out, network, pictures, [], stage="stage4", method="grad-cam", overwrite=False)
     page = show((out / "pictures.html").read_text(), "article")
@@ -213,7 +214,7 @@ def test_the_page_of_pictures_shows_what_was_found(network, sample, tmp_path, sa
     for article, entry in zip(page.locator("article").all(), manifest["pictures"], strict=True):
         ranked = np.argsort(-np.array(entry["probabilities"]), kind="stable")
         percents = [f"{100 * entry['probabilities'][i]:.1f}%" for i in ranked]
-        names = [CIFAR10.class_names[i] for i in ranked]
+        names = [CLASS_NAMES[i] for i in ranked]
         assert article.locator("h2").inner_text() == f"{entry['file'].split('/')[-1]}: {names[0]}, {percents[0]}"
         assert article.locator(".notice").count() == entry["unlike"]
         bars = [bar.inner_text().split("\n") for bar in article.locator(".bar").all()]
@@ -235,7 +236,7 @@ def test_the_page_of_pictures_shows_what_was_found(network, sample, tmp_path, sa
 @pytest.mark.slow
 def test_pictures_are_predicted_and_explained_as_test_images_are(network, sample, tmp_path, save, rng):
     noise = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
-    images = [*sample.test.images[:2], noise]
+    images = [*sample.test_images[:2], noise]
     out = tmp_path / "out"
     pictures = [own.read(save(f"{i}.png", Image.fromarray(image))) for i, image in enumerate(images)]
     own.write(out, network, pictures, ["one line"], stage="stage4", method="grad-cam", overwrite=False)
@@ -248,7 +249,7 @@ def test_pictures_are_predicted_and_explained_as_test_images_are(network, sample
         assert entry["predicted"] == sample.class_names[guess] and entry["size"] == [32, 32]
         np.testing.assert_allclose(entry["probabilities"], p, atol=1e-4)
     raw = explanation.explain(
-        network, np.stack(images), sample.test.labels[:3], guesses, stage="stage4", method="grad-cam"
+        network, np.stack(images), sample.test_labels[:3], guesses, stage="stage4", method="grad-cam"
     )
     np.testing.assert_allclose(np.load(out / "cams.npz")["raw"], raw[:, :10], atol=1e-4)
     assert manifest["refused"] == ["one line"]

@@ -1,0 +1,197 @@
+/* The figures of a report: its head, the curves, the accuracy of each class, the confusion matrix, and tables. */
+
+import { $, bar, data, MANY, make, names, percent } from "./dom.js";
+
+const sum = (values) => values.reduce((a, b) => a + b, 0);
+
+export function showHead() {
+  const wrong = data.count - sum(data.confusion.map((row, i) => row[i]));
+  $("headline").textContent = `${wrong.toLocaleString("en")} of ${data.count.toLocaleString("en")} images wrong`;
+  document.title = $("headline").textContent;
+  const accuracy = `test accuracy ${(100 * data.accuracy).toFixed(2)}%`;
+  $("what").textContent = `${data.model}: ${accuracy}, ${data.data}. Maps: ${data.method} at ${data.stage}.`;
+  $("origin").textContent = `${data.checkpoint}, SHA-256 ${data.checkpoint_sha256}`;
+  if (data.is_sample) {
+    $("notice").hidden = false;
+    $("notice").textContent =
+      "These are figures of the embedded sample of 1,000 test images, not of CIFAR-10; " +
+      "the training curves are of the data that the network was trained on.";
+  }
+}
+
+/* ---- curves ---- */
+
+function svgNode(tag, attributes, text) {
+  const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+  if (text !== undefined) node.textContent = text;
+  return node;
+}
+
+/* One line for each key that all rows have: [key, name, colour]. */
+function curves(rows, allKeys, label) {
+  const width = 420;
+  const height = 190;
+  const left = 40;
+  const right = width - 8;
+  const bottom = 24;
+  const top = 12;
+  const last = rows.length;
+  const keys = allKeys.filter(([key]) => rows.every((row) => Number.isFinite(row[key])));
+  const values = rows.flatMap((row) => keys.map(([key]) => row[key]));
+  const low = Math.min(...values);
+  const high = Math.max(...values);
+  const x = (i) => left + (right - left) * (last > 1 ? i / (last - 1) : 0.5);
+  const y = (v) => top + (height - top - bottom) * (high > low ? (high - v) / (high - low) : 0.5);
+  const svg = svgNode("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label });
+  // Ticks are at round numbers, three of them or a few more.
+  const third = (high - low) / 3 || 1;
+  const power = 10 ** Math.floor(Math.log10(third));
+  const step = power * [5, 2, 1].find((n) => n * power <= third);
+  const digits = Math.max(0, -Math.floor(Math.log10(step)));
+  for (let v = Math.ceil(low / step) * step; v <= high; v += step) {
+    svg.append(svgNode("line", { x1: left, x2: right, y1: y(v), y2: y(v), stroke: "var(--line)" }));
+    svg.append(svgNode("text", { x: left - 5, y: y(v) + 4, "text-anchor": "end" }, v.toFixed(digits)));
+  }
+  keys.forEach(([key, name, color], k) => {
+    const points = rows.map((row, i) => `${x(i)},${y(row[key])}`).join(" ");
+    const start = left + 8 + 72 * k;
+    svg.append(svgNode("polyline", { points, fill: "none", stroke: color, "stroke-width": 2 }));
+    svg.append(svgNode("rect", { x: start, y: height - 11, width: 12, height: 3, fill: color }));
+    svg.append(svgNode("text", { x: start + 16, y: height - 6 }, name));
+  });
+  svg.append(svgNode("text", { x: right, y: height - 6, "text-anchor": "end" }, `${label}, ${last} epochs`));
+  return svg;
+}
+
+export function showCurves() {
+  if (!data.rows.length) $("curves").append(make("p", "The checkpoint brings no training history.", "soft"));
+  else
+    for (const [key, label] of [
+      ["loss", "loss"],
+      ["acc", "accuracy, %"],
+    ]) {
+      const lines = [
+        [`train_${key}`, "train", "var(--accent)"],
+        [`val_${key}`, "held out", "#009E73"],
+        [`test_${key}`, "test", "#D55E00"],
+      ];
+      $("curves").append(curves(data.rows, lines, label));
+    }
+}
+
+/* ---- classes and their confusions ---- */
+
+export function showClasses() {
+  data.confusion.forEach((row, i) => {
+    const total = sum(row);
+    if (total) $("classes").append(bar("div", names[i], row[i] / total, percent(row[i] / total)));
+  });
+}
+
+function heading(name) {
+  const cell = make("th");
+  cell.append(make("span", name));
+  cell.title = name;
+  return cell;
+}
+
+/* `choose` is called with the true and the predicted class of a cell. */
+export function showConfusion(choose) {
+  const head = make("tr");
+  const thead = make("thead");
+  const body = make("tbody");
+  const many = names.length > MANY;
+  const most = Math.max(1, ...data.confusion.map((row, i) => Math.max(0, ...row.filter((_, j) => i !== j))));
+  head.append(make("td"), ...names.map(heading));
+  thead.append(head);
+  data.confusion.forEach((row, i) => {
+    const line = make("tr");
+    line.append(heading(names[i]));
+    row.forEach((count, j) => {
+      const cell = make("td");
+      line.append(cell);
+      if (many && !count) return; // a number only where there is one
+      const button = make("button", count, i === j ? "right" : "");
+      button.setAttribute("aria-label", `${count} of ${names[i]} predicted as ${names[j]}`);
+      if (i !== j) button.style.background = `rgba(var(--wrong), ${(0.75 * count) / most})`;
+      button.disabled = !count;
+      button.onclick = () => choose(i, j);
+      cell.append(button);
+    });
+    body.append(line);
+  });
+  $("confusion").classList.toggle("many", many);
+  $("confusion").append(thead, body);
+}
+
+/* ---- tables ---- */
+
+/* A table of columns [title, function of a row]. */
+export function numbers(columns, rows) {
+  const scroll = make("div", undefined, "scroll");
+  const table = make("table", undefined, "numbers");
+  const thead = make("thead");
+  const head = make("tr");
+  const body = make("tbody");
+  head.append(...columns.map(([title]) => make("th", title)));
+  for (const row of rows) {
+    const line = make("tr");
+    columns.forEach(([, cell], i) => {
+      const text = cell(row);
+      line.append(make(i ? "td" : "th", text, String(text).length > 24 ? "words" : ""));
+    });
+    body.append(line);
+  }
+  thead.append(head);
+  table.append(thead, body);
+  scroll.append(table);
+  return scroll;
+}
+
+/* The same of a table as Python gives it. */
+export const numbersOf = (table) =>
+  numbers(
+    table.columns.map((title, i) => [title, (row) => row[i]]),
+    table.rows,
+  );
+
+export function showPeople() {
+  const { people } = data;
+  if (!people) return;
+  $("people").hidden = false;
+  const kinds = Object.entries(people.definitions);
+  const definitions = kinds.map(([kind, text]) => `${kind[0].toUpperCase()}${kind.slice(1)}: ${text}.`).join(" ");
+  const count = `All ${people.wrong.toLocaleString("en")} wrong predictions of the ${data.data}`;
+  $("people").append(make("p", `${count}, and what people say of the same images. ${definitions}`, "soft"));
+  const from = (least) => (least === undefined ? "any" : least === 0 ? "less" : `${percent(least)} or more`);
+  const columns = [
+    ["wrong, at a confidence of", (row) => from(row.confidence_from)],
+    ["", (row) => row.wrong],
+    ...kinds.map(([kind]) => [kind, (row) => row[kind]]),
+  ];
+  $("people").append(numbers(columns, [people, ...people.by_confidence]));
+  $("people").append(make("p", "Accuracy by what people chose:", "soft"));
+  const groups = [
+    ["images", ([name]) => name],
+    ["number", ([, group]) => group.count.toLocaleString("en")],
+    ["accuracy", ([, group]) => (group.accuracy === null ? "" : percent(group.accuracy))],
+  ];
+  $("people").append(numbers(groups, Object.entries(people.accuracy)));
+}
+
+export function showTrust() {
+  $("trust").hidden = !data.trust.length;
+  data.trust.forEach((table, i) => {
+    const details = make("details");
+    details.open = i === 0;
+    details.append(make("summary", table.title), make("p", table.text, "soft"), numbersOf(table));
+    if (table.picture) {
+      const picture = make("img");
+      picture.src = `data:image/png;base64,${table.picture}`;
+      picture.alt = table.title;
+      details.append(picture);
+    }
+    $("trust").append(details);
+  });
+}

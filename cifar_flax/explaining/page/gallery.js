@@ -1,0 +1,221 @@
+/* The gallery with its filters, the dialog of one image, and the link that leads to both. */
+
+import { $, bar, data, make, names, option, percent, titleOf } from "./dom.js";
+import {
+  DIFFERENCE,
+  draw,
+  drawImage,
+  forget,
+  images,
+  keepDrawing,
+  mapped,
+  newCanvas,
+  otherMap,
+  PLAIN,
+  rawMap,
+} from "./draw.js";
+import { askAbout } from "./live.js";
+
+export const PAGE = 60;
+const FILTERS = ["kind", "true", "predicted", "sort", "badge", "map"];
+const OF_CLASSES = ["true", "predicted", "map"];
+
+/* What is to be drawn over an image. */
+function chosenMap(image) {
+  const choice = $("map").value;
+  if (choice === "predicted" || choice === "true") return image[choice];
+  return choice === DIFFERENCE || choice === PLAIN ? choice : Number(choice);
+}
+
+/* ---- gallery ---- */
+
+let chosen = [];
+
+function isChosen(image) {
+  const kind = $("kind").value;
+  const is = (id) => $(id).value === "any" || String(image[id]) === $(id).value;
+  const ofKind = kind === "all" || (image.true === image.predicted) === (kind === "correct");
+  return ofKind && is("true") && is("predicted") && is("badge");
+}
+
+function fill() {
+  const sort = $("sort").value;
+  const sign = sort === "doubt" ? -1 : 1;
+  chosen = images.filter(isChosen);
+  if (sort !== "index") chosen.sort((a, b) => (b.confidence - a.confidence) * sign || a.index - b.index);
+  $("count").textContent = `${chosen.length} image${chosen.length === 1 ? "" : "s"}`;
+  document.querySelectorAll("#gallery canvas").forEach(forget);
+  $("gallery").replaceChildren();
+  more();
+  writeLink();
+}
+
+function more() {
+  const start = $("gallery").childElementCount;
+  for (const image of chosen.slice(start, start + PAGE)) {
+    const card = make("button", undefined, "card");
+    const canvas = newCanvas(128);
+    card.dataset.index = image.index;
+    keepDrawing(canvas, () => draw(canvas, image, chosenMap(image)));
+    card.append(
+      canvas,
+      make("div", titleOf(image)),
+      make("div", `#${image.index}, ${percent(image.confidence)}`, "soft"),
+    );
+    if (image.badge) card.append(make("div", image.badge, "badge"));
+    card.onclick = () => openAmongChosen(image);
+    $("gallery").append(card);
+  }
+  $("more").hidden = $("gallery").childElementCount >= chosen.length;
+}
+
+/* Shows the images of one cell of the confusion matrix. */
+export function showCell(isTrue, isPredicted) {
+  $("kind").value = isTrue === isPredicted ? "correct" : "wrong";
+  $("true").value = isTrue;
+  $("predicted").value = isPredicted;
+  $("badge").value = "any";
+  fill();
+  $("images").scrollIntoView();
+  $("kind").focus({ preventScroll: true });
+}
+
+/* ---- one image ---- */
+
+let list = [];
+let place = 0; // what left and right lead through: {image}, or {image, other}
+
+const openAmongChosen = (image) =>
+  chosen.includes(image)
+    ? open(
+        chosen.map((each) => ({ image: each })),
+        chosen.indexOf(image),
+      )
+    : open([{ image }], 0);
+
+/* Opens the dialog at one entry of a list. */
+export function open(entries, at) {
+  list = entries;
+  place = at;
+  const { image, other } = list[place];
+  $("detail-title").textContent = `#${image.index}: ${titleOf(image)}${image.badge ? ` (${image.badge})` : ""}`;
+  $("previous").disabled = place === 0;
+  $("next").disabled = place === list.length - 1;
+  drawImage($("pair").firstElementChild, image);
+  showMaps(image);
+  showOther(image, other);
+  $("try").onclick = () => {
+    $("detail").close();
+    askAbout(image);
+  };
+  if (!$("detail").open) $("detail").showModal();
+  writeLink();
+}
+
+function showMaps(image) {
+  const canvas = $("pair").lastElementChild;
+  const buttons = new Map();
+  const show = (which) => {
+    const raw = rawMap(image, which);
+    keepDrawing(canvas, () => draw(canvas, image, which));
+    for (const [key, button] of buttons) button.setAttribute("aria-pressed", key === which);
+    const range = `raw values ${Math.min(...raw).toPrecision(3)} to ${Math.max(...raw).toPrecision(3)}`;
+    const colours = `blue speaks for ${names[image.predicted]}, orange for ${names[image.true]}`;
+    $("detail-note").textContent =
+      which === DIFFERENCE
+        ? `Predicted minus true, ${range}: ${colours}.`
+        : `What speaks for ${names[which]}, ${range}; each map has a scale of its own.`;
+  };
+  for (const c of image.classes)
+    buttons.set(c, bar("button", names[c], image.probabilities[c], percent(image.probabilities[c])));
+  buttons.set(DIFFERENCE, bar("button", "pred. − true", 0, ""));
+  for (const [which, button] of buttons) button.onclick = () => show(which);
+  $("detail-maps").replaceChildren(...buttons.values());
+  show([chosenMap(image), image.predicted, ...image.classes, DIFFERENCE].find((which) => buttons.has(which)));
+}
+
+function showOther(image, other) {
+  $("detail-other").hidden = !other;
+  if (!other) return;
+  const [canvas, note, bars] = $("detail-other").children;
+  draw(canvas, image, other.predicted, otherMap(other));
+  note.textContent = `The other network: ${names[other.predicted]}, and what speaks for it.`;
+  const classes = [...new Set([...image.classes, other.predicted])];
+  const p = other.probabilities;
+  bars.replaceChildren(...classes.map((c) => bar("div", names[c], p[c], percent(p[c]))));
+}
+
+function step(by) {
+  if (list[place + by]) open(list, place + by);
+}
+
+function onKey(event) {
+  const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+  // A slider has a use of its own for arrows, and so has a browser for those with Alt.
+  if (!by || !$("detail").open || event.altKey || event.ctrlKey || event.metaKey || event.target.matches?.("input"))
+    return;
+  event.preventDefault();
+  step(by);
+}
+
+/* ---- the link: the image that is open, and the filters that are not as at first ---- */
+
+function writeLink() {
+  const link = new URLSearchParams();
+  if ($("detail").open) link.set("image", list[place].image.index);
+  for (const id of FILTERS) {
+    const { value, options } = $(id);
+    if (value !== options[0].value) link.set(id, OF_CLASSES.includes(id) ? (names[value] ?? value) : value);
+  }
+  const fragment = String(link) && `#${link}`;
+  try {
+    if (fragment !== location.hash) history.replaceState(null, "", location.href.split("#")[0] + fragment);
+  } catch {
+    // A frame without an address of its own, or a browser that was asked too often: the page works without a link.
+  }
+}
+
+function readLink() {
+  const link = new URLSearchParams(location.hash.slice(1));
+  for (const id of FILTERS) {
+    const select = $(id);
+    const word = link.get(id);
+    select.value = OF_CLASSES.includes(id) && names.includes(word) ? names.indexOf(word) : word;
+    if (select.selectedIndex < 0) select.selectedIndex = 0;
+  }
+  const image = images.find(({ index }) => String(index) === link.get("image"));
+  $("detail").close();
+  fill();
+  if (image) openAmongChosen(image);
+}
+
+/* ---- the section ---- */
+
+export function startGallery() {
+  for (const id of ["true", "predicted"]) {
+    option($(id), "any", "any");
+    for (const [i, name] of names.entries()) option($(id), i, name);
+  }
+  option($("map"), "predicted", "of predicted class");
+  option($("map"), "true", "of true class");
+  option($("map"), DIFFERENCE, "predicted minus true");
+  option($("map"), PLAIN, "none");
+  for (const c of mapped) option($("map"), c, `of ${names[c]}`);
+  option($("badge"), "any", "any");
+  if (data.people) {
+    $("people-filter").hidden = false;
+    for (const kind of Object.keys(data.people.definitions)) option($("badge"), kind, kind);
+  }
+  for (const id of FILTERS) $(id).onchange = fill;
+  $("more").onclick = more;
+  $("close").onclick = () => $("detail").close();
+  $("detail").onclick = (event) => {
+    if (event.target === $("detail")) $("detail").close();
+  };
+  $("detail").onclose = writeLink;
+  $("previous").onclick = () => step(-1);
+  $("next").onclick = () => step(1);
+  document.addEventListener("keydown", onKey);
+  window.addEventListener("hashchange", readLink);
+  readLink();
+}

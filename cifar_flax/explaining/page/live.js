@@ -1,0 +1,386 @@
+/* The network in the page: pictures that are covered with the mouse, a finger or the keyboard, or brought along. */
+
+import { $, bar, data, MANY, make, names, option, percent, SIDE, titleOf } from "./dom.js";
+import {
+  beforeNextFrame,
+  bytes,
+  contextOf,
+  DIFFERENCE,
+  drawImage,
+  drawMap,
+  images,
+  keepDrawing,
+  newCanvas,
+} from "./draw.js";
+import { buildNetwork, softmax } from "./network.js";
+
+const EXAMPLES = 20;
+const LARGEST = 2048; // pixels along a picture of one's own that are kept
+
+export const network = data.network?.parameters ? buildNetwork(data.network, bytes(data.network.parameters)) : null;
+/* The picture that is asked about. Pixels are RGBA, Uint8ClampedArray [SIDE, SIDE, 4]; the brush is its upper left
+   corner. */
+export const live = {
+  title: "",
+  label: null,
+  original: null,
+  pixels: null,
+  before: null,
+  undo: [],
+  brush: { x: 0, y: 0 },
+};
+
+const clamp = (x, low, high) => Math.min(Math.max(x, low), high);
+const small = newCanvas(SIDE);
+const brushSize = () => Number($("brush-size").value);
+
+/* ---- prediction and map ---- */
+
+function ask(pixels) {
+  const activation = network.features(pixels);
+  const logits = network.head(activation);
+  const probabilities = softmax(logits);
+  const order = names.map((_, i) => i).sort((a, b) => logits[b] - logits[a]);
+  return { activation, logits, probabilities, order, predicted: order[0] };
+}
+
+/* The map chosen, as `drawMap` has it, and its weights on the logits. */
+function target(predicted) {
+  const choice = $("live-which").value;
+  if (choice === DIFFERENCE) return [choice, names.map((_, i) => Number(i === predicted) - Number(i === live.label))];
+  const which = choice === "predicted" ? predicted : Number(choice);
+  return [which, names.map((_, i) => Number(i === which))];
+}
+
+function drawSmall(canvas) {
+  contextOf(small).putImageData(new ImageData(live.pixels, SIDE), 0, 0);
+  contextOf(canvas).drawImage(small, 0, 0, canvas.width, canvas.height);
+}
+
+function answer() {
+  const now = ask(live.pixels);
+  const [which, weights] = target(now.predicted);
+  live.before ??= now;
+  const raw = network.gradCam(now.activation, weights);
+  keepDrawing($("live-map"), () => {
+    drawSmall($("live-map"));
+    drawMap($("live-map"), raw, which);
+  });
+  sayWhatItIs(now);
+  showTop(now, which);
+  sayWhatTheMapIs(now, which, raw);
+  $("undo").disabled = $("reset").disabled = !live.undo.length;
+}
+
+function sayWhatItIs({ logits, probabilities, predicted }) {
+  const verdict = predicted === live.label ? ": right" : `: wrong, it is ${names[live.label]}`;
+  $("live-status").textContent =
+    `${names[predicted]}, ${percent(probabilities[predicted])}${live.label === null ? "" : verdict}`;
+  const { predicted: first, probabilities: p, logits: were } = live.before;
+  const change = `whose logit went from ${were[first].toFixed(2)} to ${logits[first].toFixed(2)}`;
+  $("live-before").textContent = live.undo.length
+    ? `Uncovered: ${names[first]}, ${percent(p[first])}, ${change}.`
+    : "Nothing is covered.";
+}
+
+function showTop({ order, logits, probabilities }, which) {
+  const count = Number($("top-count").value);
+  $("top-number").textContent = count;
+  [...$("top").children].forEach((button, i) => {
+    const c = order[i];
+    const [name, outer, share, logit] = button.children;
+    button.hidden = i >= count;
+    button.title = names[c];
+    button.setAttribute("aria-pressed", c === which);
+    button.setAttribute("aria-label", `${names[c]}: ${percent(probabilities[c])}, logit ${logits[c].toFixed(2)}`);
+    button.onclick = () => {
+      $("live-which").value = c;
+      answer();
+    };
+    name.textContent = names[c];
+    share.textContent = percent(probabilities[c]);
+    logit.textContent = logits[c].toFixed(2);
+    outer.firstChild.style.width = `${100 * probabilities[c]}%`;
+  });
+}
+
+function sayWhatTheMapIs({ predicted, logits }, which, raw) {
+  const isDifference = which === DIFFERENCE;
+  $("map-caption").textContent = isDifference
+    ? `blue: for ${names[predicted]}, orange: for ${names[live.label]}`
+    : `what speaks for ${names[which]}`;
+  $("live-map").setAttribute("aria-label", `map, ${$("map-caption").textContent}`);
+  const range = `${Math.min(...raw).toPrecision(3)} to ${Math.max(...raw).toPrecision(3)}`;
+  const total = isDifference ? "" : `Their sum and the class's bias are its logit, ${logits[which].toFixed(2)}. `;
+  $("live-note").textContent =
+    `Grad-CAM at the last stage, raw values ${range}. ${total}` +
+    "To the right of each class: its probability and its logit.";
+}
+
+const answerSoon = beforeNextFrame(answer);
+
+function show() {
+  drawSmall($("covered"));
+  answerSoon();
+}
+
+/* Starts with a picture: RGBA pixels, and its class or null. */
+function start(pixels, title, label) {
+  Object.assign(live, { original: pixels, pixels: pixels.slice(), title, label, before: null, undo: [] });
+  $("covered-caption").textContent = title;
+  $("live-which").querySelector(`[value="${DIFFERENCE}"]`).disabled = label === null;
+  if (label === null && $("live-which").value === DIFFERENCE) $("live-which").value = "predicted";
+  $("original").hidden = label !== null;
+  $("live-error").hidden = true;
+  for (const button of $("examples").children) button.setAttribute("aria-pressed", button.title === title);
+  show();
+}
+
+const numbered = (image) => `#${image.index}: ${titleOf(image)}`;
+
+function startWith(image) {
+  drawImage(small, image);
+  start(contextOf(small).getImageData(0, 0, SIDE, SIDE).data, numbered(image), image.true);
+}
+
+export function askAbout(image) {
+  startWith(image);
+  $("live").scrollIntoView();
+  $("covered").focus({ preventScroll: true });
+}
+
+/* ---- the brush ---- */
+
+function moveBrush(x, y) {
+  const size = brushSize();
+  live.brush = { x: clamp(Math.round(x), 1 - size, SIDE - 1), y: clamp(Math.round(y), 1 - size, SIDE - 1) };
+  for (const { style } of document.querySelectorAll(".brush")) {
+    style.left = `${(100 * live.brush.x) / SIDE}%`;
+    style.top = `${(100 * live.brush.y) / SIDE}%`;
+    style.width = style.height = `${(100 * size) / SIDE}%`;
+  }
+}
+
+function fillColour() {
+  const kind = $("fill").value;
+  if (kind === "grey") return [128, 128, 128];
+  if (kind === "training") return data.network.mean.map((x) => Math.round(255 * x));
+  const total = (c) => live.original.reduce((sum, value, i) => (i % 4 === c ? sum + value : sum), 0);
+  return [0, 1, 2].map((c) => Math.round(total(c) / SIDE ** 2));
+}
+
+const keep = () => live.undo.push(live.pixels.slice());
+
+function cover() {
+  const size = brushSize();
+  const { x, y } = live.brush;
+  const colour = fillColour();
+  for (let i = Math.max(y, 0); i < Math.min(y + size, SIDE); i++)
+    for (let j = Math.max(x, 0); j < Math.min(x + size, SIDE); j++) live.pixels.set(colour, 4 * (i * SIDE + j));
+  show();
+}
+
+function takeBack(all) {
+  if (!live.undo.length) return;
+  live.pixels = all ? live.original.slice() : live.undo.pop();
+  if (all) live.undo = [];
+  show();
+}
+
+function coverBy(canvas) {
+  const corner = (event) => {
+    const box = canvas.getBoundingClientRect();
+    const half = brushSize() / 2;
+    return [
+      (SIDE * (event.clientX - box.left)) / box.width - half,
+      (SIDE * (event.clientY - box.top)) / box.height - half,
+    ];
+  };
+  let last = null;
+  canvas.onpointerdown = (event) => {
+    if (event.button || !live.pixels) return;
+    canvas.setPointerCapture(event.pointerId);
+    keep();
+    last = corner(event);
+    moveBrush(...last);
+    cover();
+  };
+  canvas.onpointermove = (event) => {
+    const next = corner(event);
+    const from = last ?? next;
+    // A quick move skips pixels: what lies between is covered too.
+    const steps = Math.ceil(Math.max(Math.abs(next[0] - from[0]), Math.abs(next[1] - from[1])));
+    for (let i = 1; i < steps; i++) {
+      moveBrush(...[0, 1].map((d) => from[d] + ((next[d] - from[d]) * i) / steps));
+      cover();
+    }
+    moveBrush(...next);
+    if (last) {
+      cover();
+      last = next;
+    }
+  };
+  canvas.onpointerup = canvas.onpointercancel = () => {
+    last = null;
+  };
+}
+
+function onKey(event) {
+  const step = event.shiftKey ? 4 : 1;
+  const { x, y } = live.brush;
+  const moves = { ArrowLeft: [-step, 0], ArrowRight: [step, 0], ArrowUp: [0, -step], ArrowDown: [0, step] };
+  if (event.key in moves) moveBrush(x + moves[event.key][0], y + moves[event.key][1]);
+  else if (event.key === " " && live.pixels) {
+    keep();
+    cover();
+  } else if (event.key === "z" && (event.ctrlKey || event.metaKey)) takeBack(false);
+  else return;
+  event.preventDefault();
+}
+
+/* ---- a picture of one's own ---- */
+
+/* Pixels RGBA [from, from, 4] at [SIDE, SIDE, 4] by a triangle as wide as what a pixel covers: Pillow's BILINEAR, rows
+   then columns. */
+function shrink(pixels, from) {
+  const scale = from / SIDE;
+  const reach = Math.max(scale, 1);
+  // `at(line, i)`: where the i-th value of a line is, in pixels
+  const along = (source, lines, at) => {
+    const result = new Uint8ClampedArray(4 * SIDE * lines);
+    for (let i = 0; i < SIDE; i++) {
+      const centre = (i + 0.5) * scale;
+      const first = Math.max(0, Math.floor(centre - reach + 0.5));
+      const last = Math.min(from, Math.floor(centre + reach + 0.5));
+      const weigh = (_, k) => Math.max(0, 1 - Math.abs(first + k + 0.5 - centre) / reach);
+      const weights = Array.from({ length: last - first }, weigh);
+      const total = weights.reduce((a, b) => a + b);
+      for (let line = 0; line < lines; line++)
+        for (let c = 0; c < 4; c++) {
+          const sum = weights.reduce((so, weight, k) => so + weight * source[4 * at(line, first + k) + c], 0);
+          result[4 * (line * SIDE + i) + c] = sum / total + 1e-9;
+        }
+    }
+    return result;
+  };
+  const narrow = along(pixels, from, (row, i) => row * from + i);
+  const turned = along(narrow, SIDE, (column, i) => i * SIDE + column);
+  return Uint8ClampedArray.from(turned, (_, k) => {
+    const i = k >> 2;
+    return turned[4 * ((i % SIDE) * SIDE + Math.floor(i / SIDE)) + (k % 4)];
+  });
+}
+
+async function take(file) {
+  try {
+    const picture = await createImageBitmap(file);
+    const { width, height } = picture;
+    const side = Math.min(width, height);
+    const size = Math.min(side, LARGEST);
+    const left = Math.floor((width - side) / 2);
+    const square = make("canvas");
+    const shown = $("original").firstElementChild;
+    square.width = square.height = size;
+    const context = square.getContext("2d", { willReadFrequently: true });
+    context.fillStyle = "white"; // behind what is transparent
+    context.fillRect(0, 0, size, size);
+    context.imageSmoothingQuality = "high";
+    context.drawImage(picture, left, Math.floor((height - side) / 2), side, side, 0, 0, size, size);
+    shown.getContext("2d").drawImage(square, 0, 0, shown.width, shown.height);
+    start(shrink(context.getImageData(0, 0, size, size).data, size), file.name, null);
+  } catch {
+    $("live-error").hidden = false;
+    $("live-error").textContent = `${file.name} is no picture that this browser can read.`;
+  }
+}
+
+function takeDropped() {
+  document.ondragover = (event) => {
+    event.preventDefault();
+    $("live").classList.add("drop");
+  };
+  document.ondragleave = (event) => {
+    if (!event.relatedTarget) $("live").classList.remove("drop");
+  };
+  document.ondrop = (event) => {
+    event.preventDefault();
+    $("live").classList.remove("drop");
+    const [file] = event.dataTransfer.files;
+    if (!file) return;
+    $("detail").close();
+    $("live").scrollIntoView();
+    take(file);
+  };
+}
+
+/* ---- the section ---- */
+
+/* The most confident wrong prediction of each class, or what there is. */
+function examples() {
+  const sorted = images.filter((image) => image.true !== image.predicted).sort((a, b) => b.confidence - a.confidence);
+  const isFirst = (image, i, all) => all.findIndex((other) => other.true === image.true) === i;
+  return (sorted.length ? sorted : images).filter(isFirst).slice(0, EXAMPLES);
+}
+
+function exampleButton(image) {
+  const button = make("button");
+  const canvas = newCanvas(64);
+  drawImage(canvas, image);
+  button.title = numbered(image);
+  button.setAttribute("aria-label", button.title);
+  button.append(canvas);
+  button.onclick = () => startWith(image);
+  return button;
+}
+
+function offerClasses() {
+  option($("live-which"), "predicted", "of predicted class");
+  option($("live-which"), DIFFERENCE, "predicted minus true");
+  names.forEach((name, i) => {
+    option($("live-which"), i, `of ${name}`);
+    const button = bar("button", "", 0, "");
+    button.append(make("span"));
+    $("top").append(button);
+  });
+  $("top-count").max = names.length;
+  $("top-count").value = Math.min(5, names.length);
+}
+
+export function startLive() {
+  if (!data.network) return;
+  const { num_parameters: count, bytes: size, largest } = data.network;
+  $("live").hidden = false;
+  if (!network) {
+    $("live-tools").hidden = true;
+    $("live-what").textContent =
+      `This network's ${count.toLocaleString("en")} parameters take ${(size / 1e6).toFixed(1)} MB: ` +
+      `too many to run in this page, which holds up to ${largest / 1e6} MB of them.`;
+    return;
+  }
+  $("try").hidden = false;
+  $("live-what").textContent =
+    "The network runs in this page: cover a part of a picture and see what it says then, or give it a picture of " +
+    `your own, which stays on this device. It knows ${names.length} classes` +
+    `${names.length > MANY ? "" : ` (${names.join(", ")})`} and names one of them for anything that it is shown.`;
+  $("original-caption").textContent =
+    `your picture, cropped to its middle; the network sees ${SIDE}x${SIDE} pixels of it`;
+  offerClasses();
+  $("live-which").onchange = $("top-count").oninput = answerSoon;
+  $("brush-size").max = SIDE / 2;
+  $("brush-size").value = SIDE / 4;
+  $("brush-size").oninput = () => moveBrush(live.brush.x, live.brush.y);
+  $("undo").onclick = () => takeBack(false);
+  $("reset").onclick = () => takeBack(true);
+  for (const canvas of [$("covered"), $("live-map")]) coverBy(canvas);
+  $("covered").onkeydown = onKey;
+  $("file").onchange = () => {
+    const [file] = $("file").files;
+    $("file").value = "";
+    if (file) take(file);
+  };
+  takeDropped();
+  const shown = examples();
+  $("examples").append(...shown.map(exampleButton));
+  moveBrush((SIDE - brushSize()) / 2, (SIDE - brushSize()) / 2);
+  if (shown.length) startWith(shown[0]);
+}
