@@ -21,7 +21,7 @@ from cifar_flax.network import weights
 _SPRITE_COLUMNS = 40
 _LARGEST_MAP = 16
 # Bytes of the parameters that a page takes, so that it stays under 8 MB: 500,000 of float32, twice as many of float16.
-_LARGEST_NETWORK = 2_000_000
+LARGEST_NETWORK = 2_000_000
 
 
 def _base64(content: bytes) -> str:
@@ -40,7 +40,7 @@ def _sprite(images: np.ndarray) -> str:
     return _base64(buffer.getvalue())
 
 
-def _pool(raw: np.ndarray) -> np.ndarray:
+def pool(raw: np.ndarray) -> np.ndarray:
     """Maps `[N, T, h, w]` averaged down to at most 16x16: finer ones would make the page too large."""
     n, t, h, w = raw.shape
     factor = next(k for k in range(1, h + 1) if h % k == 0 and h // k <= _LARGEST_MAP)
@@ -54,7 +54,7 @@ def _quantised(maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _compared(compared: Comparison, shown: np.ndarray) -> dict[str, Any]:
-    pooled = _pool(compared.maps[:, None])[:, 0]
+    pooled = pool(compared.maps[:, None])[:, 0]
     quantised, scales = _quantised(pooled)
     places, mended = {position: place for place, position in enumerate(shown.tolist())}, set(compared.mended.tolist())
     return {
@@ -76,7 +76,7 @@ def _compared(compared: Comparison, shown: np.ndarray) -> dict[str, Any]:
     }
 
 
-def _embedded(network: Network) -> dict[str, Any]:
+def embedded(network: Network) -> dict[str, Any]:
     """What `network.js` makes the network of; without its parameters where these are too many.
 
     They are float16 if that loses nothing, as in a file written with `--half`, and else float32: rounding to float16
@@ -90,13 +90,13 @@ def _embedded(network: Network) -> dict[str, Any]:
     return {
         "num_parameters": values.size,
         "bytes": stored.nbytes,
-        "largest": _LARGEST_NETWORK,
+        "largest": LARGEST_NETWORK,
         "dtype": stored.dtype.name,
         "shapes": {name: x.shape for name, x in tensors.items()},
         "blocks": [(name, stride) for name, _, stride in network.model.blocks()],
         "mean": network.spec.mean,
         "std": network.spec.std,
-        "parameters": _base64(stored.tobytes()) if stored.nbytes <= _LARGEST_NETWORK else None,
+        "parameters": _base64(stored.tobytes()) if stored.nbytes <= LARGEST_NETWORK else None,
     }
 
 
@@ -112,7 +112,7 @@ def render(analysis: Analysis, manifest: dict[str, Any], pictures: Mapping[str, 
       HTML.
     """
     test, predictions, shown = analysis.dataset.test, analysis.predictions, analysis.shown
-    pooled = _pool(np.concatenate([analysis.maps, analysis.differences[:, None]], axis=1))
+    pooled = pool(np.concatenate([analysis.maps, analysis.differences[:, None]], axis=1))
     quantised, scales = _quantised(pooled)
     images = [
         {
@@ -140,7 +140,7 @@ def render(analysis: Analysis, manifest: dict[str, Any], pictures: Mapping[str, 
         "maps": _base64(quantised.tobytes()),
         "map_shape": list(pooled.shape[-2:]),
         "jet": _base64(cam.JET.tobytes()),
-        "network": _embedded(analysis.network),
+        "network": embedded(analysis.network),
     }
     if analysis.comparison is not None:
         content["compared"] = _compared(analysis.comparison, shown)

@@ -17,11 +17,10 @@ from matplotlib.figure import Figure
 from PIL import Image
 from scipy.special import softmax
 
-from cifar_flax import data
-from cifar_flax.commands import explain
+from cifar_flax.commands import compare
 from cifar_flax.data import CIFAR10
 from cifar_flax.explaining import cam
-from cifar_flax.explaining.folder import MANIFEST, check
+from cifar_flax.explaining.folder import EXPLANATION, check
 from cifar_flax.network import ResNet, model, weights
 from cifar_flax.training import trained
 
@@ -91,7 +90,7 @@ def same(picture, expected):
 
 @pytest.fixture(scope="module")
 def test_set(sample):
-    return sample.test.images, sample.test.labels, data.load_cifar10(source="sample").test.indices
+    return sample.test
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +98,7 @@ def folder(tmp_path_factory, test_set):
     """The embedded network in float32, so that what is computed anew differs by no rounding to bfloat16; another
     network, so different that of what it breaks not all is kept; and what people say, made up."""
     folder = tmp_path_factory.mktemp("artefacts")
-    embedded, rng = weights.load_weights(trained.EMBEDDED), np.random.default_rng(0)
+    embedded, rng = weights.load_weights(trained.PUBLISHED["compact"]), np.random.default_rng(0)
     about = embedded.about | {"precision": "float32"}
     weights.save_weights(folder / "ours.safetensors", embedded.params, embedded.config, about)
     worse = jax.tree.map(lambda x: x * (1 + 0.25 * rng.normal(size=x.shape)).astype("f"), embedded.params)
@@ -122,7 +121,7 @@ def folder(tmp_path_factory, test_set):
 
 @pytest.fixture(scope="module")
 def ours(test_set):
-    return Oracle(trained.EMBEDDED, test_set[0])
+    return Oracle(trained.PUBLISHED["compact"], test_set[0])
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +140,7 @@ def figures(folder):
         saved[above] = figure
         return save(figure, *arguments, **options)
 
-    words = ["--ckpt", "ours.safetensors", "--dataset", "sample", "--compare", "other.safetensors"]
+    words = ["other.safetensors", "--ckpt", "ours.safetensors", "--dataset", "sample"]
     words += ["--count", str(COUNT), "--out", "a"]
     words += ["--human-labels", "counts.npy", "--label-errors", "votes.json"]
     with pytest.MonkeyPatch.context() as patch:
@@ -149,8 +148,8 @@ def figures(folder):
         patch.setattr(Figure, "savefig", note)
         said = io.StringIO()
         with contextlib.redirect_stdout(said):
-            assert explain.main(words) == 0
-    check(folder / "a", MANIFEST, overwrite=True)  # all that it wrote may be replaced
+            assert compare.main(words) == 0
+    check(folder / "a", EXPLANATION, overwrite=True)  # all that it wrote may be replaced
     (folder / "said").write_text(said.getvalue())
     return saved
 
@@ -188,7 +187,8 @@ def confusion_by_hand(labels, guesses):
 
 def test_the_manifest_says_what_was_predicted(manifest, ours, test_set, chosen):
     _, labels, indices = test_set
-    assert manifest["test_accuracy"] == 100 * (ours.guesses == labels).sum() / 1000 and manifest["test_count"] == 1000
+    right = int((ours.guesses == labels).sum())
+    assert (manifest["accuracy"], manifest["correct_count"], manifest["count"]) == (right / 1000, right, 1000)
     for kind, positions in chosen.items():
         assert [entry["index"] for entry in manifest[kind]] == indices[positions].tolist()
         predicted, true = (ours.maps_of(positions, of[positions]) for of in (ours.guesses, labels))
@@ -232,12 +232,13 @@ def test_the_raw_maps_are_those_of_their_images(folder, figures, ours, test_set,
     positions = np.concatenate([chosen["wrong"], chosen["correct"]])
     with np.load(folder / "a" / "cams.npz") as kept:
         assert kept["indices"].tolist() == indices[positions].tolist() and kept["raw"].dtype == np.float32
+        np.testing.assert_array_equal(kept["classes"], np.tile(np.arange(10), (len(positions), 1)))
         for label in range(10):
             expected = ours.maps_of(positions, np.full(len(positions), label))
             np.testing.assert_allclose(kept["raw"][:, label], expected, rtol=1e-3, atol=2e-3)
         one_hot = np.eye(10, dtype=np.float32)
         expected = ours.maps(positions, one_hot[ours.guesses[positions]] - one_hot[labels[positions]])
-        np.testing.assert_allclose(kept["raw"][:, 10], expected, rtol=1e-3, atol=2e-3)
+        np.testing.assert_allclose(kept["difference"], expected, rtol=1e-3, atol=2e-3)
 
 
 def panels(folder, name, figures, *words):
@@ -310,7 +311,7 @@ def test_all_pictures_show_their_images_and_maps(figures, ours, test_set, chosen
 
 
 def test_the_curves_are_those_of_the_run(figures):
-    rows = weights.load_weights(trained.EMBEDDED).about["metrics"]
+    rows = weights.load_weights(trained.PUBLISHED["compact"]).about["metrics"]
     for axes, name in zip(figure_named(figures, "training of compact").axes, ("loss", "acc"), strict=True):
         lines = {line.get_label(): line for line in axes.lines if not line.get_label().startswith("_")}
         for split, label in (("train", "train (augmented)"), ("test", "test")):
@@ -325,8 +326,8 @@ def test_the_page_holds_the_predictions_images_and_maps(page, ours, test_set):
     images, labels, indices = test_set
     assert page["is_sample"] is True and page["class_names"] == list(CIFAR10.class_names)
     assert page["image_size"] == 32 and all(image["classes"] == list(range(10)) for image in page["images"])
-    assert page["test_accuracy"] == 100 * (ours.guesses == labels).sum() / 1000
-    assert page["rows"] == weights.load_weights(trained.EMBEDDED).about["metrics"]
+    assert page["accuracy"] == (ours.guesses == labels).sum() / 1000
+    assert page["rows"] == weights.load_weights(trained.PUBLISHED["compact"]).about["metrics"]
     place = {int(index): i for i, index in enumerate(indices)}
     positions = np.array([place[image["index"]] for image in page["images"]])
     wrong = np.flatnonzero(ours.guesses != labels)

@@ -7,7 +7,9 @@ import pytest
 from cifar_flax.errors import UserError
 from cifar_flax.explaining import folder
 
-OURS = json.dumps({"checkpoint_sha256": "0"})
+EARLIER = json.dumps({"checkpoint_sha256": "0"})
+LISTED = ["gradcam_images/wrong_1.png", "trust.json"]
+OURS = json.dumps({"format": folder.EXPLANATION.format, "files": LISTED})
 
 
 def write(path, *files):
@@ -20,8 +22,8 @@ def write(path, *files):
 def test_an_earlier_one_is_replaced_when_that_is_asked_for(tmp_path):
     out = write(tmp_path / "out", ("manifest.json", OURS), ("gradcam_images/wrong_1.png", ""), ("trust.json", ""))
     with pytest.raises(UserError, match="exists: replace it with --overwrite"):
-        folder.check(out, folder.MANIFEST, overwrite=False)
-    with folder.replacing(out, folder.MANIFEST, overwrite=True) as new:
+        folder.check(out, folder.EXPLANATION, overwrite=False)
+    with folder.replacing(out, folder.EXPLANATION, overwrite=True) as new:
         write(new, ("manifest.json", "new"))
     assert [path.name for path in out.iterdir()] == ["manifest.json"] and (out / "manifest.json").read_text() == "new"
 
@@ -35,6 +37,7 @@ def test_an_earlier_one_is_replaced_when_that_is_asked_for(tmp_path):
         ([("manifest.json", '["checkpoint_sha256"')], "holds something else"),
         ([("manifest.json", '{"format": 1, "files": {}}'), ("state/d/1", "")], "holds something else"),  # a checkpoint
         ([("pictures.json", OURS)], "holds something else"),  # the other kind
+        ([("manifest.json", EARLIER)], "was written by an earlier version: delete it, or choose another"),
         ([("manifest.json", OURS), ("notes.txt", "")], "also holds notes.txt, which would be lost"),
         ([("manifest.json", OURS), ("gradcam_images/mine.png", "")], "also holds gradcam_images/mine.png"),
     ],
@@ -43,7 +46,7 @@ def test_what_is_not_ours_is_kept(files, message, overwrite, tmp_path):
     out = write(tmp_path / "out", *files)
     with (
         pytest.raises(UserError, match=message),
-        folder.replacing(out, folder.MANIFEST, overwrite=overwrite),
+        folder.replacing(out, folder.EXPLANATION, overwrite=overwrite),
     ):
         pass
     assert all((out / name).read_text() == text for name, text in files)

@@ -1,22 +1,24 @@
 """The network in the report, in a real browser, against the program's."""
 
 import base64
+import dataclasses
 import io
 
 import jax
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.special import softmax
 
-from cifar_flax.data import normalization
-from cifar_flax.explaining import cam, explanation, report
-from cifar_flax.explaining.explanation import TestSet as Images
+from cifar_flax.data import CIFAR10, Dataset
+from cifar_flax.explaining import cam, outputs, report
+from cifar_flax.explaining.analysis import analyse
+from cifar_flax.explaining.network import prepare
 from cifar_flax.network import ResNet, init_params
 from cifar_flax.training import trained
-from cifar_flax.training.program import build_model
 
 COUNT = 100
-TRAINING_MEAN = np.round(255 * normalization.MEAN).astype(np.uint8)
+TRAINING_MEAN = np.round(255 * np.array(CIFAR10.mean, np.float32)).astype(np.uint8)
 NETWORK = "const {network} = await import('live.js');"
 MARKUP = "<img src=x onerror=alert(1)>"
 
@@ -25,50 +27,52 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def network():
-    """The embedded network in float32, as the page computes it."""
-    embedded = trained.load_network(None)
-    return embedded._replace(model=build_model(embedded.config), precision="float32")
+    """The embedded network in float32, as the page computes it; with a class of a strange name."""
+    found = trained.load("compact")
+    spec = dataclasses.replace(found.spec, class_names=(*found.spec.class_names[:9], MARKUP))
+    return prepare(dataclasses.replace(found, spec=spec), "float32")
 
 
 @pytest.fixture(scope="module")
-def test_set(sample):
-    names = [*sample.class_names[:9], MARKUP]
-    return Images("sample", sample.test_images[:COUNT], sample.test_labels[:COUNT], np.arange(COUNT), names)
+def analysis(network, sample):
+    test = sample.test.take(slice(COUNT))._replace(indices=np.arange(COUNT))
+    found = analyse(network, Dataset(network.spec, test, test, is_sample=True))
+    everything = np.arange(COUNT)  # also the right predictions that a report leaves out
+    classes = np.tile(np.arange(10), (COUNT, 1))
+    maps = network.maps(test.images, classes, stage="stage4", methods=["grad-cam"])[:, :, 0]
+    predicted, true = found.predictions.predicted, found.predictions.true
+    differences = maps[everything, predicted] - maps[everything, true]
+    return dataclasses.replace(found, shown=everything, classes=classes, maps=maps, differences=differences)
 
 
 @pytest.fixture(scope="module")
-def logits(network, test_set):
-    return explanation.predict(network, test_set.images)
+def test_set(analysis):
+    return analysis.dataset.test
 
 
 @pytest.fixture(scope="module")
-def raw(network, test_set, logits):
-    guesses = logits.argmax(axis=1)
-    return explanation.explain(network, test_set.images, test_set.labels, guesses, stage="stage4", method="grad-cam")
+def predictions(analysis):
+    return analysis.predictions
 
 
 @pytest.fixture(scope="module")
-def render(test_set, logits, raw):
-    """A function of a network or None: the report of the images with these predictions."""
-    manifest = {
-        "checkpoint": "some",
-        "checkpoint_sha256": "0" * 64,
-        "model": "compact",
-        "layer": "stage4",
-        "method": "grad-cam",
-        "data": "sample",
-        "test_accuracy": 90.0,
-        "test_count": COUNT,
-    }
-    confusion = np.zeros((10, 10), int)
-    np.add.at(confusion, (test_set.labels, logits.argmax(axis=1)), 1)
-    arguments = manifest, [], confusion, test_set, np.arange(COUNT), explanation.probabilities(logits), raw
-    return lambda network: report.render(*arguments, network=network)
+def logits(predictions):
+    return predictions.logits
 
 
 @pytest.fixture(scope="module")
-def shared_page(show, render, network):
-    return show(render(network))
+def raw(analysis):
+    return np.concatenate([analysis.maps, analysis.differences[:, None]], axis=1)
+
+
+@pytest.fixture(scope="module")
+def html(analysis):
+    return report.render(analysis, outputs.manifest(analysis), {})
+
+
+@pytest.fixture(scope="module")
+def shared_page(show, html):
+    return show(html)
 
 
 @pytest.fixture
@@ -109,8 +113,8 @@ def drawn(page, selector):
 
 def first_example(test_set, logits):
     """Position of the wrong prediction that the page begins with: the most confident one."""
-    p, guesses = explanation.probabilities(logits), logits.argmax(axis=1)
-    return int(np.argmax(np.where(guesses == test_set.labels, 0, p.max(axis=1).round(4))))
+    p = softmax(logits.astype(float), axis=1)
+    return int(np.argmax(np.where(p.argmax(axis=1) == test_set.labels, 0, p.max(axis=1).round(4))))
 
 
 def bars(page):
@@ -121,15 +125,15 @@ def bars(page):
 
 def assert_says(page, network, test_set, image):
     """The page shows what the program computes of an image."""
-    (expected,) = explanation.predict(network, image[None])
-    (p,) = explanation.probabilities(expected[None])
+    found = network.predict(image[None])
+    (expected,), (p,) = found.logits, found.probabilities
     set_range(page, "#top-count", 10)
     order = np.argsort(-expected)
     for (name, share, logit), c in zip(bars(page), order, strict=True):
-        assert name == test_set.class_names[c]
+        assert name == network.spec.class_names[c]
         assert float(share[:-1]) == pytest.approx(100 * p[c], abs=0.06 + 0.1)
         assert float(logit) == pytest.approx(expected[c], abs=0.006)
-    assert page.locator("#live-status").inner_text().startswith(f"{test_set.class_names[order[0]]}, ")
+    assert page.locator("#live-status").inner_text().startswith(f"{network.spec.class_names[order[0]]}, ")
 
 
 # ---- the numbers ---------------------------------------------------------------------------------
@@ -155,13 +159,20 @@ def test_maps_are_the_programs(page, test_set, logits, raw):
         np.testing.assert_allclose(np.reshape(found, maps.shape), maps, rtol=0, atol=1e-4)
 
 
+def with_parameters(network, model, params):
+    """The same network of another architecture and other parameters."""
+    config = dataclasses.replace(network.trained.config, widths=model.widths, strides=model.strides)
+    found = dataclasses.replace(network.trained, params=params, config=config)
+    return dataclasses.replace(network, trained=found, model=model, _compiled={})
+
+
 def build(widths, strides, blocks_per_stage, network):
     """A network of another shape, with parameters of which none is 0 or 1."""
-    model = ResNet(widths, strides, blocks_per_stage)
+    model = ResNet(widths, strides, blocks_per_stage, spec=network.spec)
     leaves, tree = jax.tree.flatten(init_params(model, jax.random.key(0)))
     rng = np.random.default_rng(0)
     params = jax.tree.unflatten(tree, [np.asarray(x + rng.normal(0, 0.1, x.shape), np.float32) for x in leaves])
-    return network._replace(model=model, params=params)
+    return with_parameters(network, model, params)
 
 
 @pytest.mark.parametrize("half", [False, True])
@@ -169,8 +180,8 @@ def test_networks_of_other_shapes_are_the_programs(page, network, test_set, half
     other = build((5, 6, 9), (2, 1, 2), 1, network)
     if half:
         rounded = jax.tree.map(lambda x: x.astype(np.float16).astype(np.float32), other.params)
-        other = other._replace(params=rounded)
-    given = report._embedded(other)
+        other = with_parameters(other, other.model, rounded)
+    given = report.embedded(other)
     assert given["dtype"] == ("float16" if half else "float32")
     found = page.evaluate(
         "async ([given, images]) => { const {bytes} = await import('draw.js'); "
@@ -179,7 +190,7 @@ def test_networks_of_other_shapes_are_the_programs(page, network, test_set, half
         "return images.map(pixels => other.head(other.features(pixels))); }",
         [given, [rgba(image) for image in test_set.images[:10]]],
     )
-    np.testing.assert_allclose(found, explanation.predict(other, test_set.images[:10]), rtol=0, atol=1e-3)
+    np.testing.assert_allclose(found, other.predict(test_set.images[:10]).logits, rtol=0, atol=1e-3)
 
 
 def test_every_finite_float16_is_read(page):
@@ -190,9 +201,9 @@ def test_every_finite_float16_is_read(page):
     np.testing.assert_array_equal(found[finite], expected[finite])
 
 
-def test_page_stays_small(render, network):
-    assert len(render(network)) - len(render(None)) < 1_000_000
-    assert report._LARGEST_NETWORK * 4 / 3 < 3_000_000
+def test_page_stays_small(html, network):
+    assert len(report.embedded(network)["parameters"]) < 1_000_000 < len(html) < 5_000_000
+    assert report.LARGEST_NETWORK * 4 / 3 < 3_000_000
 
 
 # ---- covering ------------------------------------------------------------------------------------
@@ -240,9 +251,9 @@ def test_map_shown_is_that_of_the_covered_picture(page, network):
     page.locator("#covered").click()
     settled(page)
     image = covered(page)
-    (expected,) = explanation.predict(network, image[None])
+    (expected,) = network.predict(image[None]).logits
     guess = np.array([expected.argmax()])
-    (maps,) = explanation.explain(network, image[None], guess, guess, stage="stage4", method="grad-cam")
+    (maps,) = network.maps(image[None], np.arange(10)[None], stage="stage4", methods=["grad-cam"])[:, :, 0]
     zoomed = image.repeat(8, axis=0).repeat(8, axis=1) / np.float32(255)
     overlay = cam.overlay(zoomed, np.asarray(cam.to_image(maps[guess[0]], (256, 256))))
     difference = abs(drawn(page, "#live-map").astype(int) - overlay)
@@ -316,45 +327,46 @@ def test_any_picture_of_the_gallery_can_be_covered(page, test_set):
     assert page.locator("#live-status").inner_text().endswith(": right")
 
 
-def test_what_is_said_of_a_picture_is_what_was_computed(page, network, test_set, logits):
+def test_what_is_said_of_a_picture_is_what_was_computed(page, network, test_set, logits, raw):
     """The words around the picture, before and after a part of it is covered, and what can be chosen."""
     position = first_example(test_set, logits)
     guess, true = logits[position].argmax(), test_set.labels[position]
-    name = test_set.class_names[guess]
-    p = explanation.probabilities(logits)[position, guess]
+    name = network.spec.class_names[guess]
+    p = softmax(logits.astype(float), axis=1)[position, guess]
     assert (
         page.locator("#live-status").inner_text()
-        == f"{name}, {100 * p:.1f}%: wrong, it is {test_set.class_names[true]}"
+        == f"{name}, {100 * p:.1f}%: wrong, it is {network.spec.class_names[true]}"
     )
     assert page.locator("#live-before").inner_text() == "Nothing is covered."
     assert page.locator("#map-caption").inner_text() == f"what speaks for {name}"
     assert (
-        page.locator("#covered-caption").inner_text() == f"#{position}: {test_set.class_names[true]}, taken for {name}"
+        page.locator("#covered-caption").inner_text()
+        == f"#{position}: {network.spec.class_names[true]}, taken for {name}"
     )
-    (maps,) = explanation.explain(
-        network, test_set.images[[position]], true[None], guess[None], stage="stage4", method="grad-cam"
-    )
+    maps = raw[position]
     note = page.locator("#live-note").inner_text()
     ends = [float(x) for x in note.split("raw values ")[1].split(". Their")[0].split(" to ")]
     np.testing.assert_allclose(ends, [maps[guess].min(), maps[guess].max()], rtol=0.01, atol=0.001)
     assert f"its logit, {logits[position, guess]:.2f}." in note
     page.select_option("#live-which", "difference")
     settled(page)
-    assert page.locator("#map-caption").inner_text() == f"blue: for {name}, orange: for {test_set.class_names[true]}"
+    assert (
+        page.locator("#map-caption").inner_text() == f"blue: for {name}, orange: for {network.spec.class_names[true]}"
+    )
     large = np.asarray(jax.image.resize(maps[10], (256, 256), "bilinear", antialias=False))
     shown = drawn(page, "#live-map").astype(int)
     clear = abs(large) > 0.5 * abs(large).max()
     assert (((shown[..., 2] - shown[..., 0]) > 0) == (large > 0))[clear].mean() > 0.95
     page.locator("#covered").press("Space")
     settled(page)
-    (after,) = explanation.predict(network, covered(page)[None])
+    (after,) = network.predict(covered(page)[None]).logits
     change = f"whose logit went from {logits[position, guess]:.2f} to {after[guess]:.2f}."
     assert page.locator("#live-before").inner_text() == f"Uncovered: {name}, {100 * p:.1f}%, {change}"
     assert not page.locator("#live-which option[value='difference']").is_disabled()
 
 
 def test_examples_are_the_surest_error_of_each_class(page, test_set, logits):
-    p, guesses = explanation.probabilities(logits).max(axis=1).round(4), logits.argmax(axis=1)
+    p, guesses = softmax(logits.astype(float), axis=1).max(axis=1).round(4), logits.argmax(axis=1)
     wrong = np.flatnonzero(guesses != test_set.labels)
     first = [max(wrong[test_set.labels[wrong] == c], key=lambda i: p[i]) for c in np.unique(test_set.labels[wrong])]
     expected = [f"#{i}: " for i in sorted(first, key=lambda i: -p[i])]
@@ -407,7 +419,7 @@ def test_opacity_is_that_of_every_map(page, test_set, raw):
 def photo(sample):
     """Smooth and wide, 301x203."""
     rng = np.random.default_rng(0)
-    base = Image.fromarray(sample.test_images[7]).resize((301, 203), Image.Resampling.BICUBIC)
+    base = Image.fromarray(sample.test.images[7]).resize((301, 203), Image.Resampling.BICUBIC)
     noisy = np.asarray(base, int) + rng.integers(-30, 31, (203, 301, 3))
     return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
 
@@ -516,13 +528,15 @@ def test_strings_are_text(page):
     assert page.locator("img, b").count() == 0
 
 
-def test_too_large_network_is_one_line(show, render, network):
-    model = ResNet()
+def test_too_large_network_is_one_line(show, html, analysis):
+    model = ResNet(spec=analysis.network.spec)
     shapes = jax.eval_shape(lambda key: init_params(model, key), jax.random.key(0))
     params = jax.tree.map(lambda x: np.full(x.shape, 1 / 3, np.float32), shapes)
-    html = render(network._replace(model=model, params=params))
-    assert len(html) - len(render(None)) < 10_000
-    page = show(html)
+    large = with_parameters(analysis.network, model, params)
+    other = dataclasses.replace(analysis, network=large)
+    without = report.render(other, outputs.manifest(other), {})
+    assert len(html) - len(without) > 500_000
+    page = show(without)
     assert page.locator("#live-what").inner_text() == (
         "This network's 11,173,962 parameters take 44.7 MB: "
         "too many to run in this page, which holds up to 2 MB of them."
@@ -530,10 +544,4 @@ def test_too_large_network_is_one_line(show, render, network):
     assert page.locator("#live-tools").is_hidden()
     page.locator("#gallery .card").first.click()
     assert page.locator("#detail").is_visible() and page.locator("#try").is_hidden()
-    page.close()
-
-
-def test_page_without_a_network_says_nothing_of_one(show, render):
-    page = show(render(None))
-    assert page.locator("#live").is_hidden()
     page.close()

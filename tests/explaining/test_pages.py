@@ -58,11 +58,11 @@ class Report:
             "checkpoint": "made up",
             "checkpoint_sha256": "0" * 64,
             "model": "small",
-            "layer": "stage1",
+            "stage": "stage1",
             "method": "grad-cam",
             "data": "no data",
-            "test_accuracy": 50.0,
-            "test_count": count,
+            "accuracy": 0.5,
+            "count": count,
             "people": None,
             "trust": [],
             "is_sample": False,
@@ -408,7 +408,7 @@ def test_pictures_have_the_maps_of_the_classes_they_were_explained_for(show, hun
         "layers": [square, ""],
         **dict.fromkeys(("whole", "middle", "input"), square),
     }
-    about = {key: hundred.content[key] for key in ("checkpoint", "checkpoint_sha256", "model", "layer", "method")}
+    about = {key: hundred.content[key] for key in ("checkpoint", "checkpoint_sha256", "model", "stage", "method")}
     about |= {"rule": "a rule", "threshold": 0.5, "class_names": hundred.content["class_names"], "image_size": 24}
     page = show(pages.render("pictures.html", about | {"pictures": [picture]}), "article")
     assert page.locator("#known").inner_text().startswith("The network knows 100 classes")

@@ -6,9 +6,10 @@ import pytest
 from cifar_flax.errors import UserError
 from cifar_flax.explaining import people
 from cifar_flax.explaining.people import DISPUTED, OTHERWISE, SHARED, UNANIMOUS, People
+from cifar_flax.explaining.predictions import Predictions
 
 LABELS = np.array([0, 0, 0, 0, 1])
-PREDICTED = np.array([1, 1, 1, 1, 1])
+PREDICTIONS = Predictions(np.eye(3)[[1, 1, 1, 1, 1]], ("a", "b", "c"), LABELS)
 COUNTS = np.array([[50, 0, 0], [45, 5, 0], [46, 4, 0], [40, 10, 0], [0, 50, 0]])
 DISPUTES = np.array([False, False, False, True, True])
 
@@ -25,15 +26,17 @@ def entry(**changed):
 
 
 def test_badges_are_those_of_the_definitions():
-    assert people.judge(People(COUNTS, DISPUTES), LABELS, PREDICTED) == [UNANIMOUS, SHARED, OTHERWISE, DISPUTED, None]
-    assert people.judge(People(COUNTS, None), LABELS, PREDICTED) == [UNANIMOUS, SHARED, OTHERWISE, SHARED, None]
-    assert people.judge(People(None, DISPUTES), LABELS, PREDICTED) == [None, None, None, DISPUTED, None]
+    assert people.judge(People(COUNTS, DISPUTES), PREDICTIONS) == [UNANIMOUS, SHARED, OTHERWISE, DISPUTED, None]
+    assert people.judge(People(COUNTS, None), PREDICTIONS) == [UNANIMOUS, SHARED, OTHERWISE, SHARED, None]
+    assert people.judge(People(None, DISPUTES), PREDICTIONS) == [None, None, None, DISPUTED, None]
 
 
 def test_summary_counts_by_confidence_and_where_people_agree():
     said = People(COUNTS, DISPUTES)
-    confidence = np.array([0.95, 0.9, 0.6, 0.3, 1.0])
-    found = people.summarise(said, LABELS, PREDICTED, confidence, people.judge(said, LABELS, PREDICTED))
+    # Of class 1: 0.95, 0.91, exactly 0.5, 0.34 and 1.
+    logits = np.log([[0.02, 0.95, 0.03], [0.04, 0.91, 0.05], [1e-300, 1, 1], [0.33, 0.34, 0.33], [1e-300, 1, 1e-300]])
+    predictions = Predictions(logits, ("a", "b", "c"), LABELS)
+    found = people.summarise(said, predictions, people.judge(said, predictions))
     assert [found[kind] for kind in ("wrong", DISPUTED, SHARED, UNANIMOUS, OTHERWISE)] == [4, 1, 1, 1, 1]
     assert [row["wrong"] for row in found["by_confidence"]] == [2, 0, 1, 1]
     assert found["by_confidence"][0][SHARED] == 1

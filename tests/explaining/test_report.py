@@ -1,22 +1,54 @@
-"""The report in a real browser; what it is given is tested in tests/e2e/test_explain.py."""
+"""The report in a real browser; what it is given is tested in test_artefacts.py."""
 
 import base64
+import dataclasses
 import io
 
 import jax
 import numpy as np
 import pytest
-from cifar_flax.explaining.explanation import TestSet as Images
-from cifar_flax.explaining.trust_tables import Table
 from PIL import Image
 
-from cifar_flax.explaining import cam, comparison, people, report
+from cifar_flax.config import PRESETS
+from cifar_flax.data import CIFAR10, Dataset, Split
+from cifar_flax.explaining import cam, comparison, outputs, people, report, tables
+from cifar_flax.explaining.analysis import Analysis, Selection
+from cifar_flax.explaining.evaluation import Evaluation
+from cifar_flax.explaining.measures import Pairs
+from cifar_flax.explaining.network import prepare
+from cifar_flax.explaining.predictions import Predictions
+from cifar_flax.network import init_params
+from cifar_flax.network.build import build_model
+from cifar_flax.training.trained import Trained
 
 NAMES = ["airplane", "</script><b>automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
 
+ROWS = [
+    {
+        "epoch": e,
+        "train_loss": 2 / e,
+        "test_loss": 2.1 / e,
+        "train_acc": 10.0 * e,
+        "test_acc": 9.0 * e,
+        "learning_rate": 1,
+    }
+    for e in (1, 2, 3)
+]
+
+
+def network_with(spec, rows):
+    config = dataclasses.replace(PRESETS["compact"], widths=(4,), strides=(4,))
+    params = jax.device_get(init_params(build_model(config, spec=spec), jax.random.key(0)))
+    return prepare(Trained("<img src=x onerror=alert(1)>", params, config, spec, rows))
+
+
+def render(analysis, pictures=None):
+    return report.render(analysis, outputs.manifest(analysis), pictures or {})
+
+
 @pytest.fixture(scope="module")
-def arguments(sample):
+def analysis(sample):
     """200 images with made-up predictions: those at even positions right, the others one class off."""
     count = 200
     rng = np.random.default_rng(0)
@@ -25,37 +57,40 @@ def arguments(sample):
     p = rng.uniform(0, 0.1, (count, 10))
     p[np.arange(count), guesses] += rng.uniform(0.2, 1, count)
     p /= p.sum(axis=1, keepdims=True)
-    confusion = np.zeros((10, 10), int)
-    np.add.at(confusion, (labels, guesses), 1)
     raw = rng.normal(size=(count, 11, 8, 8)).astype(np.float32)
     raw[1, guesses[1]] = -1  # an image without evidence for what it is taken for
-    manifest = {
-        "checkpoint": "<img src=x onerror=alert(1)>",
-        "checkpoint_sha256": "0" * 64,
-        "model": "compact",
-        "layer": "stage4",
-        "method": "grad-cam",
-        "data": "embedded SAMPLE",
-        "test_accuracy": 50.0,
-        "test_count": count,
-    }
-    rows = [
-        {"epoch": e, "train_loss": 2 / e, "test_loss": 2.1 / e, "train_acc": 10.0 * e, "test_acc": 9.0 * e}
-        for e in (1, 2, 3)
-    ]
-    test = Images("embedded SAMPLE", sample.test.images[:count], labels, np.arange(count) * 3, NAMES)
+    spec = dataclasses.replace(CIFAR10, name="made-up", class_names=tuple(NAMES))
+    test = Split(sample.test.images[:count], labels, np.arange(count) * 3)
+    predictions = Predictions(np.log(p), spec.class_names, labels)
     # What people say of each: the counts are of the label, and the network's answer at every fourth position.
     counts = 50 * np.eye(10, dtype=int)[labels]
     counts[3::4] += 10 * np.eye(10, dtype=int)[guesses[3::4]]
     said = people.People(counts, None)
-    badges = people.judge(said, labels, guesses)
-    manifest["people"] = people.summarise(said, labels, guesses, p.max(axis=1), badges)
-    return manifest, rows, confusion, test, np.arange(count), p, raw, badges
+    return Analysis(
+        network=network_with(spec, ROWS),
+        dataset=Dataset(spec, test, test, is_sample=True),
+        selection=Selection("stage4"),
+        predictions=predictions,
+        wrong=np.array([1, 3]),
+        correct=np.array([0]),
+        shown=np.arange(count),
+        classes=np.tile(np.arange(10), (count, 1)),
+        maps=raw[:, :10],
+        differences=raw[:, 10],
+        people=said,
+        badges=people.judge(said, predictions),
+    )
 
 
 @pytest.fixture(scope="module")
-def page(show, arguments):
-    return show(report.render(*arguments))
+def raw(analysis):
+    """The maps of the ten classes, and of predicted minus true, as one array."""
+    return np.concatenate([analysis.maps, analysis.differences[:, None]], axis=1)
+
+
+@pytest.fixture(scope="module")
+def page(show, analysis):
+    return show(render(analysis))
 
 
 def cards(page):
@@ -91,11 +126,12 @@ def test_page_states_its_figures_and_that_it_is_a_sample(page):
 
 
 @pytest.mark.parametrize("names", [("train",), ("train", "val"), ("train", "val", "test")])
-def test_curves_are_of_what_was_measured(names, show, arguments):
+def test_curves_are_of_what_was_measured(names, show, analysis):
     """One line each, over ticks that are round numbers within what is drawn."""
     values = {"loss": (1.9, 1.0, 0.31), "acc": (12.0, 55.0, 90.0)}
     rows = [{f"{n}_{what}": v[i] for n in names for what, v in values.items()} | {"epoch": i + 1} for i in range(3)]
-    page = show(report.render(arguments[0], rows, *arguments[2:]))
+    network = network_with(analysis.dataset.spec, rows)
+    page = show(render(dataclasses.replace(analysis, network=network)))
     legend = {"train": "train", "val": "held out", "test": "test"}
     for svg, ticks in zip(
         page.locator("#curves svg").all(), (["0.5", "1.0", "1.5"], ["20", "40", "60", "80"]), strict=True
@@ -122,8 +158,8 @@ def test_wrong_predictions_come_first_in_order(page):
     assert page.locator("#more").is_hidden()
 
 
-def test_gallery_filters_by_class(page, arguments):
-    labels = arguments[3].labels
+def test_gallery_filters_by_class(page, analysis):
+    labels = analysis.predictions.true
     choose(page, true="3")
     assert cards(page) == [3 * i for i in range(200) if i % 2 and labels[i] == 3]
     choose(page, predicted="4")
@@ -144,16 +180,16 @@ def test_gallery_filters_by_what_people_say(page):
     choose(page)
 
 
-def test_gallery_sorts_by_confidence(page, arguments):
-    confidence = arguments[5].max(axis=1).round(4)
+def test_gallery_sorts_by_confidence(page, analysis):
+    confidence = analysis.predictions.confidence.round(4)
     for sort, sign in (("confidence", -1), ("doubt", 1)):
         choose(page, sort=sort)
         shown = [sign * confidence[index // 3] for index in cards(page)]
         assert shown == sorted(shown)
 
 
-def test_cells_of_the_confusion_matrix_open_their_images(page, arguments):
-    labels = arguments[3].labels
+def test_cells_of_the_confusion_matrix_open_their_images(page, analysis):
+    labels = analysis.predictions.true
     choose(page)
     page.locator("#confusion tbody tr").nth(6).locator("button").nth(7).click()
     assert cards(page) == [3 * i for i in range(200) if i % 2 and labels[i] == 6]
@@ -161,9 +197,9 @@ def test_cells_of_the_confusion_matrix_open_their_images(page, arguments):
     assert cards(page) == [3 * i for i in range(200) if not i % 2 and labels[i] == 6]
 
 
-def test_maps_drawn_are_those_of_the_definition(page, arguments):
+def test_maps_drawn_are_those_of_the_definition(page, analysis, raw):
     """The page draws with its own few lines of script: they are held against cam.overlay, to a rounding."""
-    test, raw = arguments[3], arguments[6]
+    test = analysis.dataset.test
     choose(page)
     page.locator(".card[data-index='9']").click()
     for which in (2, 5):
@@ -218,21 +254,21 @@ def test_page_follows_the_colour_scheme(page):
     assert len(set(grounds)) == 2
 
 
-def test_fine_maps_are_averaged_down(arguments):
+def test_fine_maps_are_averaged_down():
     maps = np.arange(2 * 11 * 32 * 32, dtype=np.float32).reshape(2, 11, 32, 32)
-    pooled = report._pool(maps)
+    pooled = report.pool(maps)
     assert pooled.shape == (2, 11, 16, 16)
     np.testing.assert_allclose(pooled[0, 0, 0, 0], maps[0, 0, :2, :2].mean())
-    np.testing.assert_array_equal(report._pool(maps[..., :8, :8]), maps[..., :8, :8])
+    np.testing.assert_array_equal(report.pool(maps[..., :8, :8]), maps[..., :8, :8])
 
 
 # ---- what is drawn, held against what was given ----------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def compared(arguments):
+def compared(analysis):
     """Another network, made up: right where this one is wrong and the other way round, for some of the images."""
-    labels, count = arguments[3].labels, len(arguments[3].labels)
+    labels, count = analysis.predictions.true, len(analysis.predictions.true)
     rng = np.random.default_rng(1)
     guesses = np.where(np.arange(count) % 2, labels, (labels + 3) % 10)
     p = rng.uniform(0, 0.1, (count, 10))
@@ -240,26 +276,32 @@ def compared(arguments):
     p /= p.sum(axis=1, keepdims=True)
     mended, broken = np.arange(1, 100, 2), np.arange(0, 60, 2)
     maps = rng.normal(size=(len(mended) + len(broken), 8, 8)).astype(np.float32)
-    ours = arguments[5].argmax(axis=1)
+    theirs = Predictions(np.log(p), analysis.dataset.spec.class_names, labels)
     figures = {"checkpoint": "other one", "model": "smoke", "data": "embedded SAMPLE"}
-    figures |= {"definitions": comparison.DEFINITIONS, **comparison.compare(labels, ours, guesses, NAMES)}
-    return comparison.Comparison(figures, guesses, p, mended, broken, maps)
+    figures |= {"definitions": comparison.DEFINITIONS, **comparison.compare(analysis.predictions, theirs)}
+    return comparison.Comparison(figures, theirs, mended, broken, maps)
 
 
 @pytest.fixture(scope="module")
-def full_page(show, arguments, compared):
+def full_page(show, analysis, compared):
     """A page with everything: three epochs held out too, tables of trust with a picture, another network."""
     rows = [
         {"epoch": e, "learning_rate": 0.1}
         | {f"{n}_{k}": v for n, x in (("train", 0.1), ("val", 0.3), ("test", 0.4)) for k, v in values(e, x).items()}
         for e in (1, 2, 3)
     ]
-    table = Table("A question", "An answer.", ["name", "value"], [["a", "1"], ["b", "2"]], "picture.png")
+    table = tables.Table("A question", "An answer.", ["name", "value"], [["a", "1"], ["b", "2"]], "picture.png")
     png = io.BytesIO()
     Image.new("RGB", (7, 5), (1, 2, 3)).save(png, "PNG")
-    html = report.render(
-        arguments[0], rows, *arguments[2:], trust=[table], pictures={"picture.png": png.getvalue()}, compared=compared
+    full = dataclasses.replace(
+        analysis,
+        network=network_with(analysis.dataset.spec, rows),
+        evaluation=Evaluation({}, Pairs([], np.zeros(0))),
+        comparison=compared,
     )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tables, "of_evaluation", lambda figures: [table])
+        html = render(full, {"picture.png": png.getvalue()})
     return show(html), rows
 
 
@@ -300,9 +342,9 @@ def test_curves_go_through_their_rows(full_page):
         np.testing.assert_allclose(places[..., 0], np.tile([40, 226, 412], (3, 1)), atol=0.01)
 
 
-def test_every_cell_bar_and_figure_is_what_was_given(full_page, arguments):
+def test_every_cell_bar_and_figure_is_what_was_given(full_page, analysis):
     page = full_page[0]
-    confusion = arguments[2]
+    confusion = analysis.predictions.confusion
     cells = page.locator("#confusion tbody tr").all()
     for i, row in enumerate(cells):
         assert [int(x) for x in row.locator("button").all_inner_texts()] == confusion[i].tolist()
@@ -322,9 +364,11 @@ def test_every_cell_bar_and_figure_is_what_was_given(full_page, arguments):
         width = bar.locator("span span").evaluate("x => x.style.width")
         assert float(width[:-1]) == pytest.approx(100 * share, abs=0.01)
     words = page.locator("#what").inner_text()
-    assert words == "compact: test accuracy 50.00%, embedded SAMPLE. Maps: grad-cam at stage4."
+    assert words == (
+        "compact: test accuracy 50.00%, embedded SAMPLE of the made-up test set. Maps: grad-cam at stage4."
+    )
     assert page.locator("#people").inner_text().count("People disagree too: not disputed") == 1
-    said = arguments[0]["people"]["accuracy"]
+    said = people.summarise(analysis.people, analysis.predictions, analysis.badges)["accuracy"]
     table = [row.inner_text().split("\t") for row in page.locator("#people table").nth(1).locator("tbody tr").all()]
     assert table == [[name, str(x["count"]), f"{100 * x['accuracy']:.1f}%"] for name, x in said.items()]
     table = [row.inner_text().split("\t") for row in page.locator("#trust tbody tr").all()]
@@ -336,9 +380,9 @@ def test_every_cell_bar_and_figure_is_what_was_given(full_page, arguments):
 
 
 @pytest.mark.parametrize("choice", ["predicted", "true", "difference", "none", "4"])
-def test_the_gallery_draws_the_map_that_is_chosen(full_page, arguments, choice):
-    page, test, raw = full_page[0], arguments[3], arguments[6]
-    guesses = arguments[5].argmax(axis=1)
+def test_the_gallery_draws_the_map_that_is_chosen(full_page, analysis, raw, choice):
+    page, test = full_page[0], analysis.dataset.test
+    guesses = analysis.predictions.predicted
     choose(page, map=choice)
     for position in (5, 9, 11):
         which = {"predicted": guesses[position], "true": test.labels[position], "difference": 10}.get(choice, 4)
@@ -349,13 +393,13 @@ def test_the_gallery_draws_the_map_that_is_chosen(full_page, arguments, choice):
     choose(page)
 
 
-def test_the_dialog_is_of_its_image_and_closes(full_page, arguments):
-    page, test, p, raw = full_page[0], arguments[3], arguments[5], arguments[6]
+def test_the_dialog_is_of_its_image_and_closes(full_page, analysis, raw):
+    page, test, p = full_page[0], analysis.dataset.test, analysis.predictions.probabilities
     choose(page)
     page.locator(".card[data-index='15']").click()
     true, guess = NAMES[test.labels[5]], NAMES[p[5].argmax()]
     assert page.locator("#detail-title").inner_text().startswith(f"#15: {true}, taken for {guess}")
-    assert page.locator("#detail-title").inner_text().endswith(f"({arguments[7][5]})")
+    assert page.locator("#detail-title").inner_text().endswith(f"({analysis.badges[5]})")
     for i, button in enumerate(page.locator("#detail-maps button").all()[:10]):
         assert button.inner_text().split("\n")[-1] == f"{100 * round(p[5, i], 4):.1f}%"
     assert page.locator("#detail-maps [aria-pressed='true']").inner_text().startswith(guess)
@@ -373,9 +417,9 @@ def test_the_dialog_is_of_its_image_and_closes(full_page, arguments):
     assert not page.locator("#detail").is_visible()
 
 
-def test_the_other_networks_gallery_shows_its_own_maps(full_page, arguments, compared):
-    page, test, raw = full_page[0], arguments[3], arguments[6]
-    ours = arguments[5].argmax(axis=1)
+def test_the_other_networks_gallery_shows_its_own_maps(full_page, analysis, raw, compared):
+    page, test = full_page[0], analysis.dataset.test
+    ours = analysis.predictions.predicted
     assert page.locator("#compared-title").inner_text() == "Compared with other one (smoke)"
     assert "mended" in page.locator("#compared-tables").inner_text()
     for kind, positions, first in (("mended", compared.mended, 0), ("broken", compared.broken, len(compared.mended))):
@@ -386,10 +430,10 @@ def test_the_other_networks_gallery_shows_its_own_maps(full_page, arguments, com
             card = f"#changed-gallery .card:nth-child({place + 1})"
             texts = page.locator(card).inner_text()
             assert f"#{test.indices[i]}, {NAMES[test.labels[i]]}" in texts
-            assert f"this: {NAMES[ours[i]]} {100 * arguments[5][i].max().round(4):.1f}%" in texts
-            assert (
-                f"other: {NAMES[compared.guesses[i]]} {100 * compared.probabilities[i].max().round(4):.1f}%" in texts
-            )
+            assert f"this: {NAMES[ours[i]]} {100 * analysis.predictions.confidence[i].round(4):.1f}%" in texts
+            theirs = compared.predictions
+            sure = f"{100 * theirs.confidence[i].round(4):.1f}%"
+            assert f"other: {NAMES[theirs.predicted[i]]} {sure}" in texts
             plain = test.images[i].repeat(8, axis=0).repeat(8, axis=1).astype(float)
             shown = [
                 plain,
@@ -400,14 +444,18 @@ def test_the_other_networks_gallery_shows_its_own_maps(full_page, arguments, com
                 if i != 1 or column != 2:  # a zero map, with words on it
                     assert alike(page, f"{card} .trio > div:nth-child({column}) canvas", expected)
         page.select_option("#changed-sort", "confidence")
-        surest = positions[np.argsort(-compared.probabilities.max(axis=1).round(4)[positions], kind="stable")]
+        surest = positions[np.argsort(-compared.predictions.confidence.round(4)[positions], kind="stable")]
         number = [card.inner_text().split(",")[0] for card in page.locator("#changed-gallery .card").all()]
         assert number == [f"#{test.indices[i]}" for i in surest[:30]]
     i = surest[0]
     page.locator("#changed-gallery .card").first.click()
     place = len(compared.mended) + compared.broken.tolist().index(i)
     assert alike(page, "#detail-other canvas", mapped(test.images[i], compared.maps[place], 0))
-    assert f"The other network: {NAMES[compared.guesses[i]]}," in page.locator("#detail-other").inner_text()
+    assert (
+        f"The other network: {NAMES[compared.predictions.predicted[i]]}," in page.locator("#detail-other").inner_text()
+    )
     bars = page.locator("#detail-other .bar").all_inner_texts()
-    assert [bar.split("\n")[-1] for bar in bars] == [f"{100 * x:.1f}%" for x in compared.probabilities[i].round(4)]
+    assert [bar.split("\n")[-1] for bar in bars] == [
+        f"{100 * x:.1f}%" for x in compared.predictions.probabilities[i].round(4)
+    ]
     page.click("#close")

@@ -19,7 +19,7 @@ from cifar_flax.network.build import build_model
 from cifar_flax.training import trained
 
 ROOT = Path(__file__).parents[2]
-PUBLISHED = {"compact": trained.EMBEDDED, "resnet18": ROOT / "checkpoints" / "resnet18.safetensors"}
+PUBLISHED = trained.PUBLISHED
 
 sys.path.append(str(ROOT / "benchmarks"))
 with contextlib.suppress(ImportError):

@@ -23,8 +23,8 @@ def test_exported_file_loads_strictly_and_comes_back_bit_for_bit(suffix, tmp_pat
     network = runpy.run_path(str(interop.MODULE))["ResNet"](PRESETS["compact"].widths, PRESETS["compact"].strides)
     network.load_state_dict(torch.load(path, weights_only=True), strict=True)
     assert command.main(["import", str(path), "--out", str(tmp_path / "ours.safetensors")]) == 0
-    ours = trained.load_network(tmp_path / "ours.safetensors").params
-    jax.tree.map(np.testing.assert_array_equal, ours, trained.load_network(None).params)
+    ours = trained.load(tmp_path / "ours.safetensors").params
+    jax.tree.map(np.testing.assert_array_equal, ours, trained.load(None).params)
 
 
 @pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "model", "net"])
