@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cifar_flax.commands import explain as command
-from cifar_flax.explaining.folder import MANIFEST, PICTURES, check
+from cifar_flax import commands
+from cifar_flax.explaining.folder import EXPLANATION, PICTURES, check
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,9 +30,9 @@ def explain(*words, cwd):
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """A function that calls the command within this process, in `tmp_path`: without the start of another."""
+    """A function that calls a command within this process, in `tmp_path`: without the start of another."""
     monkeypatch.chdir(tmp_path)
-    return lambda *words: command.main([str(word) for word in words])
+    return lambda *words: commands.main([str(word) for word in words])
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,7 @@ def test_the_twenty_images_are_the_same_everywhere(explained, manifest, reported
     assert described(folder / "correct_prediction.png") == described(folder / "gradcam_correct.png") == correct
     for kind, indices in (("wrong", wrong), ("correct", correct)):
         for number, index in enumerate(indices, start=1):
-            assert manifest[kind][number - 1]["files"] == [f"gradcam_images/{kind}_{number}.png"]
+            assert manifest[kind][number - 1]["picture"] == f"gradcam_images/{kind}_{number}.png"
             assert described(folder / "gradcam_images" / f"{kind}_{number}.png") == [index]
     assert np.load(folder / "cams.npz")["indices"].tolist() == wrong + correct
     in_report = [image["index"] for image in reported["images"] if image["true"] != image["predicted"]]
@@ -115,11 +115,11 @@ def test_two_runs_write_the_same_bytes(tmp_path, explained):
 
 
 def test_given_images_are_explained_and_classes_filtered(tmp_path, here):
-    assert here("--indices", "0,3,1", "--out", "a", "--layer", "stage2", "--method", "layer-cam") == 0
+    assert here("explain", "--indices", "0,3,1", "--out", "a", "--stage", "stage2", "--method", "layer-cam") == 0
     manifest = json.loads((tmp_path / "a" / "manifest.json").read_text())
     assert sorted(entry["index"] for entry in manifest["wrong"] + manifest["correct"]) == [0, 1, 3]
-    assert (manifest["layer"], manifest["method"]) == ("stage2", "layer-cam")
-    assert here("--true", "cat", "--pred", "dog", "--count", 3, "--sort", "confidence", "--out", "b") == 0
+    assert (manifest["stage"], manifest["method"]) == ("stage2", "layer-cam")
+    assert here("explain", "--true", "cat", "--predicted", "dog", "--count", 3, "--sort", "confidence", "--out", "b") == 0
     manifest = json.loads((tmp_path / "b" / "manifest.json").read_text())
     assert {(entry["true"], entry["predicted"]) for entry in manifest["wrong"]} == {("cat", "dog")}
     confidences = [entry["probabilities"][5] for entry in manifest["wrong"]]
@@ -127,7 +127,7 @@ def test_given_images_are_explained_and_classes_filtered(tmp_path, here):
 
 
 def test_an_empty_selection_says_so_and_writes_the_rest(tmp_path, here, capsys):
-    assert here("--true", "cat", "--pred", "cat", "--count", 2, "--out", "a") == 0
+    assert here("explain", "--true", "cat", "--predicted", "cat", "--count", 2, "--out", "a") == 0
     assert "No wrong prediction fits" in capsys.readouterr().out
     manifest = json.loads((tmp_path / "a" / "manifest.json").read_text())
     assert manifest["wrong"] == [] and len(manifest["correct"]) == 2
@@ -135,8 +135,8 @@ def test_an_empty_selection_says_so_and_writes_the_rest(tmp_path, here, capsys):
 
 
 def test_exported_network_is_explained_alike(tmp_path, manifest, here):
-    assert here("--export", "x.safetensors") == 0
-    assert here("--ckpt", "x.safetensors", "--dataset", "sample", "--count", 1, "--out", "a") == 0
+    assert here("export", "--out", "x.safetensors") == 0
+    assert here("explain", "--ckpt", "x.safetensors", "--dataset", "sample", "--count", 1, "--out", "a") == 0
     again = json.loads((tmp_path / "a" / "manifest.json").read_text())
     assert again["checkpoint_sha256"] == manifest["checkpoint_sha256"]
     assert again["wrong"][0] == manifest["wrong"][0]
@@ -150,16 +150,15 @@ def test_wrong_input_is_one_line_and_exit_code_2(tmp_path):
 
 
 def test_overwriting_replaces_the_directory(tmp_path, here):
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "mended.png").write_text("")
-    (tmp_path / "a" / "manifest.json").write_text('{"checkpoint_sha256": ""}')
-    assert here("--out", "a", "--overwrite", "--count", 1) == 0
+    assert here("compare", "compact", "--out", "a", "--count", 1) == 0
+    assert (tmp_path / "a" / "mended.png").exists()
+    assert here("explain", "--out", "a", "--overwrite", "--count", 1) == 0
     assert not (tmp_path / "a" / "mended.png").exists() and (tmp_path / "a" / "report.html").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
 def test_an_evaluation_is_in_files_pictures_and_report(tmp_path, here):
-    assert here("--evaluate", 30, "--count", 1, "--out", "a") == 0
+    assert here("evaluate", "--num-images", 30, "--count", 1, "--out", "a") == 0
     folder = tmp_path / "a"
     trust = json.loads((folder / "trust.json").read_text())
     assert trust["images"] == 30 and trust["seed"] == 0 and "SAMPLE" in trust["data"]
@@ -170,7 +169,7 @@ def test_an_evaluation_is_in_files_pictures_and_report(tmp_path, here):
     tables = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', html, re.DOTALL)[1])[
         "trust"
     ]
-    check(folder, MANIFEST, overwrite=True)  # all that it wrote may be replaced
+    check(folder, EXPLANATION, overwrite=True)  # all that it wrote may be replaced
     drawn = [base64.b64decode(table["picture"]) for table in tables if table["picture"]]
     assert drawn == [
         (folder / f"{name}.png").read_bytes() for name in ("faithfulness", "confusion_maps", "calibration")
@@ -182,12 +181,10 @@ def test_pictures_of_ones_own_are_explained_and_broken_ones_named(tmp_path, samp
     Image.fromarray(sample.test.images[0]).resize((200, 120)).save(tmp_path / "mine" / "a.jpg")
     Image.fromarray(sample.test.images[1]).save(tmp_path / "b.webp")
     (tmp_path / "mine" / "c.png").write_text("no picture")
-    assert here("--images", "mine", "b.webp", "nowhere") == 2
+    assert here("pictures", "mine", "b.webp", "nowhere") == 2
     said = capsys.readouterr()
     errors = said.err.splitlines()
-    assert [line.split()[2] for line in errors] == ["mine/c.png", "nowhere"] and errors[0].startswith(
-        "error: --images"
-    )
+    assert [line.split()[:2] for line in errors] == [["error:", "mine/c.png"], ["error:", "nowhere"]]
     check(tmp_path / "pictures", PICTURES, overwrite=True)  # all that it wrote may be replaced
     manifest = json.loads((tmp_path / "pictures" / "pictures.json").read_text())
     assert [entry["file"] for entry in manifest["pictures"]] == ["mine/a.jpg", "b.webp"]

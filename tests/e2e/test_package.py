@@ -78,8 +78,8 @@ def test_it_explains_trains_and_explains_that(command, tmp_path):
         ["explain", "--count", 2],
         ["train", "--preset", "smoke", "--epochs", 1, "--widths", 8, "--strides", 2, "--out", "run"],
         ["explain", "--ckpt", "run", "--count", 2],
-        ["augment", "--out", "grid.png"],
-        ["export", "--out", "net.safetensors"],
+        ["explain", "--ckpt", "resnet18", "--count", 2, "--out", "better"],
+        ["export", "--format", "pytorch", "--out", "net.safetensors"],
         ["import", "net.safetensors", "--out", "mine.safetensors"],
     ):
         process = run(command, *words, cwd=tmp_path)
@@ -90,7 +90,7 @@ def test_it_explains_trains_and_explains_that(command, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {
         "explain",
         "run",
-        "grid.png",
+        "better",
         "net.safetensors",
         "mine.safetensors",
     }
