@@ -344,6 +344,5 @@ def measure_whole(maps: np.ndarray, predictions: Predictions, image_size: int) -
 
 def _mean_maps(shares: np.ndarray) -> np.ndarray:
     """The mean of `[n, 2, h, w]` over images, zero maps left out, and 0 where there are only such: `[2, h, w]`."""
-    scored = np.isfinite(shares).all(axis=(-2, -1))
-    count = np.maximum(scored.sum(axis=0), 1)[:, None, None]
-    return np.where(scored[..., None, None], shares, 0).sum(axis=0) / count
+    scored = np.isfinite(shares)  # all of a map, or nothing of it
+    return np.where(scored, shares, 0).sum(axis=0) / np.maximum(scored.sum(axis=0), 1)

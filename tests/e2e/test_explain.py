@@ -119,7 +119,8 @@ def test_given_images_are_explained_and_classes_filtered(tmp_path, here):
     manifest = json.loads((tmp_path / "a" / "manifest.json").read_text())
     assert sorted(entry["index"] for entry in manifest["wrong"] + manifest["correct"]) == [0, 1, 3]
     assert (manifest["stage"], manifest["method"]) == ("stage2", "layer-cam")
-    assert here("explain", "--true", "cat", "--predicted", "dog", "--count", 3, "--sort", "confidence", "--out", "b") == 0
+    words = ("--true", "cat", "--predicted", "dog", "--count", 3, "--sort", "confidence")
+    assert here("explain", *words, "--out", "b") == 0
     manifest = json.loads((tmp_path / "b" / "manifest.json").read_text())
     assert {(entry["true"], entry["predicted"]) for entry in manifest["wrong"]} == {("cat", "dog")}
     confidences = [entry["probabilities"][5] for entry in manifest["wrong"]]
