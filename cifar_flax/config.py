@@ -32,6 +32,7 @@ class Config:
     # Model. LayerNorm over height, width and channels, 3x3 convolutions, two blocks a stage.
     widths: tuple[int, ...] = _option((64, 128, 256, 512), "channels of each stage")
     strides: tuple[int, ...] = _option((1, 2, 2, 1), "stride of each stage's first block")
+    blocks: tuple[int, ...] = _option((), "blocks of each stage; none: two in each; ResNet-34 has 3,4,6,3")
     init: str = _option("", "network to start from: a run, a .safetensors file, compact or resnet18")
 
     # Augmentation, as the assignment has it
@@ -189,7 +190,10 @@ def validate(config: Config) -> Config:
     require("nesterov", config.momentum > 0 or not config.nesterov, "--no-nesterov where --momentum is 0")
     require("widths", bool(config.widths) and all(width >= 1 for width in config.widths), "1 or more each")
     require("strides", all(stride >= 1 for stride in config.strides), "1 or more each")
-    require("strides", len(config.strides) == len(config.widths), f"one for each of {len(config.widths)} --widths")
+    each = f"one for each of {len(config.widths)} --widths"
+    require("strides", len(config.strides) == len(config.widths), each)
+    require("blocks", not config.blocks or len(config.blocks) == len(config.widths), each)
+    require("blocks", all(count >= 1 for count in config.blocks), "1 or more each")
     total = {"cifar10": 50_000, "sample": 1_000}[config.dataset]
     require("val_size", config.val_size < total, f"fewer than the {total} training images")
     require(

@@ -20,6 +20,7 @@ def build_model(config: Config, execution: Execution | None = None, spec: DataSp
     return ResNet(
         config.widths,
         config.strides,
+        config.blocks,
         dtype=dtype,
         forms=forms,
         spec=spec,

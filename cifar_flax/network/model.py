@@ -79,7 +79,7 @@ class ResNet(nn.Module):
     Attributes:
       widths: channels of each stage; the stem has the first stage's.
       strides: stride of each stage's first block.
-      blocks_per_stage: basic blocks in each stage.
+      blocks_per_stage: basic blocks of each stage; () for two in each.
       dtype: dtype of the activations; parameters, statistics and logits are float32, or this if wider.
       forms: the operations that it computes with.
       spec: the data set that it is for: its classes, the size of its images, and how they are normalised.
@@ -87,7 +87,7 @@ class ResNet(nn.Module):
 
     widths: Sequence[int] = (64, 128, 256, 512)
     strides: Sequence[int] = (1, 2, 2, 1)
-    blocks_per_stage: int = 2
+    blocks_per_stage: Sequence[int] = ()
     dtype: Any = jnp.float32
     forms: Forms = PLAIN
     spec: DataSpec = CIFAR10
@@ -101,7 +101,7 @@ class ResNet(nn.Module):
         return [
             (f"stage{i + 1}_block{j + 1}", self.widths[i], self.strides[i] if j == 0 else 1)
             for i in range(first_stage, len(self.widths))
-            for j in range(self.blocks_per_stage)
+            for j in range(self.blocks_per_stage[i] if self.blocks_per_stage else 2)
         ]
 
     def setup(self):
@@ -119,8 +119,8 @@ class ResNet(nn.Module):
 
     def features(self, x, stage: str):
         x = self.forms.relu(self.norm(self.conv(x.astype(self.dtype))))
-        num_blocks = self.stage_names.index(stage) * self.blocks_per_stage
-        return self._run(x, self.blocks()[:num_blocks])
+        later = len(self.blocks(first_stage=self.stage_names.index(stage)))
+        return self._run(x, self.blocks()[: len(self.blocks()) - later])
 
     def head(self, activation, stage: str):
         x = self._run(activation, self.blocks(first_stage=self.stage_names.index(stage)))

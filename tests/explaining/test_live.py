@@ -168,7 +168,7 @@ def with_parameters(network, model, params):
 
 def build(widths, strides, blocks_per_stage, network):
     """A network of another shape, with parameters of which none is 0 or 1."""
-    model = ResNet(widths, strides, blocks_per_stage, spec=network.spec)
+    model = ResNet(widths, strides, (blocks_per_stage,) * len(widths), spec=network.spec)
     leaves, tree = jax.tree.flatten(init_params(model, jax.random.key(0)))
     rng = np.random.default_rng(0)
     params = jax.tree.unflatten(tree, [np.asarray(x + rng.normal(0, 0.1, x.shape), np.float32) for x in leaves])

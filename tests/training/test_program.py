@@ -28,6 +28,7 @@ GIVEN = validate(
         test=True,
         widths=(4, 6),
         strides=(2, 3),
+        blocks=(1, 3),
         crop_padding=3,
         rotate_degrees=7.0,
         cutout_size=5,
@@ -148,7 +149,7 @@ def test_what_a_step_is_made_of(seen):
     for name in ("sam_rho", "teacher_weight", "teacher_temperature"):
         assert given[name] == getattr(GIVEN, name), name
     assert given["images"].shape == (GIVEN.batch_size, 32, 32, 3)
-    assert (model.widths, model.strides) == ((4, 6), (2, 3))
+    assert (model.widths, model.strides, model.blocks_per_stage) == ((4, 6), (2, 3), (1, 3))
     assert seen["state"]["model"] == model == seen["eval_step"]["model"]
 
 
@@ -176,7 +177,7 @@ def test_every_field_is_tested():
     named = {field.name for field in dataclasses.fields(Config)} - ELSEWHERE - IN_THE_RUN
     body = here[here.index("def test_what_is_augmented") :]
     missing = {name for name in named if f'"{name}"' not in body and f"GIVEN.{name}" not in body}
-    assert missing <= {"widths", "strides", "seed"}  # in test_what_a_step_is_made_of, by value
+    assert missing <= {"widths", "strides", "blocks", "seed"}  # in test_what_a_step_is_made_of, by value
 
 
 @pytest.mark.slow
