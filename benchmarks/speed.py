@@ -97,7 +97,8 @@ def our_epoch(program: Program, train: DeviceSplit, test: DeviceSplit | None = N
 def _chosen(arguments: argparse.Namespace, **changes: Any) -> config.Config:
     """The preset with these changes and the command line's precision, and with its batch size if that is given."""
     chosen = dataclasses.replace(config.PRESETS[arguments.preset], precision=arguments.precision, **changes)
-    return config.validate(dataclasses.replace(chosen, batch_size=arguments.batch_size or chosen.batch_size))
+    chosen = dataclasses.replace(chosen, batch_size=arguments.batch_size or chosen.batch_size)
+    return config.validate(config.for_images(chosen, data.CIFAR10.image_size))
 
 
 def training(arguments: argparse.Namespace, *, whole: bool) -> Benchmark:
@@ -184,7 +185,7 @@ def augmentation(arguments: argparse.Namespace) -> Benchmark:
     pixels, labels = sample.train.images[: chosen.batch_size], sample.train.labels[: chosen.batch_size]
 
     def ours():
-        configured = build_augment(chosen)
+        configured = build_augment(chosen, 32)
         run = jax.jit(lambda key, images: configured(key, data.CIFAR10.normalize(images)))
         key, placed = jax.random.key(0), jax.device_put(pixels, jax.devices()[0])
         return lambda: run(key, placed).block_until_ready(), lambda: {"images": len(pixels)}

@@ -23,9 +23,10 @@ class Config:
     preset: str = _option("resnet18", "settings to start from; the other flags change them (resnet18)")
 
     # Data
-    dataset: Literal["cifar10", "sample"] = _option(
-        "cifar10", "all of CIFAR-10, or the included sample of 1,000 + 1,000 images"
+    dataset: str = _option(
+        "cifar10", "cifar10, cifar100, the included sample, tfds:NAME, or the path of a folder of pictures or a file"
     )
+    image_size: int = _option(0, "pixels along an image of a data set of your own; 0: as they are, at most 64")
     val_size: int = _option(0, "training images to hold out for validation: the last ones of the official order")
     test: bool = _option(True, "evaluate the test set after each epoch; use --no-test while you compare settings")
 
@@ -36,9 +37,9 @@ class Config:
     init: str = _option("", "network to start from: a run, a .safetensors file, compact or resnet18")
 
     # Augmentation, as the assignment has it
-    crop_padding: int = _option(4, "pixels of padding for the random crop; 0: off")
+    crop_padding: int = _option(-1, "pixels of padding for the random crop; -1: an eighth of the image; 0: off")
     rotate_degrees: float = _option(5.0, "largest angle of the random rotation; 0: off")
-    cutout_size: int = _option(16, "side of the square that is cut out, in pixels; 0: off")
+    cutout_size: int = _option(-1, "side of the square that is cut out, in pixels; -1: half of the image; 0: off")
     random_flip: bool = _option(False, "mirror half of the images; not part of the assignment")
 
     # Optimisation. Muon for the convolutions and SGD for the rest, both at a high rate. Warm-up, because LayerNorm
@@ -142,6 +143,30 @@ PRESETS: dict[str, Config] = {
 RESUMABLE_CHANGES = ("epochs", "eval_batch_size", "on_nan")
 
 
+# Training images of the data sets of which that is known before they are loaded.
+_NUM_TRAIN = {"cifar10": 50_000, "cifar100": 50_000, "sample": 1_000}
+
+
+def require_enough(config: Config, num_images: int) -> None:
+    """Refuses what a training set of so many images is too small for.
+
+    Raises:
+      UserError: more are held out, or make a batch, than there are.
+    """
+    num_train = num_images - config.val_size
+    if num_train < 1:
+        raise UserError(f"--val-size is {config.val_size}: expected fewer than the {num_images} training images")
+    if config.batch_size > num_train:
+        raise UserError(f"--batch-size is {config.batch_size}: expected at most the {num_train} training images")
+
+
+def for_images(config: Config, image_size: int) -> Config:
+    """The config with the augmentation that it has for images of so many pixels along a side."""
+    padding = image_size // 8 if config.crop_padding == -1 else config.crop_padding
+    size = image_size // 2 if config.cutout_size == -1 else config.cutout_size
+    return dataclasses.replace(config, crop_padding=padding, cutout_size=size)
+
+
 def validate(config: Config) -> Config:
     """The config itself.
 
@@ -165,15 +190,9 @@ def validate(config: Config) -> Config:
             require(name, type(value) is kind, f"a value of type {kind.__name__}")
     for name in ("epochs", "batch_size", "eval_batch_size"):
         require(name, getattr(config, name) >= 1, "1 or more")
-    for name in (
-        "val_size",
-        "crop_padding",
-        "cutout_size",
-        "warmup_epochs",
-        "plateau_patience",
-        "plateau_cooldown",
-        "seed",
-    ):
+    for name in ("crop_padding", "cutout_size"):
+        require(name, getattr(config, name) >= -1, "0 or more, or -1")
+    for name in ("val_size", "warmup_epochs", "plateau_patience", "plateau_cooldown", "seed"):
         require(name, getattr(config, name) >= 0, "0 or more")
     for name in ("weight_decay", "muon_learning_rate", "muon_weight_decay", "sam_rho", "clip_norm"):
         require(name, 0 <= getattr(config, name) < float("inf"), "a finite number, 0 or more")
@@ -194,20 +213,12 @@ def validate(config: Config) -> Config:
     require("strides", len(config.strides) == len(config.widths), each)
     require("blocks", not config.blocks or len(config.blocks) == len(config.widths), each)
     require("blocks", all(count >= 1 for count in config.blocks), "1 or more each")
-    total = {"cifar10": 50_000, "sample": 1_000}[config.dataset]
-    require("val_size", config.val_size < total, f"fewer than the {total} training images")
-    require(
-        "val_size",
-        config.plateau_monitor != "val_loss" or config.val_size > 0,
-        "1 or more for --plateau-monitor val_loss",
-    )
-    require(
-        "plateau_monitor",
-        config.plateau_monitor != "test_loss" or config.test,
-        "train_loss or val_loss with --no-test",
-    )
-    num_train = total - config.val_size
-    require("batch_size", config.batch_size <= num_train, f"at most the {num_train} training images")
+    watched = config.plateau_monitor
+    require("val_size", watched != "val_loss" or config.val_size > 0, "1 or more for --plateau-monitor val_loss")
+    require("plateau_monitor", watched != "test_loss" or config.test, "train_loss or val_loss with --no-test")
+    require("image_size", config.image_size == 0 or 8 <= config.image_size <= 96, "8 to 96 pixels, or 0")
+    if config.dataset in _NUM_TRAIN:  # as early as can be
+        require_enough(config, _NUM_TRAIN[config.dataset])
     return config
 
 
@@ -299,6 +310,9 @@ def differences(ours: Config, theirs: Config) -> str:
     names = [option.name for option in dataclasses.fields(Config) if option.name not in RESUMABLE_CHANGES]
     if "" in (ours.teacher_digest, theirs.teacher_digest):
         names.remove("teacher_digest")
+    for name in ("crop_padding", "cutout_size"):  # -1 becomes a number once the images' size is known
+        if -1 in (getattr(ours, name), getattr(theirs, name)):
+            names.remove(name)
     return ", ".join(
         f"{name} ({getattr(ours, name)} against {getattr(theirs, name)})"
         for name in names

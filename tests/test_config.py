@@ -30,11 +30,11 @@ def test_presets_are_valid_and_named_by_their_key(preset):
 def test_presets_are_those_of_the_published_runs(preset):
     """A published figure is of the preset as it is now; ResNet-18's preset is newer than its published run."""
     published = (ROOT / "docs" / "results" / f"{preset}-h200" / "seed-0" / "config.json").read_text()
-    assert config.from_json(published) == config.PRESETS[preset]
+    assert config.from_json(published) == config.for_images(config.PRESETS[preset], 32)
 
 
 def test_default_is_the_assignment():
-    run = parse()
+    run = config.for_images(parse(), 32)
     assert (run.preset, run.epochs, run.crop_padding, run.rotate_degrees, run.cutout_size) == (
         "resnet18",
         40,
@@ -44,6 +44,14 @@ def test_default_is_the_assignment():
     )
     assert not run.random_flip
     assert run.plateau_monitor == "train_loss"
+
+
+def test_augmentation_is_sized_to_the_image():
+    """A quarter of the image is cut out, and an eighth is what it moves by; what is given is left as it is."""
+    for size, padding, cut in ((8, 1, 4), (28, 3, 14), (32, 4, 16), (64, 8, 32)):
+        run = config.for_images(parse(), size)
+        assert (run.crop_padding, run.cutout_size) == (padding, cut)
+    assert config.for_images(parse("--crop-padding", "2", "--cutout-size", "0"), 64).crop_padding == 2
 
 
 def test_flags_change_their_preset():
@@ -93,8 +101,8 @@ def test_every_field_has_a_flag_with_help():
         ("--plateau-cooldown -1", "0 or more"),
         ("--plateau-min-scale 1", r"a number in [0, 1)"),
         ("--rotate-degrees 181", r"an angle in [0, 180]"),
-        ("--crop-padding -1", "0 or more"),
-        ("--cutout-size -1", "0 or more"),
+        ("--crop-padding -2", "0 or more, or -1"),
+        ("--cutout-size -2", "0 or more, or -1"),
         ("--warmup-epochs -1", "0 or more"),
         ("--seed -1", "0 or more"),
         ("--seed 4294967296", "a number below 2**32"),

@@ -41,7 +41,7 @@ def add_out(parser: argparse._ActionsContainer, name: str) -> None:
 def add_test_set(parser: argparse._ActionsContainer) -> None:
     """Which images: `--dataset`."""
     parser.add_argument(
-        "--dataset", choices=("cifar10", "sample"), help="all 10,000 test images, or the included sample of 1,000"
+        "--dataset", help="cifar10, the included sample, or another data set (what the network was trained on)"
     )
 
 
@@ -146,11 +146,17 @@ def selection(network: "Network", flags: argparse.Namespace) -> "Selection":
 
 
 def open_test_set(flags: argparse.Namespace, trained: "Trained") -> "Dataset":
-    """The sample for a published network, unless all images are asked for; else what the run trained on."""
+    """The sample for a published network, unless another is asked for; else what the run trained on."""
     from cifar_flax import data
 
-    which = flags.dataset or ("sample" if flags.ckpt is None else trained.config.dataset)
-    return data.load_named(which, flags.data_dir, flags.source, lambda line: print(line, flush=True))
+    config = trained.config
+    return data.open_dataset(
+        flags.dataset or ("sample" if flags.ckpt is None else config.dataset),
+        data_dir=flags.data_dir,
+        image_size=None if trained.spec == data.CIFAR10 else trained.spec.image_size,
+        source=flags.source,
+        report=lambda line: print(line, flush=True),
+    )
 
 
 def human_labels(flags: argparse.Namespace, dataset: "Dataset") -> "People | None":

@@ -101,7 +101,15 @@ def _train(
     made = job.together(lambda: job.is_first and rundir.claim(out, resume=resume))  # before anything slow
     say = functools.partial(print, flush=True) if job.is_first else lambda line: None
     try:
-        dataset = job.together(lambda: data.load_named(config.dataset, data_dir, source, say))
+        dataset = job.together(
+            lambda: data.open_dataset(
+                config.dataset,
+                data_dir=data_dir,
+                image_size=config.image_size or None,
+                source=source,
+                report=say,
+            )
+        )
         machine.set_up()
         loop.fit(config, dataset, out, resume=resume, num_devices=devices, job=job, **options)
     except UserError:
@@ -127,7 +135,9 @@ def _profile(config: Config, folder: Path, data_dir: Path | None, source: str) -
     from cifar_flax.training import profiling
 
     profiling.claim(folder)  # before anything slow
-    dataset = data.load_named(config.dataset, data_dir, source, lambda line: print(line, flush=True))
+    dataset = data.open_dataset(
+        config.dataset, data_dir=data_dir, image_size=config.image_size or None, source=source, report=print
+    )
     machine.set_up()
     path = profiling.profile(config, dataset, folder)
     print(f"Wrote {path}: open it at https://ui.perfetto.dev, or run  xprof {shlex.quote(str(folder))}")
@@ -137,6 +147,12 @@ def _command(argv: list[str] | None, prog: str) -> None:
     flags: dict[str, Any] = vars(_parser(prog).parse_args(argv))
     trace: Path | None = flags.pop("profile")
     out, resume, summary = flags.pop("out"), flags.pop("resume"), flags.pop("summary")
+    if (
+        "dataset" in flags
+        and Path(flags["dataset"]).exists()
+        and flags["dataset"] not in ("cifar10", "cifar100", "sample")
+    ):
+        flags["dataset"] = str(Path(flags["dataset"]).resolve())  # so that the run finds it from anywhere
     settings = distributed.from_flags(flags)
     names = ("data_dir", "source", "tensorboard", "checkpoint_every_minutes", "devices")
     options = {name: flags.pop(name) for name in names}

@@ -21,6 +21,8 @@ class DataSpec:
       image_size: rows and columns of an image, in pixels.
       mean: of each channel over the training images, in [0, 1].
       std: standard deviation of each channel, likewise.
+      digest: of all images and labels, the first 16 hex digits of their SHA-256; "" where the bytes are known, as
+        those of CIFAR-10.
     """
 
     name: str
@@ -28,6 +30,7 @@ class DataSpec:
     image_size: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    digest: str = ""
 
     @property
     def num_classes(self) -> int:

@@ -51,6 +51,8 @@ def pointing(maps: np.ndarray) -> np.ndarray:
     Returns:
       `[..., 4]`; 0.25 for a map that knows nothing, NaN for a zero map.
     """
+    if maps.shape[-1] % 2:  # the middle row and column belong to two quadrants
+        maps = maps.repeat(2, axis=-2).repeat(2, axis=-1)
     *lead, _, height, width = maps.shape
     quarters = share(maps).reshape(*lead, 4, 2, height // 2, 2, width // 2).sum(axis=(-3, -1)).reshape(*lead, 4, 4)
     return np.diagonal(quarters, axis1=-2, axis2=-1)

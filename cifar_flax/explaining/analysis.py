@@ -222,6 +222,11 @@ def _require(network: Network, dataset: Dataset, selection: Selection) -> None:
             f"this data set is {dataset.spec.name}, {dataset.spec.num_classes} of {dataset.spec.image_size}: "
             "explain it on the data set that it was trained on"
         )
+    if "" not in (spec.digest, dataset.spec.digest) and spec.digest != dataset.spec.digest:
+        raise UserError(
+            f"{network.name} was trained on {spec.name}, whose images have the digest {spec.digest}, and those of "
+            f"{dataset.spec.name} have {dataset.spec.digest}: explain it on the data set that it was trained on"
+        )
     if not len(dataset.test.images):
         raise UserError(f"{dataset.title} has no test images: there is nothing to explain")
     if selection.sort not in SORTS:

@@ -33,8 +33,8 @@ class Sizes(NamedTuple):
 DEFAULT_SIZES = Sizes()
 
 DEFINITIONS = {
-    "faithfulness": "Softmax probability of the predicted class as 4x4-pixel cells are replaced, most relevant first "
-    "and least relevant first, at 0, 1/8 ... 1 of 64 cells; cells ranked by the signed raw map, ties broken "
+    "faithfulness": "Softmax probability of the predicted class as an image's 64 cells are replaced, most relevant "
+    "first and least relevant first, at 0, 1/8 ... 1 of them; cells ranked by the signed raw map, ties broken "
     "at random. SRG is the area between the two curves (trapezoid), mean over images, with a 95% "
     "bootstrap interval over images. Fills: mean, the training set's mean colour; road, ROAD's linear "
     "imputation (neighbours 1/6, diagonals 1/12, noise 0.01). 'all' weighs wrong and right predictions as "
@@ -50,7 +50,7 @@ DEFINITIONS = {
     "network is surest of: share of the positive map of a class that lies in its quadrant, with a 95% bootstrap "
     "interval; chance is 0.25. Zero maps are counted and not scored.",
     "whole": "Of positive maps scaled to a sum of 1, means over images: entropy over that of a uniform map; centre "
-    "of mass in pixels, row and column, 16 the middle; overlap of the predicted and the true class's map "
+    "of mass in pixels, row and column; overlap of the predicted and the true class's map "
     "(sum of the smaller, wrong predictions only). Zero maps are counted and not scored.",
     "calibration": calibration.DEFINITIONS,
     "limits": "Such measures disagree with each other (LATEC, arXiv 2409.16756) and say little about whether a map "

@@ -1,13 +1,14 @@
 """Faithfulness: does the explained class's probability fall as the places that a map marks are replaced?
 
-An image is 8x8 cells of 4x4 pixels. Its cells are replaced in steps of an eighth of them, most relevant first and,
-apart, least relevant first; the area between the two curves of the probability is the map's score, the symmetric
+An image is 8x8 cells, in CIFAR-10 of 4x4 pixels. They are replaced in steps of an eighth of them, most relevant first
+and, apart, least relevant first; the area between the two curves of the probability is the map's score, the symmetric
 relevance gain (SRG, Bluecher et al. 2024, arXiv 2401.06654). A cell is replaced by the data set's mean colour, which
 normalisation makes 0, or by ROAD's noisy linear imputation (Rong et al. 2022, arXiv 2202.00449).
 
 Pure functions of plain arrays.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import jax
@@ -27,15 +28,14 @@ _ITERATIONS = 72
 
 
 def to_cells(maps: np.ndarray, grid: int = GRID) -> np.ndarray:
-    """Maps `[..., h, w]` by cell, `[..., grid, grid]`: means of finer ones, repeats of coarser ones.
+    """Maps `[..., h, w]` by cell, `[..., grid, grid]`: the mean over a cell of a map that is constant in each place.
 
     >>> to_cells(np.array([[1.0, 3.0], [5.0, 7.0]]), grid=1)
     array([[4.]])
     """
+    for axis in (-2, -1):
+        maps = maps.repeat(grid // math.gcd(grid, maps.shape[axis]), axis=axis)
     *lead, height, width = maps.shape
-    if height < grid:
-        maps = maps.repeat(grid // height, axis=-2).repeat(grid // width, axis=-1)
-        height, width = maps.shape[-2:]
     return maps.reshape(*lead, grid, height // grid, grid, width // grid).mean(axis=(-3, -1))
 
 
@@ -125,21 +125,27 @@ def impute(images: jax.Array, known: jax.Array) -> jax.Array:
     return jnp.where(known.any(axis=(-2, -1))[:, None, None, None], solved, 0)
 
 
+def enlarged(cells: jax.Array, size: int) -> jax.Array:
+    """Cells `[..., 8, 8]` at an image's size: `[..., size, size]`. They are equal where 8 divides the size."""
+    of_pixel = jnp.arange(size) * GRID // size
+    return cells[..., of_pixel[:, None], of_pixel]
+
+
 def masks_of(ranks: jax.Array, size: int) -> jax.Array:
     """The cells that are kept at each step of both curves.
 
     Args:
       ranks: int `[B, 8, 8]`.
-      size: pixels along a cell.
+      size: pixels along an image.
 
     Returns:
-      bool `[16, B, 8 * size, 8 * size]`: without the 1/8, 2/8 ... 7/8 most relevant; without as many of the least
+      bool `[16, B, size, size]`: without the 1/8, 2/8 ... 7/8 most relevant; without as many of the least
       relevant; whole; and nothing at all.
     """
     cut = jnp.arange(1, NUM_STEPS)[:, None, None, None] * (NUM_CELLS // NUM_STEPS)
     all_kept = jnp.ones((1, *ranks.shape), bool)
     kept = jnp.concatenate([ranks[None] >= cut, ranks[None] < NUM_CELLS - cut, all_kept, ~all_kept])
-    return kept.repeat(size, axis=-2).repeat(size, axis=-1)
+    return enlarged(kept, size)
 
 
 FILLS = ("mean", "road")
@@ -175,7 +181,7 @@ def curves(
     Returns:
       `[B, 2, 9]`: most relevant first, least relevant first; at `FRACTIONS`.
     """
-    kept = masks_of(ranks, images.shape[1] // GRID)
+    kept = masks_of(ranks, images.shape[1])
     found = jax.lax.map(lambda mask: probability(fill(images, mask, noise, kind)), kept).T  # [B, 16]
     steps = NUM_STEPS - 1
     whole, nothing = found[:, -2:-1], found[:, -1:]
@@ -189,8 +195,7 @@ def occlusion(probability: Callable[[jax.Array], jax.Array], images: jax.Array) 
     It looks at the very answer that the curves are made of: a reference, not a method.
     """
     cells = jnp.eye(NUM_CELLS, dtype=bool).reshape(NUM_CELLS, GRID, GRID)
-    size = images.shape[1] // GRID
-    kept = ~cells.repeat(size, axis=-2).repeat(size, axis=-1)
+    kept = ~enlarged(cells, images.shape[1])
     found = jax.lax.map(lambda mask: probability(jnp.where(mask[None, ..., None], images, 0)), kept)
     return (probability(images)[None] - found).T.reshape(-1, GRID, GRID)
 

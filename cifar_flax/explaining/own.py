@@ -126,6 +126,7 @@ def write(
     method: str,
     reference: Dataset | None,
     overwrite: bool,
+    labels: np.ndarray | None = None,
     on_batch: OnBatch = lambda count: None,
 ) -> dict[str, Any]:
     """Explains pictures and writes `pictures.html`, `pictures.json` and `cams.npz`, or nothing.
@@ -139,6 +140,7 @@ def write(
       method: one of `cam.METHODS`.
       reference: the data set whose images a picture may be unlike; None where it is not at hand.
       overwrite: replace `folder`, once the new one is complete.
+      labels: int `[N]`, the classes of the pictures, if these are known.
       on_batch: called with the number of pictures done since the last call.
 
     Returns:
@@ -148,7 +150,7 @@ def write(
       UserError: `folder` exists or cannot be written.
     """
     images = np.stack([picture.pixels for picture in pictures])
-    predictions = network.predict(images)
+    predictions = network.predict(images, labels)
     count, names = len(pictures), network.spec.class_names
     distances, limit = np.full(count, np.nan), np.inf
     if reference is not None:
@@ -165,6 +167,7 @@ def write(
             "distance": None if reference is None else round(float(distances[i]), 4),
             "unlike": bool(distances[i] > limit),
         }
+        | ({} if labels is None else {"true": names[labels[i]]})
         for i, picture in enumerate(pictures)
     ]
     manifest = (
@@ -174,6 +177,8 @@ def write(
             "stage": stage,
             "method": method,
             "class_names": list(names),
+            "accuracy": None if labels is None else predictions.accuracy,
+            "confusion": None if labels is None else predictions.confusion.tolist(),
             "rule": "" if reference is None else rule(reference),
             "threshold": None if reference is None else round(limit, 4),
             "pictures": entries,

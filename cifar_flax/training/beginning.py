@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from cifar_flax import config as config_lib
 from cifar_flax import machine
 from cifar_flax.config import Config
 from cifar_flax.data import Dataset
@@ -75,7 +76,7 @@ def begin(
     if newest:
         progress = _restore(program, Path(newest), job)
     else:
-        progress = Progress(_initial_state(config, program, job), program.place(Metrics.empty()), 0, [])
+        progress = Progress(_initial_state(config, program, job, say), program.place(Metrics.empty()), 0, [])
     for line in messages.greeting(config, dataset, layers, execution, folder, progress):
         say(line)
     return Beginning(config, program, progress, *_place_splits(program, dataset, num_train, teacher))
@@ -109,10 +110,7 @@ def _require(dataset: Dataset, config: Config) -> None:
         if name == "training" or len(split.images):  # there need be no test images
             dataset.spec.check_images(split.images, f"{name} images")
         dataset.spec.check_labels(split.labels, len(split.images), f"{name} labels")
-    if config.val_size >= len(dataset.train.images):
-        raise UserError(
-            f"--val-size is {config.val_size}: expected fewer than the {len(dataset.train.images)} training images"
-        )
+    config_lib.require_enough(config, len(dataset.train.images))
 
 
 def _place_splits(
@@ -217,19 +215,26 @@ def _restore(program: Program, path: Path, job: Job) -> Progress:
     return progress._replace(state=program.place(progress.state), sums=program.place(progress.sums))
 
 
-def _initial_state(config: Config, program: Program, job: Job) -> TrainState:
+def _initial_state(config: Config, program: Program, job: Job, say: Callable[[str], None]) -> TrainState:
     """The state before the first step, its parameters from `config.init` if that is given."""
     state = program.create_state()
     if not config.init:
         return state
     loaded = job.together(lambda: trained.load(config.init, "--init"))
     job.require_equal({"--init": loaded.digest})
-    if (loaded.config.widths, loaded.config.strides) != (config.widths, config.strides):
+    if (loaded.config.widths, loaded.config.strides, loaded.config.blocks) != (
+        config.widths,
+        config.strides,
+        config.blocks,
+    ):
         raise UserError(
             f"--init {config.init} holds a network of widths {loaded.config.widths} and strides "
-            f"{loaded.config.strides}, expected {config.widths} and {config.strides}: change --widths and --strides"
+            f"{loaded.config.strides}, expected {config.widths} and {config.strides}, and as many blocks: change "
+            "--widths, --strides and --blocks, or give its --preset"
         )
-    if (classes := program.model.spec.num_classes) != loaded.spec.num_classes:
-        raise UserError(f"--init {config.init} knows {loaded.spec.num_classes} classes, expected {classes}")
+    params = loaded.params
+    if loaded.spec.class_names != program.model.spec.class_names:
+        params = params | {"linear": jax.device_get(state.params["linear"])}
+        say(f"Note: --init {config.init} knows other classes: all of it is kept but its last layer, which begins anew")
     # Two copies: a donated buffer must not appear twice.
-    return dataclasses.replace(state, params=program.place(loaded.params), ema_params=program.place(loaded.params))
+    return dataclasses.replace(state, params=program.place(params), ema_params=program.place(params))

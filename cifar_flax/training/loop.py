@@ -9,6 +9,7 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
+from cifar_flax import config as config_lib
 from cifar_flax.config import Config
 from cifar_flax.data import Dataset
 from cifar_flax.distributed import ALONE, Job
@@ -59,6 +60,7 @@ def fit(
       Interrupted: SIGTERM or SIGINT came; a checkpoint was written.
     """
     dataset = dataset if config.test else dataset.without_test()
+    config = config_lib.for_images(config, dataset.spec.image_size)
     try:
         with job.together(lambda: Run(folder, resume=resume) if job.is_first else Silent()) as run:
             beginning = begin(config, dataset, folder, num_devices=num_devices, job=job, say=run.say, augment=augment)

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
+from cifar_flax import config as config_lib
 from cifar_flax import machine
 from cifar_flax.config import Config
 from cifar_flax.data import augment as augment_lib
@@ -66,8 +67,9 @@ class Program(NamedTuple):
     execution: Execution
 
 
-def build_augment(config: Config) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """`augment.augment` of a key and normalised images alone."""
+def build_augment(config: Config, image_size: int) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """`augment.augment` of a key and normalised images of a size alone."""
+    config = config_lib.for_images(config, image_size)
     return functools.partial(
         augment_lib.augment,
         crop_padding=config.crop_padding,
@@ -121,7 +123,7 @@ def build_train_step(
         step.train_step,
         model=model,
         optimizer=optimizer,
-        augment=augment or build_augment(config),
+        augment=augment or build_augment(config, model.spec.image_size),
         label_smoothing=config.label_smoothing,
         ema_decay=config.ema_decay,
         sam_rho=config.sam_rho,

@@ -30,7 +30,7 @@ def first_batch(config, execution):
         key = jax.random.key(config.seed)
         order = step.epoch_order(key, 1, len(images), config.batch_size)
         indices = jax.lax.with_sharding_constraint(order[0], execution.by_batch)
-        return build_augment(config)(jax.random.fold_in(key, 0), data.CIFAR10.normalize(images[indices]))
+        return build_augment(config, 32)(jax.random.fold_in(key, 0), data.CIFAR10.normalize(images[indices]))
 
     return batch(jax.make_array_from_process_local_data(execution.replicated, images, images.shape))
 

@@ -16,9 +16,11 @@ import peers
 import speed
 import turns
 
-from cifar_flax.config import PRESETS
+from cifar_flax.config import PRESETS, for_images
 from cifar_flax.data import CIFAR10, augment
 from cifar_flax.network import model
+
+COMPACT = for_images(PRESETS["compact"], 32)
 
 
 def test_normalisation(sample):
@@ -36,7 +38,7 @@ def test_crop_and_rotation(images, rng):
 
 
 def test_cutout_covers_as_much():
-    config = dataclasses.replace(PRESETS["compact"], crop_padding=0, rotate_degrees=0.0)
+    config = dataclasses.replace(COMPACT, crop_padding=0, rotate_degrees=0.0)
     pixels = torch.ones(2000, 3, 32, 32, device=peers.DEVICE)
     augmented = peers.augment(pixels, config)
     sides = [min(c + 8, 32) - max(c - 8, 0) for c in range(32)]
@@ -46,7 +48,7 @@ def test_cutout_covers_as_much():
 def test_network(make_pair, sample):
     pair = make_pair("compact", "float32")
     ours = model.forward(pair.model, pair.params, CIFAR10.normalize(sample.test.images[:8]))
-    module = peers.network(PRESETS["compact"], pair.params)
+    module = peers.network(COMPACT, pair.params)
     theirs = module(peers.normalize(peers.to_device(sample.test.images[:8]))).detach().cpu().numpy()
     np.testing.assert_allclose(theirs, ours, atol=1e-3)
 
@@ -60,7 +62,7 @@ def test_a_step_changes_every_parameter(sample, monkeypatch):
         return modules[-1]
 
     monkeypatch.setattr(peers, "network", noted)
-    step = peers.train_steps(PRESETS["compact"], sample.train.images[:64], sample.train.labels[:64], compiled=False)
+    step = peers.train_steps(COMPACT, sample.train.images[:64], sample.train.labels[:64], compiled=False)
     before = [parameter.detach().clone() for parameter in modules[0].parameters()]
     step()
     assert all(bool((a != b).any()) for a, b in zip(before, modules[0].parameters(), strict=True))

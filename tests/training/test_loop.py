@@ -12,8 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cifar_flax import config as config_lib
 from cifar_flax import data, execution, machine
 from cifar_flax.config import PRESETS
+from cifar_flax.data import CIFAR10, DataSpec
 from cifar_flax.errors import Interrupted, NonFiniteError, UserError
 from cifar_flax.execution import resolve
 from cifar_flax.network import cpu, weights
@@ -72,9 +74,10 @@ def test_a_row_has_the_lengths_of_kernels_and_of_steps(finished, tiny):
 def test_run_directory_is_complete(finished, tiny):
     folder, rows = finished
     assert {path.name for path in folder.iterdir()} == {
-        "config.json", "metrics.jsonl", "train.log", "loss_accuracy.png", "checkpoints",
+        "config.json", "data.json", "metrics.jsonl", "train.log", "loss_accuracy.png", "checkpoints",
     }  # fmt: skip
-    assert rundir.read_config(folder) == tiny
+    assert rundir.read_config(folder) == config_lib.for_images(tiny, 32)
+    assert DataSpec.from_json((folder / "data.json").read_bytes()) == CIFAR10
     assert [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()] == rows
     assert [row["epoch"] for row in rows] == [1, 2, 3]
     # Warm-up is the first epoch's 4 steps, from a fifth of the rate: its last step is the fourth.
@@ -445,12 +448,17 @@ def test_two_devices_train_as_one_does(program_and_data, tiny, monkeypatch):
     chex.assert_trees_all_close(jax.device_get(ours.params), jax.device_get(theirs.params), rtol=1e-2, atol=1e-4)
 
 
+def blank(few):
+    """A data set of as many training images as CIFAR-10's, which take no memory."""
+    images = np.broadcast_to(np.uint8(0), (50_000, 32, 32, 3))
+    return dataclasses.replace(few, train=data.whole_split(images, np.zeros(50_000, int)), is_sample=False)
+
+
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="is about CPU-only machines")
-def test_resnet18_on_a_cpu_is_told_what_it_costs(tmp_path):
+def test_resnet18_on_a_cpu_is_told_what_it_costs(few, tmp_path):
     """In hours that shrink with what is done, and with the small network as the way out."""
 
-    images = np.broadcast_to(np.uint8(0), (50_000, 32, 32, 3))
-    dataset = data.Dataset(data.CIFAR10, data.whole_split(images, np.zeros(50_000, int)), None)
+    dataset = blank(few)
 
     def told(epochs: int) -> str:
         progress = Progress({}, {}, 0, [{}] * epochs)
@@ -510,7 +518,7 @@ def test_a_batch_that_memory_cannot_hold_is_refused_before_the_first_step(few, t
     with pytest.raises(
         UserError, match=r"--batch-size 8192 needs about 1\d\d GB of memory .* there are 24: choose 1\d{3}"
     ):
-        loop.fit(config, few, tmp_path / "run")
+        loop.fit(config, blank(few), tmp_path / "run")
 
 
 def test_a_run_is_in_float32_where_bfloat16_is_wrong(tiny, few, tmp_path, monkeypatch, capsys):

@@ -10,7 +10,7 @@ import pytest
 
 from cifar_flax import execution, machine
 from cifar_flax.commands import train
-from cifar_flax.config import Config, validate
+from cifar_flax.config import Config, for_images, validate
 from cifar_flax.data import augment, decode_batch, encode_batch
 from cifar_flax.execution import resolve
 from cifar_flax.network import weights
@@ -61,7 +61,7 @@ GIVEN = validate(
     )
 )
 # Tested elsewhere: what they do is no argument of a part.
-ELSEWHERE = {"preset", "dataset", "on_nan", "precision", "deterministic", "teacher", "teacher_digest"}
+ELSEWHERE = {"preset", "dataset", "image_size", "on_nan", "precision", "deterministic", "teacher", "teacher_digest"}
 IN_THE_RUN = {"val_size", "test", "init", "epochs", "plateau_monitor"}
 
 
@@ -208,7 +208,7 @@ def test_fields_of_the_run_reach_it(few, tiny, tmp_path, monkeypatch):
     assert [(row["epoch"], row["train_total"], row["val_total"]) for row in rows] == [(1, 160, 40), (2, 160, 40)]
     assert told == [row["val_loss"] for row in rows] and not any("test_loss" in row for row in rows)
     jax.tree.map(np.testing.assert_array_equal, begun[0], params)
-    assert rundir.read_config(tmp_path / "run") == config
+    assert rundir.read_config(tmp_path / "run") == for_images(config, 32)
 
 
 def test_determinism_is_asked_of_the_compiler_before_it_starts(tmp_path, monkeypatch):

@@ -153,7 +153,7 @@ def test_a_run_that_fails_leaves_the_others_and_is_reported(tmp_path, capsys, al
     out, errors = capsys.readouterr()
     assert errors.startswith("error: 1 of 2 runs are not done: init_nowhere-0; ") and errors.count("\n") == 1
     assert "label-smoothing=0.1 " in out.splitlines()[-1]
-    assert "nowhere is not there" in (tmp_path / "s" / "init_nowhere-0.output").read_text()
+    assert "--init nowhere is no checkpoint" in (tmp_path / "s" / "init_nowhere-0.output").read_text()
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import pytest
 
 from cifar_flax import execution
 from cifar_flax.commands import explain, export
-from cifar_flax.config import PRESETS
+from cifar_flax.config import PRESETS, for_images
 from cifar_flax.data import CIFAR10
 from cifar_flax.errors import UserError
 from cifar_flax.execution import resolve
@@ -120,7 +120,7 @@ def test_published_resnet18_is_what_its_card_says(sample):
     """And it is right on as many of the sample's 1,000 test images as of all 10,000, but for chance."""
     published = trained.load("resnet18")
     earlier = dict(muon_weight_decay=0.0, sam_rho=0.0, plateau_factor=0.7)  # the preset's values when it was trained
-    assert published.config == dataclasses.replace(PRESETS["resnet18"], **earlier)
+    assert published.config == for_images(dataclasses.replace(PRESETS["resnet18"], **earlier), 32)
     assert sum(leaf.size for leaf in jax.tree.leaves(published.params)) == 11_173_962
     assert [row["epoch"] for row in published.history] == list(range(1, 41))
     card = (ROOT / "docs" / "model-card-resnet18.md").read_text()

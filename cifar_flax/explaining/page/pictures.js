@@ -15,6 +15,10 @@ function figure(picture, caption, className) {
   return node;
 }
 
+function isWrong(picture) {
+  return picture.true !== undefined && picture.true !== picture.predicted;
+}
+
 function article(picture) {
   const box = make("article");
   const top = make("div", undefined, "top");
@@ -22,7 +26,8 @@ function article(picture) {
   const maps = make("div", undefined, "maps");
   const p = picture.probabilities;
   const ranked = names.map((_, i) => i).sort((a, b) => p[b] - p[a]);
-  box.append(make("h2", `${picture.title}: ${picture.predicted}, ${percent(p[ranked[0]])}`));
+  const wrong = isWrong(picture) ? `; wrong, it is ${picture.true}` : "";
+  box.append(make("h2", `${picture.title}: ${picture.predicted}, ${percent(p[ranked[0]])}${wrong}`));
   if (picture.unlike) {
     const apart = `at a distance of ${picture.distance.toFixed(3)}, beyond ${data.threshold.toFixed(3)}`;
     box.append(make("p", `Unlike the training set: ${apart}.`, "notice"));
@@ -51,14 +56,20 @@ function article(picture) {
 
 const count = data.pictures.length;
 const unlike = data.pictures.filter((picture) => picture.unlike).length;
-$("headline").textContent = `${count} picture${count === 1 ? "" : "s"}, explained`;
+const right = data.pictures.filter((picture) => picture.true === picture.predicted).length;
+const accuracy = data.accuracy === null ? "" : `: ${right} right, ${percent(data.accuracy)}`;
+$("headline").textContent = `${count} picture${count === 1 ? "" : "s"}, explained${accuracy}`;
 $("known").textContent = `The network knows ${names.length} classes, and names one of them for anything it is shown.`;
 $("what").textContent =
   `${data.method} at ${data.stage}, over the middle of each picture. ` +
   "A map shows what speaks for its class, on a scale of its own: colours cannot be compared between maps.";
-$("rule").textContent =
-  `${unlike} marked as unlike the training set: ${data.rule} (${data.threshold.toFixed(3)}). ` +
-  "So 5% of the data set's own pictures would be marked, and not everything that is strange is.";
+if (data.rule) {
+  $("rule").textContent =
+    `${unlike} marked as unlike the training set: ${data.rule} (${data.threshold.toFixed(3)}). ` +
+    "So 5% of the data set's own pictures would be marked, and not everything that is strange is.";
+}
 $("origin").textContent = `${data.checkpoint}, ${data.model}, SHA-256 ${data.checkpoint_sha256}`;
 $("opacity").oninput = (event) => document.body.style.setProperty("--opacity", event.target.value / 100);
-$("pictures").append(...data.pictures.map(article));
+$("pictures").append(
+  ...[...data.pictures].sort((a, b) => isWrong(b) - isWrong(a)).map(article), // errors first
+);
