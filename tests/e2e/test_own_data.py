@@ -1,0 +1,168 @@
+"""A data set of one's own, from its files to a report: scikit-learn's digits, as four kinds of files."""
+
+import gzip
+import io
+import json
+import struct
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+import cifar_flax
+from cifar_flax import commands
+
+pytestmark = pytest.mark.slow
+
+RECIPE = ["--preset", "smoke", "--epochs", "20", "--widths", "8,16", "--strides", "1,2"]
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """1,797 grey images of 8x8 pixels, class by class: to train on and to test, by split uint8 `[N, 8, 8]` and labels."""
+    found = load_digits()
+    images, labels = (255 * found.images / 16).round().astype(np.uint8), found.target
+    test = np.zeros(len(labels), bool)
+    for label in range(10):
+        test[np.flatnonzero(labels == label)[::5]] = True
+    splits = {}
+    for name, chosen in (("train", ~test), ("test", test)):
+        order = np.flatnonzero(chosen)[np.argsort(labels[chosen], kind="stable")]
+        splits[name] = images[order], labels[order]
+    return splits
+
+
+def write_folder(path, digits):
+    for split, (images, labels) in digits.items():
+        for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+            (path / split / str(label)).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(path / split / str(label) / f"{number:04}.png")
+    return path
+
+
+def write_npz(path, digits):
+    arrays = {f"{x}_{split}": array for split, pair in digits.items() for x, array in zip("xy", pair, strict=True)}
+    np.savez(path, **arrays)
+    return path.with_suffix(".npz")
+
+
+def write_idx(path, digits):
+    path.mkdir()
+    for split, (images, labels) in digits.items():
+        prefix = {"train": "train", "test": "t10k"}[split]
+        for kind, array in (("images-idx3", images), ("labels-idx1", labels.astype(np.uint8))):
+            header = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
+            (path / f"{prefix}-{kind}-ubyte.gz").write_bytes(gzip.compress(header + array.tobytes()))
+    return path
+
+
+def write_parquet(path, digits):
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    path.mkdir()
+    names = {"info": {"features": {"label": {"names": [str(i) for i in range(10)], "_type": "ClassLabel"}}}}
+    for split, (images, labels) in digits.items():
+        encoded = []
+        for image in images:
+            content = io.BytesIO()
+            Image.fromarray(image).save(content, "PNG")
+            encoded.append({"bytes": content.getvalue(), "path": None})
+        table = pyarrow.table({"image": encoded, "label": labels})
+        table = table.replace_schema_metadata({"huggingface": json.dumps(names)})
+        parquet.write_table(table, path / f"{split}-00000-of-00001.parquet")
+    return path
+
+
+WRITERS = {"folder": write_folder, "npz": write_npz, "idx": write_idx, "parquet": write_parquet}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, digits):
+    """Trained on the digits as a folder: the folder, and the run's."""
+    here = tmp_path_factory.mktemp("digits")
+    folder = write_folder(here / "digits", digits)
+    assert commands.main(["train", "--dataset", str(folder), *RECIPE, "--out", str(here / "run")]) == 0
+    return folder, here / "run"
+
+
+def test_it_learns_and_its_errors_are_explained(run, capsys):
+    _, out = run
+    network = cifar_flax.load(out)
+    assert network.history[-1]["test_acc"] > 97
+    assert network.spec.class_names == tuple("0123456789") and network.spec.image_size == 8 and network.spec.digest
+    assert commands.main(["explain", "--ckpt", str(out), "--count", "3"]) == 0
+    manifest = json.loads((out / "explain" / "manifest.json").read_text())
+    assert manifest["accuracy"] == pytest.approx(network.history[-1]["test_acc"] / 100)
+    assert manifest["class_names"] == list("0123456789") and not manifest["is_sample"]
+    assert (out / "explain" / "report.html").exists()
+
+
+@pytest.mark.parametrize("kind", ["npz", "idx", "parquet"])
+def test_the_same_images_make_the_same_network_whatever_their_files(kind, run, digits, tmp_path):
+    folder, _ = run
+    path = WRITERS[kind](tmp_path / "files", digits)
+    ours, theirs = cifar_flax.open_dataset(folder), cifar_flax.open_dataset(path)
+    for split in ("train", "test"):
+        for a, b in zip(getattr(ours, split), getattr(theirs, split), strict=True):
+            np.testing.assert_array_equal(a, b)
+    assert ours.spec.digest == theirs.spec.digest and ours.spec.mean == theirs.spec.mean
+    short = [*RECIPE, "--epochs", "1"]
+    for name, dataset in (("a", folder), ("b", path)):
+        assert commands.main(["train", "--dataset", str(dataset), *short, "--out", str(tmp_path / name)]) == 0
+    assert cifar_flax.load(tmp_path / "a").trained.digest == cifar_flax.load(tmp_path / "b").trained.digest
+
+
+def test_another_data_set_is_refused_in_a_line_that_names_both(run, digits, tmp_path, capsys):
+    _, out = run
+    assert commands.main(["explain", "--ckpt", str(out), "--dataset", "sample", "--out", str(tmp_path / "a")]) == 2
+    said = capsys.readouterr().err
+    assert "was trained on" in said and "CIFAR-10" in said and said.count("\n") == 1
+    fewer = {name: (images[1:], labels[1:]) for name, (images, labels) in digits.items()}
+    other = write_folder(tmp_path / "digits", fewer)
+    assert commands.main(["explain", "--ckpt", str(out), "--dataset", str(other), "--out", str(tmp_path / "a")]) == 2
+    assert "whose images have the digest" in capsys.readouterr().err
+    assert commands.main(["compare", "compact", "--ckpt", str(out), "--out", str(tmp_path / "a")]) == 2
+    assert "expected a network of the classes and image size" in capsys.readouterr().err
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_published_network_is_fine_tuned_to_other_classes(digits, tmp_path, capsys):
+    folder = write_folder(tmp_path / "digits", digits)
+    words = ["train", "--preset", "compact", "--init", "compact", "--dataset", str(folder), "--epochs", "1"]
+    assert commands.main([*words, "--out", str(tmp_path / "run")]) == 0
+    assert "all of it is kept but its last layer, which begins anew" in capsys.readouterr().out
+    assert cifar_flax.load(tmp_path / "run").history[-1]["test_acc"] > 50
+
+
+def test_pictures_in_folders_of_their_classes_have_an_accuracy(run, capsys, tmp_path):
+    folder, out = run
+    assert commands.main(["pictures", str(folder / "test"), "--ckpt", str(out), "--out", str(tmp_path / "a")]) == 0
+    manifest = json.loads((tmp_path / "a" / "pictures.json").read_text())
+    assert manifest["accuracy"] == pytest.approx(cifar_flax.load(out).history[-1]["test_acc"] / 100)
+    assert np.trace(manifest["confusion"]) == round(manifest["accuracy"] * len(manifest["pictures"]))
+    assert "pictures, by their folders' names" in capsys.readouterr().out
+
+
+def test_an_evaluation_of_small_images_measures_everything(run, tmp_path):
+    _, out = run
+    words = ["evaluate", "--ckpt", str(out), "--num-images", "20", "--count", "1", "--out", str(tmp_path / "a")]
+    assert commands.main(words) == 0
+    trust = json.loads((tmp_path / "a" / "trust.json").read_text())
+    assert trust["images"] == 20 and set(trust["pointing"]) >= {"stem", "stage1", "stage2"}
+
+
+def test_animals_and_vehicles(sample, tmp_path):
+    """The sample's pictures in two folders."""
+    for split in ("train", "test"):
+        images, labels, _ = getattr(sample, split)
+        for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+            kind = "vehicle" if label in (0, 1, 8, 9) else "animal"
+            (tmp_path / "two" / split / kind).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(tmp_path / "two" / split / kind / f"{number}.png")
+    words = ["train", "--preset", "smoke", "--dataset", str(tmp_path / "two"), "--epochs", "3"]
+    assert commands.main([*words, "--out", str(tmp_path / "run")]) == 0
+    network = cifar_flax.load(tmp_path / "run")
+    assert network.spec.class_names == ("animal", "vehicle") and network.history[-1]["test_acc"] > 70
+    analysis = cifar_flax.analyse(network, cifar_flax.open_dataset(tmp_path / "two"))
+    assert analysis.maps.shape[1] == 2 and analysis.predictions.confusion.shape == (2, 2)
+    analysis.save(tmp_path / "explained")
