@@ -7,6 +7,7 @@ import types
 import typing
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from cifar_flax.errors import UserError
@@ -255,7 +256,15 @@ def add_flags(parser: argparse._ActionsContainer, names: Collection[str] | None 
 
 def from_flags(flags: dict[str, Any]) -> Config:
     """The config that the given flags, by field name, make of their preset."""
-    return validate(dataclasses.replace(PRESETS[flags.get("preset", "resnet18")], **flags))
+    return validate(dataclasses.replace(PRESETS[flags.get("preset", "resnet18")], **_found_from_anywhere(flags)))
+
+
+def _found_from_anywhere(flags: dict[str, Any]) -> dict[str, Any]:
+    """The flags with the path of a data set, if it is given by one, as an absolute path."""
+    path = flags.get("dataset", "")
+    if path in ("", *_NUM_TRAIN) or not Path(path).exists():
+        return flags
+    return flags | {"dataset": str(Path(path).resolve())}
 
 
 def to_json(config: Config) -> str:
@@ -326,6 +335,7 @@ def resumed(old: Config, flags: dict[str, Any]) -> Config:
     Raises:
       UserError: a flag would change something other than `RESUMABLE_CHANGES`.
     """
+    flags = _found_from_anywhere(flags)
     for name, value in flags.items():
         if name not in RESUMABLE_CHANGES and value != getattr(old, name):
             flag, now = (

@@ -25,16 +25,6 @@ def _seeds(text: str) -> list[int]:
 _seeds.__name__ = "list of seeds"  # argparse names it in its messages
 
 
-def _option(text: str) -> tuple[str, Any]:
-    name, separator, value = text.partition("=")
-    if not (name.isidentifier() and separator):
-        raise ValueError
-    return name, int(value) if value.isdecimal() else value
-
-
-_option.__name__ = "NAME=VALUE"
-
-
 def _parser(prog: str) -> cli.Parser:
     parser = cli.Parser(
         prog,
@@ -53,15 +43,6 @@ def _parser(prog: str) -> cli.Parser:
     where = parser.add_argument_group("where to run: one after another, or")
     where.add_argument("--at-once", type=int, metavar="N", help="N at once on this machine")
     where.add_argument("--gpus", metavar="0,1", help="one at a time on each of these GPUs")
-    where.add_argument("--cluster", choices=("slurm", "local"), help="as jobs of submitit (install the extra `sweep`)")
-    where.add_argument(
-        "--cluster-option",
-        type=_option,
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="option of submitit, as timeout_min=60 or slurm_partition=gpu; may be repeated",
-    )
     data = parser.add_argument_group("data")
     data.add_argument("--data-dir", type=Path, help="as in train")
     data.add_argument("--source", help="as in train")
@@ -101,10 +82,10 @@ def _words(fields: dict[str, Any]) -> list[str]:
     return words
 
 
-def _places(at_once: int | None, gpus: str | None, cluster: str | None) -> list[dict[str, str]]:
+def _places(at_once: int | None, gpus: str | None) -> list[dict[str, str]]:
     """The environment variables of each place on this machine where a run can be."""
-    if sum(value is not None for value in (at_once, gpus, cluster)) > 1:
-        raise UserError("--at-once, --gpus and --cluster are three places: give one of them")
+    if at_once is not None and gpus is not None:
+        raise UserError("--at-once and --gpus are two places: give one of them")
     if at_once is not None and at_once < 1:
         raise UserError(f"--at-once is {at_once}: expected 1 or more")
     if gpus is None:
@@ -117,11 +98,9 @@ def _places(at_once: int | None, gpus: str | None, cluster: str | None) -> list[
 
 def _command(argv: list[str] | None, prog: str) -> None:
     flags = vars(_parser(prog).parse_args(_joined(sys.argv[1:] if argv is None else argv)))
-    names = ("out", "seeds", "trial", "figure", "at_once", "gpus", "cluster", "cluster_option", "data_dir", "source")
+    names = ("out", "seeds", "trial", "figure", "at_once", "gpus", "data_dir", "source")
     options = argparse.Namespace(**{name: flags.pop(name) for name in names})
-    places = _places(options.at_once, options.gpus, options.cluster)
-    if options.cluster_option and not options.cluster:
-        raise UserError("--cluster-option is about --cluster, which is not given")
+    places = _places(options.at_once, options.gpus)
     where = [f"--data-dir={options.data_dir.absolute()}"] if options.data_dir else []
     where += [f"--source={options.source}"] if options.source else []
 
@@ -156,11 +135,7 @@ def _command(argv: list[str] | None, prog: str) -> None:
         print(line, flush=True)
 
     say(f"{len(runs)} runs, {before} of them done before")
-    if options.cluster:
-        folder = options.out.absolute() / "jobs"
-        sweep.run_on_cluster(runs, folder, options.cluster, dict(options.cluster_option), say)
-    else:
-        sweep.run_here(runs, places, say)
+    sweep.run_here(runs, places, say)
     found = sweep.summaries(runs, figure)
     files.write_atomically(options.out / "sweep.json", sweep.to_json(runs, found, figure, cli.command_line()))
     say("\n" + sweep.table(found, figure))

@@ -147,12 +147,6 @@ def _command(argv: list[str] | None, prog: str) -> None:
     flags: dict[str, Any] = vars(_parser(prog).parse_args(argv))
     trace: Path | None = flags.pop("profile")
     out, resume, summary = flags.pop("out"), flags.pop("resume"), flags.pop("summary")
-    if (
-        "dataset" in flags
-        and Path(flags["dataset"]).exists()
-        and flags["dataset"] not in ("cifar10", "cifar100", "sample")
-    ):
-        flags["dataset"] = str(Path(flags["dataset"]).resolve())  # so that the run finds it from anywhere
     settings = distributed.from_flags(flags)
     names = ("data_dir", "source", "tensorboard", "checkpoint_every_minutes", "devices")
     options = {name: flags.pop(name) for name in names}

@@ -20,7 +20,7 @@ RECIPE = ["--preset", "smoke", "--epochs", "20", "--widths", "8,16", "--strides"
 
 @pytest.fixture(scope="module")
 def digits():
-    """1,797 grey images of 8x8 pixels, class by class: to train on and to test, by split uint8 `[N, 8, 8]` and labels."""
+    """1,797 grey images of 8x8 pixels, class by class; by split, uint8 `[N, 8, 8]` and labels."""
     found = load_digits()
     images, labels = (255 * found.images / 16).round().astype(np.uint8), found.target
     test = np.zeros(len(labels), bool)

@@ -157,23 +157,6 @@ def test_a_run_that_fails_leaves_the_others_and_is_reported(tmp_path, capsys, al
 
 
 @pytest.mark.slow
-def test_submitit_runs_them(tmp_path):
-    pytest.importorskip("submitit", reason="needs submitit: the extra test")
-    words = [*TINY, "--seeds", "0-1", "--cluster", "local", "--cluster-option", "timeout_min=5"]
-
-    def sweep():
-        command = [sys.executable, "-m", "cifar_flax", "sweep", "--out", str(tmp_path / "s"), *words]
-        environment = os.environ | {"PYTHONPATH": str(ROOT)}
-        process = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        assert process.returncode == 0, process.stderr
-        return process.stdout
-
-    first = sweep()
-    assert "submitted: 2 jobs" in first and first.splitlines()[-1].split()[-1] == "2"
-    assert "submitted" not in sweep()
-
-
-@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 def test_sigterm_ends_the_runs_with_a_checkpoint(tmp_path, alone):
     words = [sys.executable, "-m", "cifar_flax", "sweep", "--out", str(tmp_path / "s"), *TINY, "--epochs", "500"]
