@@ -224,11 +224,14 @@ def _initial_state(config: Config, program: Program, job: Job) -> TrainState:
         return state
     loaded = job.together(lambda: trained.load(config.init, "--init"))
     job.require_equal({"--init": loaded.digest})
-    if (loaded.config.widths, loaded.config.strides) != (config.widths, config.strides):
-        raise UserError(
-            f"--init {config.init} holds a network of widths {loaded.config.widths} and strides "
-            f"{loaded.config.strides}, expected {config.widths} and {config.strides}: change --widths and --strides"
+    if loaded.config.norm != config.norm:
+        raise UserError(f"--init {config.init} had BatchNorm: it is explained, not trained, but can be a --teacher")
+    if build_model(loaded.config).blocks() != program.model.blocks():
+        ours, theirs = (
+            f"widths {x.widths}, strides {x.strides} and blocks {x.blocks or 'two in each'}"
+            for x in (config, loaded.config)
         )
+        raise UserError(f"--init {config.init} holds a network of {theirs}, expected {ours}: change these flags")
     if (classes := program.model.spec.num_classes) != loaded.spec.num_classes:
         raise UserError(f"--init {config.init} knows {loaded.spec.num_classes} classes, expected {classes}")
     # Two copies: a donated buffer must not appear twice.
