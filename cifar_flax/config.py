@@ -35,6 +35,9 @@ class Config:
     widths: tuple[int, ...] = _option((64, 128, 256, 512), "channels of each stage")
     strides: tuple[int, ...] = _option((1, 2, 2, 1), "stride of each stage's first block")
     blocks: tuple[int, ...] = _option((), "blocks of each stage; none: two in each; ResNet-34 has 3,4,6,3")
+    norm: Literal["layer", "affine"] = _option(
+        "layer", "layer: LayerNorm; affine: what an imported network with BatchNorm becomes, explained and not trained"
+    )
     init: str = _option("", "network to start from: a run, a .safetensors file, compact or resnet18")
 
     # Augmentation, as the assignment has it

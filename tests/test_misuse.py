@@ -32,6 +32,8 @@ TRAIN = {
     "--epochs 2.5": "argument --epochs: invalid int value: '2.5'",
     "--widths 8,x": "argument --widths: invalid list of integers value: '8,x'",
     "--widths 0,8 --strides 1,2": "--widths is (0, 8): expected 1 or more each",
+    "--norm batch": "argument --norm: invalid choice: 'batch'",
+    "--preset smoke --norm affine": "--norm affine is explained, not trained: LayerNorm is the point of this program",
     "--widths 8,8": "expected one for each of 2 --widths",
     "--strides 1,0,1,1": "--strides is (1, 0, 1, 1): expected 1 or more each",
     "--batch-size 0": "--batch-size is 0: expected 1 or more",
@@ -217,6 +219,13 @@ IMPORT = {
     "torch.safetensors --out x.safetensors --strides 1,two": "--strides: invalid list of",
     "torch.safetensors --out x.safetensors --strides 1,2": "one for each of 4 --widths",
     "torch.safetensors --out x.safetensors --std 0,1,1": "--std: invalid list of 3 numbers",
+    "torch.safetensors --out x.safetensors --std 1,1,inf": "--std: invalid list of 3 numbers",
+    "torch.safetensors --out x.safetensors --mean 1,nan,1": "--mean: invalid list of 3 numbers",
+    "torch.safetensors --out x.safetensors --image-size 0": "--image-size is 0: expected 1 or more",
+    "torch.safetensors --out x.safetensors --classes cat,dog": "--classes cat,dog has 2 names and the network 10",
+    "torch.safetensors --out x.safetensors --classes nowhere": "--classes nowhere has 1 names and the network 10",
+    "torch.safetensors --out x.safetensors --classes a,b,a": "--classes a,b,a names a twice",
+    "torch.safetensors --out x.safetensors --classes short.npy": "--classes short.npy cannot be read",
     "torch.safetensors --out nowhere/x.safetensors": "nowhere/x.safetensors cannot be written",
 }
 EXPORT = {

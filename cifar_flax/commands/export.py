@@ -45,6 +45,11 @@ def _export(flags: argparse.Namespace) -> None:
     from cifar_flax.training import trained
 
     network, out = trained.load(flags.ckpt), flags.out
+    if network.config.norm == "affine" and flags.format in ("pytorch", "card"):
+        raise UserError(
+            f"--format {flags.format} is for networks with LayerNorm, and {network.name} had BatchNorm: use the file "
+            "that it came from, or --format flax or stablehlo"
+        )
     if flags.format == "card":
         card.write(out, network)
         print(f"Wrote {out / card.CARD} and {out / card.WEIGHTS}")
@@ -54,8 +59,11 @@ def _export(flags: argparse.Namespace) -> None:
         print(f"Wrote {out}: jax.export.deserialize(...).call of uint8 [N,{side},{side},3] gives logits [N,{classes}]")
     elif flags.format == "pytorch":
         convert.write_state_dict(out, convert.to_state_dict(jax.device_get(network.params)))
-        widths, strides = network.config.widths, network.config.strides
-        print(f"Wrote {out}: load it into ResNet(widths={widths}, strides={strides}), see --show-module")
+        config, classes = network.config, network.spec.num_classes
+        arguments = f"widths={config.widths}, strides={config.strides}"
+        arguments += f", num_classes={classes}" if classes != 10 else ""
+        arguments += f", blocks={config.blocks}" if config.blocks else ""
+        print(f"Wrote {out}: load it into ResNet({arguments}), see --show-module")
     else:
         trained.export(network, out, half=flags.half)
         print(f"Wrote {out}: {network.name}, SHA-256 {network.digest[:12]}")

@@ -1,17 +1,23 @@
-"""Makes a network of this program's from a PyTorch state dict of the common CIFAR ResNet."""
+"""Makes a network of this program's from a PyTorch state dict of the common CIFAR ResNet, or of torchvision's."""
 
 import argparse
+import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cifar_flax import cli
 from cifar_flax.errors import UserError
 
+if TYPE_CHECKING:  # heavy imports, which --help does without
+    from cifar_flax.data import DataSpec
 
-def _numbers(kind: type, count: int | None = None) -> Any:
+
+def _numbers(kind: type, count: int | None = None, least: float = 0) -> Any:
+    """A parser of finite numbers with commas between, all above `least`."""
+
     def parse(text: str) -> tuple:
         numbers = tuple(kind(part) for part in text.split(","))
-        if not all(number > 0 for number in numbers) or (count and len(numbers) != count):
+        if not all(least < number < math.inf for number in numbers) or (count and len(numbers) != count):
             raise ValueError
         return numbers
 
@@ -24,14 +30,56 @@ def _parser(prog: str) -> cli.Parser:
     parser.add_argument("model", type=Path, help="a .safetensors, .pth or .pt file")
     parser.add_argument("--out", type=Path, required=True, help="the .safetensors file to write")
     parser.add_argument(
-        "--strides", type=_numbers(int), help="stride of each stage (those of the preset with the same widths)"
+        "--strides",
+        type=_numbers(int),
+        help="stride of each stage (with BatchNorm 1,2,2,2; else those of the preset with the same widths)",
     )
     parser.add_argument(
-        "--std",
-        type=_numbers(float, 3),
-        help="standard deviations that its inputs were divided by, if not 0.247,0.243,0.262",
+        "--classes", help="names of its classes: a file with one a line, or a,b,... (CIFAR-10's, if 10; else 0,1,...)"
     )
+    parser.add_argument(
+        "--mean", type=_numbers(float, 3, -math.inf), help="means that it subtracted (CIFAR-10's 0.491,0.482,0.447)"
+    )
+    parser.add_argument(
+        "--std", type=_numbers(float, 3), help="deviations that it divided by (CIFAR-10's 0.247,0.243,0.262)"
+    )
+    parser.add_argument("--image-size", type=int, help="rows and columns of its images, in pixels (32)")
+    parser.add_argument("--name", help="of the data set that it was trained on (CIFAR-10, or the name of the file)")
     return parser
+
+
+def _class_names(text: str) -> tuple[str, ...]:
+    """`--classes`: the lines of a file that are not empty, or what is between commas."""
+    try:
+        listed = Path(text).read_text(encoding="utf-8-sig").splitlines() if Path(text).is_file() else text.split(",")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--classes {text} cannot be read: expected a text file with one name a line") from error
+    names = tuple(name.strip() for name in listed if name.strip())
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"--classes {text} names {twice[0]} twice: expected another name for each class")
+    return names
+
+
+def _spec(flags: argparse.Namespace, num_classes: int) -> "DataSpec":
+    """What the flags say of the data set that a network of so many classes was trained on."""
+    from cifar_flax.data import CIFAR10, DataSpec
+    from cifar_flax.interop import convert
+
+    size = 32 if flags.image_size is None else flags.image_size
+    if size < 1:
+        raise UserError(f"--image-size is {size}: expected 1 or more")
+    like = (
+        CIFAR10 if (num_classes, size) == (CIFAR10.num_classes, CIFAR10.image_size) else convert.numbered(num_classes)
+    )
+    names = like.class_names if flags.classes is None else _class_names(flags.classes)
+    if len(names) != num_classes:
+        raise UserError(
+            f"--classes {flags.classes} has {len(names)} names and the network {num_classes} classes: "
+            "expected a file with a name a line, or names with commas between"
+        )
+    is_cifar10 = like is CIFAR10 and flags.classes is flags.mean is flags.std is None
+    name = flags.name or (CIFAR10.name if is_cifar10 else flags.model.stem)
+    return DataSpec(name, names, size, flags.mean or CIFAR10.mean, flags.std or CIFAR10.std)
 
 
 def _import(flags: argparse.Namespace) -> None:
@@ -45,15 +93,17 @@ def _import(flags: argparse.Namespace) -> None:
         raise UserError(f"--out {out}: expected a name that ends in .safetensors")
     convert.refuse_existing(out)
     params, config = convert.from_state_dict(convert.read_state_dict(flags.model), flags.strides)
-    if flags.std is not None:
-        params["conv"]["kernel"] = convert.rescale_input(params["conv"]["kernel"], flags.std)
+    spec = _spec(flags, len(params["linear"]["bias"]))
     try:
-        weights.save_weights(out, params, config, {"imported_from": flags.model.name})
+        weights.save_weights(out, params, config, {"imported_from": flags.model.name}, spec)
     except OSError as error:
         raise UserError(f"--out {out} cannot be written: {error.strerror}; choose another") from error
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     shape = f"widths {convert.joined(config.widths)}, strides {convert.joined(config.strides)}"
-    print(f"Wrote {out}: {count:,} parameters, {shape}")
+    shape += " (assumed; else give --strides)" if flags.strides is None else ""
+    shape += f", blocks {convert.joined(config.blocks)}" if config.blocks else ""
+    shape += ", BatchNorm as scale and bias" if config.norm == "affine" else ""
+    print(f"Wrote {out}: {count:,} parameters, {shape}, {spec.num_classes} classes of {spec.name}")
 
 
 def main(argv: list[str] | None = None, prog: str = "cifar-flax import") -> int:

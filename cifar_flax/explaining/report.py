@@ -94,6 +94,7 @@ def embedded(network: Network) -> dict[str, Any]:
         "dtype": stored.dtype.name,
         "shapes": {name: x.shape for name, x in tensors.items()},
         "blocks": [(name, stride) for name, _, stride in network.model.blocks()],
+        "norm": network.model.norm_kind,
         "mean": network.spec.mean,
         "std": network.spec.std,
         "parameters": _base64(stored.tobytes()) if stored.nbytes <= LARGEST_NETWORK else None,

@@ -1,10 +1,12 @@
 """Networks to and from PyTorch.
 
 PyTorch's are state dicts of the common CIFAR ResNet (`conv1.weight`, `bn1.weight`, `layer1.0.conv1.weight`,
-`layer1.0.shortcut.0.weight`, ..., `linear.weight`, its norms `GroupNorm(1, C)`), as `.safetensors`, which needs no
-PyTorch, or `.pth` or `.pt`, which does.
+`layer1.0.shortcut.0.weight`, ..., `linear.weight`), as `.safetensors`, which needs no PyTorch, or `.pth` or `.pt`,
+which does. Its norms are `GroupNorm(1, C)`; to be explained, a network may have BatchNorm too. What comes in may have
+torchvision's names (`downsample`, `fc`).
 """
 
+import dataclasses
 import io
 import re
 import zipfile
@@ -17,7 +19,7 @@ import safetensors.numpy
 
 from cifar_flax import config, files
 from cifar_flax.config import PRESETS, Config
-from cifar_flax.data import CIFAR10
+from cifar_flax.data import CIFAR10, DataSpec
 from cifar_flax.errors import UserError
 from cifar_flax.network import model, weights
 from cifar_flax.network.build import build_model
@@ -37,6 +39,7 @@ _PARTS = {
     "shortcut_conv": "shortcut.0",
     "shortcut_norm": "shortcut.1",
 }
+_BATCH_NORM_EPSILON = 1e-5  # PyTorch's
 
 
 # ---- names and layouts ---------------------------------------------------------------------------
@@ -61,8 +64,18 @@ def torch_name(path: str) -> str:
 _AXES = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}
 
 
+def _common_name(name: str) -> str:
+    """A name in the common CIFAR ResNet, of one in torchvision's or with the prefix that DataParallel adds.
+
+    Example:
+      >>> _common_name("module.layer2.0.downsample.0.weight")
+      'layer2.0.shortcut.0.weight'
+    """
+    return re.sub(r"^fc\.", "linear.", name.removeprefix("module.")).replace(".downsample.", ".shortcut.")
+
+
 def to_state_dict(params: Any) -> dict[str, np.ndarray]:
-    """A parameter tree of ours as PyTorch's state dict."""
+    """A parameter tree of a network with LayerNorm as PyTorch's state dict."""
     flat = {path: np.asarray(leaf) for path, leaf in weights.flatten(params).items()}
     return {torch_name(path): np.ascontiguousarray(leaf.transpose(_AXES[leaf.ndim])) for path, leaf in flat.items()}
 
@@ -73,77 +86,107 @@ def from_state_dict(
     """A state dict of PyTorch's as a parameter tree of ours, and the config of its network.
 
     Args:
-      state_dict: names to arrays; the prefix `module.` that DataParallel adds is dropped.
-      strides: stride of each stage's first block, which no tensor tells. None: those of the preset
-        with the same widths.
+      state_dict: names to arrays, in the common CIFAR ResNet or in torchvision's; the prefix `module.` is dropped.
+      strides: stride of each stage's first block, which no tensor tells. None: with BatchNorm 1, 2, 2, 2, as both
+        have it (2 where a shortcut is projected); else those of the preset with the same widths.
 
     Returns:
-      A nested dict of float32 arrays, and a preset's config with the network's widths and strides.
+      A nested dict of float32 arrays, `linear.bias` one of each class, and a preset's config with the network's
+      widths, strides, blocks and norm. BatchNorm is folded into scales and biases.
 
     Raises:
-      UserError: it has running statistics, as BatchNorm has; or tensors are missing, of another
-        shape or left over.
+      UserError: it is of another architecture; or tensors are missing, of another shape, left over or not finite.
     """
-    found = {name.removeprefix("module."): tensor for name, tensor in state_dict.items()}
-    running = sorted(name for name in found if name.endswith(("running_mean", "running_var")))
-    if running:
-        raise UserError(
-            f"this is a network with BatchNorm ({running[0]} and {len(running) - 1} more): its running "
-            "statistics cannot become LayerNorm; expected norms that are GroupNorm(1, C)"
-        )
+    found = {_common_name(name): x for name, x in state_dict.items() if not name.endswith("num_batches_tracked")}
     run_config = _config_of(found, strides)
-    network = build_model(run_config)
+    network = build_model(run_config, spec=numbered(_num_classes(found)))
     like = weights.flatten(jax.eval_shape(lambda key: model.init_params(network, key), jax.random.key(0)))
     expected = to_state_dict(weights.unflatten({path: np.broadcast_to(0.0, x.shape) for path, x in like.items()}))
-    problems = weights.differences(found, expected)
-    if not problems:
-        weights.require_finite("the state dict", found)
-    if problems:
+    norms = [name.removesuffix(".bias") for name in expected if name.endswith(".bias") and name != "linear.bias"]
+    if run_config.norm == "affine":
+        expected |= {f"{norm}.running_{what}": expected[f"{norm}.bias"] for norm in norms for what in ("mean", "var")}
+    if problems := weights.differences(found, expected):
+        blocks = f", blocks {joined(run_config.blocks)}" if run_config.blocks else ""
         raise UserError(
-            f"the state dict is not that of a ResNet of widths {joined(run_config.widths)} and strides "
+            f"the state dict is not that of a ResNet of widths {joined(run_config.widths)}{blocks} and strides "
             f"{joined(run_config.strides)}: {problems}"
         )
+    if run_config.norm == "affine":
+        for norm in norms:
+            found |= _folded(found, norm)
+    weights.require_finite("the state dict", found)
     ours = {path: found[torch_name(path)].transpose(np.argsort(_AXES[x.ndim])) for path, x in like.items()}
     return weights.unflatten({path: np.ascontiguousarray(x, np.float32) for path, x in ours.items()}), run_config
+
+
+def _folded(found: dict[str, np.ndarray], norm: str) -> dict[str, np.ndarray]:
+    """A BatchNorm's weight and bias once its statistics, which no longer change, are part of them.
+
+    (x - mean) / sqrt(var + epsilon) * weight + bias is x * scale + (bias - mean * scale).
+    """
+    weight, bias, mean, var = (
+        found[f"{norm}.{name}"].astype(np.float64) for name in ("weight", "bias", "running_mean", "running_var")
+    )
+    with np.errstate(invalid="ignore"):  # a negative variance gives NaN, which is refused by name
+        scale = weight / np.sqrt(var + _BATCH_NORM_EPSILON)
+        return {f"{norm}.weight": scale, f"{norm}.bias": bias - mean * scale}
 
 
 def joined(numbers: tuple[int, ...]) -> str:
     return ",".join(map(str, numbers))
 
 
+def numbered(num_classes: int) -> DataSpec:
+    """A data set whose classes are named by their numbers, and all else as in CIFAR-10."""
+    return dataclasses.replace(CIFAR10, class_names=tuple(map(str, range(num_classes))))
+
+
+def _num_classes(found: dict[str, np.ndarray]) -> int:
+    count = len(found["linear.bias"]) if np.ndim(found.get("linear.bias", 0)) == 1 else CIFAR10.num_classes
+    if count < 2:
+        raise UserError(f"the last layer has {count} output: expected one for each class, two or more")
+    return count
+
+
 def _config_of(found: dict[str, np.ndarray], strides: tuple[int, ...] | None) -> Config:
-    widths = []
+    widths, blocks = [], []
     while (name := f"layer{len(widths) + 1}.0.conv1.weight") in found:
         widths.append(int(np.shape(found[name])[0]) if np.ndim(found[name]) else 0)
-    widths = tuple(widths)
+        stage = name.partition(".")[0]
+        blocks.append(next(j for j in range(len(found) + 1) if f"{stage}.{j}.conv1.weight" not in found))
+    widths, blocks = tuple(widths), tuple(blocks)
     if not widths:
         raise UserError(
             "no layer1.0.conv1.weight among "
             f"{', '.join(sorted(found)[:5]) or 'no tensors'}: expected the state dict of the common CIFAR ResNet"
         )
+    if thirds := sorted(name for name in found if ".conv3." in name):
+        raise UserError(f"{thirds[0]} is of a Bottleneck block: expected basic blocks, as ResNet-18 and -34 have")
+    if (size := np.shape(found.get("conv1.weight", 0))[2:]) not in ((), (3, 3)):
+        raise UserError(
+            f"the first convolution is {joined(size).replace(',', 'x')}, for large images as ImageNet's: "
+            "expected 3x3 and no pooling after it, for images as small as CIFAR-10's"
+        )
+    has_batch_norm = any(name.endswith(("running_mean", "running_var")) for name in found)
     known = {preset.widths: preset for preset in PRESETS.values() if preset.dataset == "cifar10"}
     base = known.get(widths, PRESETS["resnet18"])
-    if strides is None:
+    if strides is None and has_batch_norm:  # as is usual elsewhere: 2 where the shortcut is projected
+        strides = tuple(2 if f"layer{i + 1}.0.shortcut.0.weight" in found else 1 for i in range(len(widths)))
+    elif strides is None:
         if widths not in known:
             raise UserError(
                 f"strides of widths {joined(widths)} are not known: give them with --strides, as in 1,2,2,2"
             )
         strides = base.strides
-    return config.from_flags({"preset": base.preset, "widths": widths, "strides": strides})
-
-
-def rescale_input(kernel: np.ndarray, std: tuple[float, ...]) -> np.ndarray:
-    """The first kernel `[3, 3, 3, out]` of a network whose input was divided by another deviation.
-
-    Padding is 0 before and after, so a factor on each input channel moves into the kernel exactly.
-
-    Args:
-      kernel: the kernel as trained.
-      std: the three deviations that training divided by.
-    """
-    return (
-        kernel * (np.array(CIFAR10.std, np.float32).astype(np.float64) / np.array(std))[None, None, :, None]
-    ).astype(np.float32)
+    return config.from_flags(
+        {
+            "preset": base.preset,
+            "widths": widths,
+            "strides": strides,
+            "blocks": () if set(blocks) == {2} else blocks,
+            "norm": "affine" if has_batch_norm else "layer",
+        }
+    )
 
 
 # ---- files ---------------------------------------------------------------------------------------

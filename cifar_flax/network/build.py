@@ -24,4 +24,5 @@ def build_model(config: Config, execution: Execution | None = None, spec: DataSp
         dtype=dtype,
         forms=forms,
         spec=spec,
+        norm_kind=config.norm,
     )

@@ -43,8 +43,23 @@ def _precision(dtype: Any) -> jax.lax.Precision | None:
     return None if dtype == jnp.bfloat16 else jax.lax.Precision.HIGHEST
 
 
-def _layer_norm(dtype: Any, forms: Forms) -> nn.Module:
-    """Over height, width and channels, with a scale and a bias a channel: PyTorch's GroupNorm(1, C)."""
+class Affine(nn.Module):
+    """A scale and a bias a channel, and no statistics: what a trained BatchNorm does to an image."""
+
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x):
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
+        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
+        scale, bias = (a.reshape((1,) * (x.ndim - 1) + a.shape) for a in (scale, bias))
+        return (x * scale + bias).astype(self.dtype)  # in float32 or wider, as the parameters are
+
+
+def _norm(kind: str, dtype: Any, forms: Forms) -> nn.Module:
+    """Affine, or over height, width and channels, then a scale and a bias a channel: PyTorch's GroupNorm(1, C)."""
+    if kind == "affine":
+        return Affine(dtype)
     return forms.layer_norm(reduction_axes=(-3, -2, -1), feature_axes=-1, epsilon=1e-5, dtype=dtype)
 
 
@@ -56,15 +71,16 @@ class BasicBlock(nn.Module):
     project: bool
     dtype: Any
     forms: Forms
+    norm_kind: str
 
     def setup(self):
         self.conv1 = _conv(self.channels, 3, self.stride, self.dtype, self.forms)
-        self.norm1 = _layer_norm(self.dtype, self.forms)
+        self.norm1 = _norm(self.norm_kind, self.dtype, self.forms)
         self.conv2 = _conv(self.channels, 3, 1, self.dtype, self.forms)
-        self.norm2 = _layer_norm(self.dtype, self.forms)
+        self.norm2 = _norm(self.norm_kind, self.dtype, self.forms)
         if self.project:
             self.shortcut_conv = _conv(self.channels, 1, self.stride, self.dtype, self.forms)
-            self.shortcut_norm = _layer_norm(self.dtype, self.forms)
+            self.shortcut_norm = _norm(self.norm_kind, self.dtype, self.forms)
 
     def __call__(self, x):
         y = self.forms.relu(self.norm1(self.conv1(x)))
@@ -83,6 +99,7 @@ class ResNet(nn.Module):
       dtype: dtype of the activations; parameters, statistics and logits are float32, or this if wider.
       forms: the operations that it computes with.
       spec: the data set that it is for: its classes, the size of its images, and how they are normalised.
+      norm_kind: `layer`; or `affine`, which is what a network with BatchNorm becomes.
     """
 
     widths: Sequence[int] = (64, 128, 256, 512)
@@ -91,6 +108,7 @@ class ResNet(nn.Module):
     dtype: Any = jnp.float32
     forms: Forms = PLAIN
     spec: DataSpec = CIFAR10
+    norm_kind: str = "layer"  # not `norm`, which is the stem's norm, and its name among the parameters
 
     @property
     def stage_names(self) -> tuple[str, ...]:
@@ -106,11 +124,11 @@ class ResNet(nn.Module):
 
     def setup(self):
         self.conv = _conv(self.widths[0], 3, 1, self.dtype, self.forms)
-        self.norm = _layer_norm(self.dtype, self.forms)
+        self.norm = _norm(self.norm_kind, self.dtype, self.forms)
         channels = self.widths[0]
         for block, width, stride in self.blocks():
             project = stride != 1 or channels != width
-            module = BasicBlock(width, stride, project, self.dtype, self.forms)
+            module = BasicBlock(width, stride, project, self.dtype, self.forms, self.norm_kind)
             setattr(self, block, module)
             channels = width
         # At least float32: a softmax over bfloat16 logits loses the small differences Grad-CAM looks at.
@@ -185,6 +203,8 @@ def layer_table(model: ResNet) -> list[Layer]:
     variables = jax.eval_shape(init, jax.random.key(0))
     params, outputs = variables["params"], variables["intermediates"]
     kinds = {"conv": "Conv2d", "norm": "LayerNorm", "linear": "Linear"}
+    if model.norm_kind == "affine":
+        kinds["norm"] = "Affine"
 
     def row(name: str, tree, output) -> Layer:
         kind = next((kinds[word] for word in kinds if word in name), "BasicBlock")

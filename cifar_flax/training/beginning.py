@@ -222,15 +222,16 @@ def _initial_state(config: Config, program: Program, job: Job, say: Callable[[st
         return state
     loaded = job.together(lambda: trained.load(config.init, "--init"))
     job.require_equal({"--init": loaded.digest})
-    if (loaded.config.widths, loaded.config.strides, loaded.config.blocks) != (
-        config.widths,
-        config.strides,
-        config.blocks,
-    ):
+    if loaded.config.norm != config.norm:
+        raise UserError(f"--init {config.init} had BatchNorm: it is explained, not trained, but can be a --teacher")
+    if build_model(loaded.config).blocks() != program.model.blocks():
+        ours, theirs = (
+            f"widths {x.widths}, strides {x.strides} and blocks {x.blocks or 'two in each'}"
+            for x in (config, loaded.config)
+        )
         raise UserError(
-            f"--init {config.init} holds a network of widths {loaded.config.widths} and strides "
-            f"{loaded.config.strides}, expected {config.widths} and {config.strides}, and as many blocks: change "
-            "--widths, --strides and --blocks, or give its --preset"
+            f"--init {config.init} holds a network of {theirs}, expected {ours}: change --widths, --strides and "
+            "--blocks, or give its --preset"
         )
     params = loaded.params
     if loaded.spec.class_names != program.model.spec.class_names:

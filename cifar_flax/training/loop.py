@@ -54,11 +54,13 @@ def fit(
       The rows of `metrics.jsonl`, one an epoch.
 
     Raises:
-      UserError: the directory holds a run and `resume` is false, is in use or cannot be written; no
-        checkpoint is intact, or the newest is of another config or data set; a loss or gradient is not finite; there
-        are fewer devices; the processes have other data.
+      UserError: the norm is affine; the directory holds a run and `resume` is false, is in use or cannot be written;
+        no checkpoint is intact, or the newest is of another config or data set; a loss or gradient is not finite;
+        there are fewer devices; the processes have other data.
       Interrupted: SIGTERM or SIGINT came; a checkpoint was written.
     """
+    if config.norm == "affine":
+        raise UserError("--norm affine is explained, not trained: LayerNorm is the point of this program")
     dataset = dataset if config.test else dataset.without_test()
     config = config_lib.for_images(config, dataset.spec.image_size)
     try:

@@ -161,23 +161,24 @@ def test_maps_are_the_programs(page, test_set, logits, raw):
 
 def with_parameters(network, model, params):
     """The same network of another architecture and other parameters."""
-    config = dataclasses.replace(network.trained.config, widths=model.widths, strides=model.strides)
+    shape = {"widths": model.widths, "strides": model.strides, "norm": model.norm_kind}
+    config = dataclasses.replace(network.trained.config, **shape)
     found = dataclasses.replace(network.trained, params=params, config=config)
     return dataclasses.replace(network, trained=found, model=model, _compiled={})
 
 
-def build(widths, strides, blocks_per_stage, network):
+def build(widths, strides, blocks_per_stage, network, norm="layer"):
     """A network of another shape, with parameters of which none is 0 or 1."""
-    model = ResNet(widths, strides, (blocks_per_stage,) * len(widths), spec=network.spec)
+    model = ResNet(widths, strides, (blocks_per_stage,) * len(widths), spec=network.spec, norm_kind=norm)
     leaves, tree = jax.tree.flatten(init_params(model, jax.random.key(0)))
     rng = np.random.default_rng(0)
     params = jax.tree.unflatten(tree, [np.asarray(x + rng.normal(0, 0.1, x.shape), np.float32) for x in leaves])
     return with_parameters(network, model, params)
 
 
-@pytest.mark.parametrize("half", [False, True])
-def test_networks_of_other_shapes_are_the_programs(page, network, test_set, half):
-    other = build((5, 6, 9), (2, 1, 2), 1, network)
+@pytest.mark.parametrize(("half", "norm"), [(False, "layer"), (True, "layer"), (False, "affine")])
+def test_networks_of_other_shapes_are_the_programs(page, network, test_set, half, norm):
+    other = build((5, 6, 9), (2, 1, 2), 1, network, norm)
     if half:
         rounded = jax.tree.map(lambda x: x.astype(np.float16).astype(np.float32), other.params)
         other = with_parameters(other, other.model, rounded)

@@ -1,3 +1,4 @@
+import dataclasses
 import sys
 
 import jax
@@ -9,10 +10,12 @@ from cifar_flax import commands, interop
 from cifar_flax.config import PRESETS
 from cifar_flax.data import CIFAR10
 from cifar_flax.errors import UserError
+from cifar_flax.explaining import measures
+from cifar_flax.explaining.network import load
 from cifar_flax.interop import convert
 from cifar_flax.network import model, weights
 from cifar_flax.network.build import build_model
-from cifar_flax.training import trained
+from cifar_flax.training import loop, trained
 
 
 @pytest.fixture(scope="module")
@@ -45,10 +48,62 @@ def test_prefix_of_data_parallel_is_dropped(compact):
     jax.tree.map(np.testing.assert_array_equal, interop.from_state_dict(state_dict)[0], compact)
 
 
-def test_batch_norm_is_refused_by_name(compact):
-    state_dict = interop.to_state_dict(compact) | {"bn1.running_mean": np.zeros(16), "bn1.running_var": np.ones(16)}
-    with pytest.raises(UserError, match=r"BatchNorm \(bn1.running_mean and 1 more\)"):
-        interop.from_state_dict(state_dict)
+def with_batch_norm(params, rng):
+    """The state dict with statistics for each norm, as BatchNorm has them."""
+    found = interop.to_state_dict(params)
+    for name in [name for name in found if name.endswith(".bias") and name != "linear.bias"]:
+        norm, shape = name.removesuffix(".bias"), found[name].shape
+        found |= {f"{norm}.running_mean": rng.normal(size=shape), f"{norm}.running_var": rng.uniform(0.5, 2, shape)}
+        found[f"{norm}.num_batches_tracked"] = np.array(9)
+    return found
+
+
+def test_batch_norm_becomes_a_scale_and_a_bias(compact, rng):
+    found = with_batch_norm(compact, rng)
+    params, config = interop.from_state_dict(found)
+    assert (config.norm, config.strides) == ("affine", (1, 2, 2, 1))  # its last shortcut is no projection
+    weight, bias, mean, var = (found[f"layer1.0.bn2.{x}"] for x in ("weight", "bias", "running_mean", "running_var"))
+    x = rng.normal(size=(7, 24))
+    ours = x * params["stage1_block1"]["norm2"]["scale"] + params["stage1_block1"]["norm2"]["bias"]
+    np.testing.assert_allclose(ours, (x - mean) / np.sqrt(var + 1e-5) * weight + bias, atol=1e-5)
+    np.testing.assert_array_equal(params["conv"]["kernel"], compact["conv"]["kernel"])
+    assert interop.from_state_dict(found, (1, 3, 2, 1))[1].strides == (1, 3, 2, 1)
+
+
+def test_torchvisions_names_are_known(compact):
+    theirs = {
+        name.replace("shortcut", "downsample").replace("linear", "fc"): tensor
+        for name, tensor in interop.to_state_dict(compact).items()
+    }
+    assert {"layer2.0.downsample.1.bias", "fc.weight"} <= theirs.keys()
+    jax.tree.map(np.testing.assert_array_equal, interop.from_state_dict(theirs)[0], compact)
+
+
+@pytest.mark.parametrize(("blocks", "expected"), [((3, 1), (3, 1)), ((2, 2), ())])
+def test_depth_and_number_of_classes_are_those_of_the_tensors(blocks, expected):
+    network = model.ResNet((4, 6), (1, 2), blocks, spec=convert.numbered(37))
+    params = jax.device_get(model.init_params(network, jax.random.key(0)))
+    imported, config = interop.from_state_dict(interop.to_state_dict(params), (1, 2))
+    jax.tree.map(np.testing.assert_array_equal, imported, params)
+    assert config.blocks == expected and imported["linear"]["bias"].shape == (37,)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"conv1.weight": np.zeros((24, 3, 7, 7))}, "the first convolution is 7x7, for large images as ImageNet's"),
+        ({"layer1.0.conv3.weight": np.zeros((96, 24, 1, 1))}, r"layer1\.0\.conv3\.weight is of a Bottleneck block"),
+        ({"fc.weight": np.zeros((1, 40)), "fc.bias": np.zeros(1)}, "the last layer has 1 output"),
+        ({"layer1.0.bn1.running_mean": np.zeros(3)}, r"running_mean is \(3,\), expected \(24,\)"),
+        ({"layer1.0.bn1.running_var": -np.ones(24)}, r"layer1\.0\.bn1\.bias has 24 numbers of 24 .* not finite"),
+        ({"layer1.0.bn1.running_var": np.full(24, np.inf)}, r"running_var has 24 numbers of 24 .* not finite"),
+        ({"layer1.0.bn1.running_var": None}, r"layer1\.0\.bn1\.running_var is missing"),
+    ],
+)
+def test_another_architecture_is_refused_in_a_line(changes, message, compact, rng):
+    found = {name: x for name, x in (with_batch_norm(compact, rng) | changes).items() if x is not None}
+    with pytest.raises(UserError, match=message):
+        interop.from_state_dict(found)
 
 
 def test_every_wrong_tensor_is_listed(compact):
@@ -74,22 +129,67 @@ def test_a_foreign_state_dict_is_refused(state_dict):
         interop.from_state_dict(state_dict)
 
 
-def test_another_deviation_moves_into_the_first_kernel(compact, sample):
-    """Images divided by other deviations give the same logits in the rescaled network."""
-    network = build_model(PRESETS["compact"])
-    std = (0.2023, 0.1994, 0.2010)
-    kernel = convert.rescale_input(compact["conv"]["kernel"], std)
-    images = CIFAR10.normalize(sample.test.images[:16])
-    theirs = model.forward(
-        network, compact, images * np.float32([[[CIFAR10.std]]]) / np.float32(std)[None, None, None]
-    )
-    ours = model.forward(network, compact | {"conv": {"kernel": kernel}}, images)
-    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
-
-
 def run(capsys, *words):
     code = commands.main([str(word) for word in words])
     return code, capsys.readouterr()
+
+
+SEVEN = ("ant", "bee", "cow", "dog", "eel", "fox", "gnu")
+
+
+@pytest.mark.parametrize(
+    ("count", "words", "expected"),
+    [
+        (10, "", CIFAR10),
+        (10, "--std 0.2,0.2,0.3", dataclasses.replace(CIFAR10, name="net", std=(0.2, 0.2, 0.3))),
+        (10, "--mean 0,0.5,-1 --name mine", dataclasses.replace(CIFAR10, name="mine", mean=(0, 0.5, -1))),
+        (10, "--image-size 48", dataclasses.replace(convert.numbered(10), name="net", image_size=48)),
+        (7, "", dataclasses.replace(convert.numbered(7), name="net")),
+        (7, "--classes names.txt", dataclasses.replace(CIFAR10, name="net", class_names=SEVEN)),
+        (
+            7,
+            "--classes ant,bee,cow,dog,eel,fox,gnu --name zoo",
+            dataclasses.replace(CIFAR10, name="zoo", class_names=SEVEN),
+        ),
+    ],
+)
+def test_what_is_said_of_the_data_set_travels_along(count, words, expected, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "names.txt").write_text("\n".join(SEVEN) + "\n\n")
+    network = model.ResNet((4, 6), (1, 2), spec=convert.numbered(count))
+    state_dict = interop.to_state_dict(model.init_params(network, jax.random.key(0)))
+    interop.write_state_dict(tmp_path / "net.safetensors", state_dict)
+    code, output = run(capsys, "import", "net.safetensors", "--strides=1,2", "--out", "x.safetensors", *words.split())
+    assert code == 0, output.err
+    assert f"{count} classes of {expected.name}\n" in output.out
+    assert trained.load("x.safetensors").spec == expected
+
+
+def test_a_network_with_batch_norm_is_not_trained(tmp_path, capsys, compact, rng, few, tiny, monkeypatch):
+    """Its maps, its table and new parameters are had, and it teaches; no card and no PyTorch module is."""
+    monkeypatch.chdir(tmp_path)
+    found = {name: np.asarray(x, np.float32) for name, x in with_batch_norm(compact, rng).items()}
+    safetensors.numpy.save_file(found, "torch.safetensors")
+    code, output = run(capsys, "import", "torch.safetensors", "--out", "ours.safetensors")
+    assert code == 0 and "strides 1,2,2,1 (assumed; else give --strides), BatchNorm as scale and bias" in output.out
+    network = load("ours.safetensors")
+    assert network.explain(few.test.images[:3]).raw.shape == (3, 8, 8)
+    assert [row.kind for row in model.layer_table(network.model)].count("Affine") == 19
+    fresh = model.init_params(network.model, jax.random.key(0))
+    assert (fresh["norm"]["scale"] == 1).all() and (fresh["norm"]["bias"] == 0).all()
+    trust = measures.measure_randomisation(network, few.test.images[:2], few.test.labels[:2], "stage4", [0, 1])
+    assert all(np.isfinite(x["mean"]) for x in trust["from the head"]["to stem"].values())
+    for kind in ("pytorch", "card"):
+        code, output = run(capsys, "export", "--ckpt", "ours.safetensors", "--format", kind, "--out", "x.safetensors")
+        assert code == 2 and f"--format {kind} is for networks with LayerNorm" in output.err
+    rows = loop.fit(dataclasses.replace(tiny, teacher="ours.safetensors", epochs=1), few, tmp_path / "taught")
+    assert np.isfinite(rows[0]["train_loss"])
+    with pytest.raises(UserError, match="--norm affine is explained, not trained"):
+        loop.fit(network.trained.config, few, tmp_path / "run")
+    with pytest.raises(UserError, match=r"ours\.safetensors had BatchNorm: it is explained, not trained"):
+        begun = dataclasses.replace(network.trained.config, norm="layer", init="ours.safetensors", batch_size=50)
+        loop.fit(begun, few, tmp_path / "begun")
+    assert not (tmp_path / "run").exists() and not (tmp_path / "x.safetensors").exists()
 
 
 def test_exported_and_imported_again_by_the_commands(tmp_path, capsys, compact):

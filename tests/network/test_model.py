@@ -97,9 +97,30 @@ def test_features_are_after_the_relu(params, images):
 def test_norm_standardises_each_image_over_height_width_and_channels(forms, rng):
     x = rng.normal(3, 5, (4, 8, 8, 6)).astype(np.float32)
     scale, bias = rng.normal(size=(2, 6)).astype(np.float32)
-    ours = model_lib._layer_norm(jnp.float32, forms).apply({"params": {"scale": scale, "bias": bias}}, x)
+    ours = model_lib._norm("layer", jnp.float32, forms).apply({"params": {"scale": scale, "bias": bias}}, x)
     mean, var = x.mean(axis=(1, 2, 3), keepdims=True), x.var(axis=(1, 2, 3), keepdims=True)
     np.testing.assert_allclose(ours, (x - mean) / np.sqrt(var + 1e-5) * scale + bias, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_an_affine_norm_is_a_line_a_channel(dtype, rng):
+    x = jnp.asarray(rng.normal(3, 5, (4, 8, 8, 6)), dtype)
+    scale, bias = rng.normal(size=(2, 6)).astype(np.float32)
+    ours = model_lib._norm("affine", dtype, PLAIN).apply({"params": {"scale": scale, "bias": bias}}, x)
+    assert ours.dtype == dtype
+    expected = (np.asarray(x, np.float32) * scale + bias).astype(dtype)
+    np.testing.assert_allclose(np.float32(ours), np.float32(expected), rtol=1e-2 if dtype == jnp.bfloat16 else 1e-6)
+
+
+def test_an_affine_network_has_the_same_parameters_and_knows_no_statistics(params, images):
+    affine = SMALL.clone(norm_kind="affine")
+    chex.assert_trees_all_equal_shapes(model_lib.init_params(affine, jax.random.key(0)), params)
+    kinds = [row.kind for row in model_lib.layer_table(affine)]
+    assert kinds.count("Affine") == 15 and "LayerNorm" not in kinds
+    # A pixel changes what is near it alone; LayerNorm would change all.
+    near = model_lib.features(affine, params, images.at[:, 0, 0].add(9.0), stage="stem")
+    same = near == model_lib.features(affine, params, images, stage="stem")
+    assert not same[:, :2, :2].all() and same[:, 2:].all() and same[:, :, 2:].all()
 
 
 @FORMS
@@ -140,15 +161,20 @@ def test_bfloat16_activations_keep_float32_parameters_and_logits(images):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("widths", "strides"), [((64, 128, 256, 512), (1, 2, 2, 1)), ((16, 32, 64), (1, 2, 2))])
-def test_both_forms_are_the_same_network(widths, strides, rng):
+@pytest.mark.parametrize(
+    ("widths", "strides", "norm"),
+    [((64, 128, 256, 512), (1, 2, 2, 1), "layer"), ((16, 32, 64), (1, 2, 2), "layer"), ((16, 64), (1, 2), "affine")],
+)
+def test_both_forms_are_the_same_network(widths, strides, norm, rng):
     """In values and in gradients by parameters, by images and by a feature map.
 
     In float64: in float32 an activation next to 0 may be rounded to either side, and ReLU's gradient with it.
     """
     with jax.enable_x64(True):
         images, weights = jnp.asarray(rng.normal(size=(2, 16, 16, 3))), rng.normal(size=(2, 10))
-        plain, cpu = (ResNet(widths, strides, dtype=jnp.float64, forms=forms) for forms in (PLAIN, CPU))
+        plain, cpu = (
+            ResNet(widths, strides, dtype=jnp.float64, forms=forms, norm_kind=norm) for forms in (PLAIN, CPU)
+        )
         params = jax.tree.map(lambda x: x.astype(np.float64), model_lib.init_params(plain, jax.random.key(0)))
         activation = model_lib.features(plain, params, images, stage="stage2")
 

@@ -29,6 +29,7 @@ GIVEN = validate(
         widths=(4, 6),
         strides=(2, 3),
         blocks=(1, 3),
+        norm="affine",
         crop_padding=3,
         rotate_degrees=7.0,
         cutout_size=5,
@@ -150,6 +151,7 @@ def test_what_a_step_is_made_of(seen):
         assert given[name] == getattr(GIVEN, name), name
     assert given["images"].shape == (GIVEN.batch_size, 32, 32, 3)
     assert (model.widths, model.strides, model.blocks_per_stage) == ((4, 6), (2, 3), (1, 3))
+    assert model.norm_kind == GIVEN.norm == "affine"
     assert seen["state"]["model"] == model == seen["eval_step"]["model"]
 
 

@@ -79,6 +79,13 @@ function layerNorm(x, scale, bias) {
   return x;
 }
 
+/* A scale and a bias a channel alone: what BatchNorm is once it is trained; in place. */
+function affine(x, scale, bias) {
+  for (let i = 0; i < x.values.length; i += x.channels)
+    for (let c = 0; c < x.channels; c++) x.values[i + c] = x.values[i + c] * scale[c] + bias[c];
+  return x;
+}
+
 function relu(x) {
   for (let i = 0; i < x.values.length; i++) x.values[i] = Math.max(x.values[i], 0);
   return x;
@@ -97,7 +104,8 @@ export function buildNetwork(given, bytes) {
     const [taps, , , features] = shapes[`${name}.kernel`];
     return convolution(x, parameters[`${name}.kernel`], taps, features, stride);
   };
-  const norm = (x, name) => layerNorm(x, parameters[`${name}.scale`], parameters[`${name}.bias`]);
+  const normalise = given.norm === "affine" ? affine : layerNorm;
+  const norm = (x, name) => normalise(x, parameters[`${name}.scale`], parameters[`${name}.bias`]);
 
   function block(x, name, stride) {
     let y = relu(norm(conv(x, `${name}.conv1`, stride), `${name}.norm1`));

@@ -1,7 +1,7 @@
 """The network of cifar_flax in PyTorch: paste it, then `load_state_dict(..., strict=True)`.
 
 It takes float images [N, 3, 32, 32], (pixel / 255 - mean) / std with the mean and standard deviation
-of the training set: (0.49139968, 0.48215841, 0.44653091) and (0.24703223, 0.24348513, 0.26158784).
+of the training set, CIFAR-10's: (0.49139968, 0.48215841, 0.44653091) and (0.24703223, 0.24348513, 0.26158784).
 """
 
 import torch
@@ -27,15 +27,16 @@ class BasicBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    def __init__(self, widths=(64, 128, 256, 512), strides=(1, 2, 2, 1), num_classes=10):
+    def __init__(self, widths=(64, 128, 256, 512), strides=(1, 2, 2, 1), num_classes=10, blocks=()):
         super().__init__()
         self.conv1 = nn.Conv2d(3, widths[0], 3, padding=1, bias=False)
         self.bn1 = nn.GroupNorm(1, widths[0])
         self.num_stages = len(widths)
         channels = widths[0]
-        for i, (width, stride) in enumerate(zip(widths, strides, strict=True), start=1):
-            stage = nn.Sequential(BasicBlock(channels, width, stride), BasicBlock(width, width, 1))
-            setattr(self, f"layer{i}", stage)
+        blocks = blocks or [2] * len(widths)
+        for i, (width, stride, count) in enumerate(zip(widths, strides, blocks, strict=True), start=1):
+            others = [BasicBlock(width, width, 1) for _ in range(count - 1)]
+            setattr(self, f"layer{i}", nn.Sequential(BasicBlock(channels, width, stride), *others))
             channels = width
         self.linear = nn.Linear(channels, num_classes)
 
