@@ -5,9 +5,10 @@ import pytest
 
 from cifar_flax.config import PRESETS
 from cifar_flax.execution import ONEDNN
-from cifar_flax.network import convolution, cpu
+from cifar_flax.network import cpu
 from cifar_flax.network.build import build_model
-from cifar_flax.network.convolution import conv1x1, conv3x3
+from cifar_flax.network.cpu import convolution
+from cifar_flax.network.cpu.convolution import conv1x1, conv3x3
 
 
 def plain(x, kernel, stride):

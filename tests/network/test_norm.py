@@ -5,7 +5,7 @@ import jax.test_util
 import numpy as np
 import pytest
 
-from cifar_flax.network.norm import layer_norm
+from cifar_flax.network.cpu.norm import layer_norm
 
 
 def flax_norm(x, scale, bias, num_axes):

@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cifar_flax.network.convolution import conv1x1, conv3x3, conv3x3_bfloat16, plain3x3
+from cifar_flax.network.cpu.convolution import conv1x1, conv3x3, conv3x3_bfloat16, plain3x3
+from cifar_flax.network.cpu.norm import layer_norm
 from cifar_flax.network.forms import Forms
 from cifar_flax.network.model import ResNet
-from cifar_flax.network.norm import layer_norm
 
 
 def _rows(x: jax.Array) -> jax.Array:
