@@ -7,7 +7,7 @@ from cifar_flax.config import PRESETS
 from cifar_flax.execution import ONEDNN
 from cifar_flax.network import cpu
 from cifar_flax.network.build import build_model
-from cifar_flax.network.cpu import convolution
+from cifar_flax.network.cpu import convolution, operations
 from cifar_flax.network.cpu.convolution import conv1x1, conv3x3
 
 
@@ -85,5 +85,5 @@ def test_what_is_wrong_in_one_image_of_bfloat16_is_seen(factor, monkeypatch):
         y = convolution.conv3x3_bfloat16(x, kernel, stride, part)
         return y.at[-1].multiply(factor) if x.shape[-1] == 16 else y
 
-    monkeypatch.setattr(cpu, "conv3x3_bfloat16", wrong)
+    monkeypatch.setattr(operations, "conv3x3_bfloat16", wrong)
     assert not cpu.largest_error([(8, 8, 16, 1), (8, 16, 16, 1)], 32, ONEDNN) < cpu.TOLERANCE
