@@ -44,7 +44,7 @@ class DataSpec:
     def normalize(self, images: jax.Array | np.ndarray) -> jax.Array:
         """uint8 `[..., 3]` to float32 with zero mean and unit variance a channel over the training set."""
         mean, std = (jnp.broadcast_to(np.array(x, np.float32), images.shape) for x in (self.mean, self.std))
-        return (jnp.asarray(images).astype(jnp.float32) / 255 - mean) / std
+        return jnp.asarray((images.astype(jnp.float32) / 255 - mean) / std)
 
     def denormalize(self, images: jax.Array) -> jax.Array:
         """The inverse of `normalize`: float32 `[..., 3]` to float32 in [0, 1], for drawing."""

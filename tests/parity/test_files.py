@@ -9,20 +9,19 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs PyTorch: pip install -e '.[bench]'")
 
-from cifar_flax import interop
+from cifar_flax import commands, interop
 from cifar_flax.config import PRESETS
 from cifar_flax.errors import UserError
-from cifar_flax.interop import __main__ as command
 from cifar_flax.training import trained
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".pt"])
 def test_exported_file_loads_strictly_and_comes_back_bit_for_bit(suffix, tmp_path, capsys):
     path = tmp_path / f"net{suffix}"
-    assert command.main(["export", "--out", str(path)]) == 0
+    assert commands.main(["export", "--format", "pytorch", "--out", str(path)]) == 0
     network = runpy.run_path(str(interop.MODULE))["ResNet"](PRESETS["compact"].widths, PRESETS["compact"].strides)
     network.load_state_dict(torch.load(path, weights_only=True), strict=True)
-    assert command.main(["import", str(path), "--out", str(tmp_path / "ours.safetensors")]) == 0
+    assert commands.main(["import", str(path), "--out", str(tmp_path / "ours.safetensors")]) == 0
     ours = trained.load(tmp_path / "ours.safetensors").params
     jax.tree.map(np.testing.assert_array_equal, ours, trained.load(None).params)
 
