@@ -22,7 +22,8 @@ def _parser(prog: str) -> Parser:
 def _pictures(flags: argparse.Namespace) -> None:
     """All that can be read are explained; what cannot is a line each at the end, and a `UserError`."""
     from cifar_flax import data, machine  # heavy imports, not needed before here
-    from cifar_flax.explaining import folder, own, pictures
+    from cifar_flax.data import pictures
+    from cifar_flax.explaining import folder, own
     from cifar_flax.explaining.network import prepare
     from cifar_flax.training import trained
 
