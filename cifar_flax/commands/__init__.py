@@ -20,7 +20,7 @@ _COMMANDS = {
     "evaluate": ("evaluate", "measure how far a network's maps and confidence can be trusted"),
     "pictures": ("pictures", "explain your own pictures"),
     "sweep": ("sweep", "train several settings and seeds, and compare them"),
-    "data": ("data", "download or check CIFAR-10"),
+    "data": ("data", "download or check CIFAR-10, or show any data set"),
     "export": ("export", "write a network for this program, PyTorch or StableHLO, or with a model card"),
     "import": ("import_network", "import a network from PyTorch"),
 }

@@ -47,7 +47,8 @@ def _pictures(flags: argparse.Namespace) -> None:
     import numpy as np  # heavy imports, not needed before here
 
     from cifar_flax import machine
-    from cifar_flax.explaining import folder, own, pictures
+    from cifar_flax.data import pictures
+    from cifar_flax.explaining import folder, own
     from cifar_flax.explaining.network import prepare
     from cifar_flax.training import trained
 

@@ -1,9 +1,11 @@
-"""CIFAR-10, from wherever it can be had, to the images that a step trains on.
+"""A data set of small images, from wherever it can be had, to the images that a step trains on.
 
-In: the official files, verified byte for byte (`sources`, `layout`), or the embedded sample (`sample`). Out: uint8
-images `[N, 32, 32, 3]` and int32 labels; normalised (`spec`) and augmented (`augment`) float images.
+In: CIFAR-10, verified byte for byte (`sources`, `layout`), its embedded sample (`sample`), or any other set by its
+name or path (`datasets`). Out: uint8 images `[N, size, size, 3]` and int32 labels; normalised (`spec`) and augmented
+(`augment`) float images.
 """
 
+from cifar_flax.data.datasets import open_dataset
 from cifar_flax.data.layout import VerificationError, decode_batch, encode_batch
 from cifar_flax.data.sources import (
     SOURCES,
@@ -11,7 +13,6 @@ from cifar_flax.data.sources import (
     default_data_dir,
     load_cifar10,
     load_named,
-    open_dataset,
 )
 from cifar_flax.data.spec import CIFAR10, Dataset, DataSpec, Split, whole_split
 

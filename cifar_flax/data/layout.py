@@ -40,12 +40,12 @@ def encode_batch(images: np.ndarray, labels: np.ndarray) -> bytes:
 def decode_batch(records: bytes) -> tuple[np.ndarray, np.ndarray]:
     """The inverse of `encode_batch`: uint8 images `[N, 32, 32, 3]` and int32 labels `[N]`."""
     table = np.frombuffer(records, np.uint8).reshape(-1, RECORD_BYTES)
-    images = _empty_aligned((len(table), 32, 32, 3))
+    images = empty_aligned((len(table), 32, 32, 3))
     images[...] = table[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
     return images, table[:, 0].astype(np.int32)
 
 
-def _empty_aligned(shape: tuple[int, ...]) -> np.ndarray:
+def empty_aligned(shape: tuple[int, ...]) -> np.ndarray:
     """A uint8 array at an address that 64 divides: JAX's CPU devices share it; at another, each would have a copy."""
     size = math.prod(shape)
     buffer = np.empty(size + 63, np.uint8)

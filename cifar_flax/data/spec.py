@@ -21,8 +21,7 @@ class DataSpec:
       image_size: rows and columns of an image, in pixels.
       mean: of each channel over the training images, in [0, 1].
       std: standard deviation of each channel, likewise.
-      digest: of all images and labels, the first 16 hex digits of their SHA-256; "" where the bytes are known, as
-        those of CIFAR-10.
+      digest: of all images and labels, as `digest` makes it; "" for CIFAR-10, whose bytes are verified.
     """
 
     name: str
@@ -104,6 +103,7 @@ class DataSpec:
                 and all(isinstance(name, str) for name in spec.class_names)
                 and isinstance(spec.image_size, int)
                 and spec.image_size >= 1
+                and isinstance(spec.digest, str)
                 and numbers.shape == (2, 3)
                 and bool(np.isfinite(numbers).all() and (numbers[1] > 0).all())
             )
@@ -157,12 +157,14 @@ class Dataset:
       train: the training images.
       test: the test images; may be none.
       is_sample: whether these are only the few images that come with this package.
+      notes: what a person should know of how it was read, a line each.
     """
 
     spec: DataSpec
     train: Split
     test: Split
     is_sample: bool = False
+    notes: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:

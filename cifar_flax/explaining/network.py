@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from cifar_flax.data import DataSpec
+from cifar_flax.data import DataSpec, pictures
 from cifar_flax.errors import UserError
 from cifar_flax.execution import Execution, resolve
-from cifar_flax.explaining import cam, pictures
+from cifar_flax.explaining import cam
 from cifar_flax.explaining.maps import Maps
 from cifar_flax.explaining.predictions import Predictions
 from cifar_flax.network import model as model_lib

@@ -18,11 +18,11 @@ from scipy.spatial.distance import cdist
 
 from cifar_flax import files
 from cifar_flax.data import Dataset
+from cifar_flax.data.pictures import Picture
 from cifar_flax.errors import printable
 from cifar_flax.explaining import cam, pages
 from cifar_flax.explaining.folder import PICTURES, replacing
 from cifar_flax.explaining.network import MOST_CLASSES, Network, OnBatch
-from cifar_flax.explaining.pictures import Picture
 from cifar_flax.network import model as model_lib
 from cifar_flax.network.model import ResNet
 

@@ -197,6 +197,20 @@ def test_tfds_prepares_and_finds_without_tensorflow(official, tmp_path, server, 
     monkeypatch.setattr(sources, "OFFICIAL_URL", "http://127.0.0.1:9/gone")
     assert_is_official(data.load_cifar10(tmp_path / "other", "tfds", said.append), official)
     assert said[-2].startswith("tfds: reading")
+    # As any prepared set: in TFDS's own order.
+    official_order = data.load_cifar10(tmp_path / "other", "cache")
+    for options in ({}, {"data_dir": tmp_path / "data"}):
+        opened = data.open_dataset("tfds:cifar10", **options)
+        assert opened.spec.class_names == data.CIFAR10.class_names and opened.spec.image_size == 32
+        for ours, theirs in ((opened.train, official_order.train), (opened.test, official_order.test)):
+            pairs = [[(x.tobytes(), int(y)) for x, y in zip(*split[:2], strict=True)] for split in (ours, theirs)]
+            assert sorted(pairs[0]) == sorted(pairs[1])
+    with pytest.raises(UserError, match=r"tfds:cifar10:9\.9\.9 is not prepared"):
+        data.open_dataset("tfds:cifar10:9.9.9")
+    broken = next((tmp_path / "data" / "tensorflow_datasets").rglob("cifar10-test.array_record*"))
+    broken.write_bytes(broken.read_bytes()[:1000])
+    with pytest.raises(UserError, match="cannot be read"):
+        data.open_dataset("tfds:cifar10")
     assert "tensorflow" not in sys.modules
 
 

@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 from scipy.special import softmax
 
-from cifar_flax.data import CIFAR10
+from cifar_flax.data import CIFAR10, pictures
 from cifar_flax.errors import UserError
-from cifar_flax.explaining import cam, folder, own, pictures
+from cifar_flax.explaining import cam, folder, own
 from cifar_flax.explaining.network import load
 from cifar_flax.network import model
 

@@ -3,7 +3,7 @@
 import os
 import warnings
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -44,32 +44,51 @@ def find(path: Path) -> list[Path]:
 
 
 def read(path: Path, size: int) -> Picture:
-    """Reads a picture of any kind that Pillow knows: turned as its EXIF says, transparency on white.
-
-    The middle square is brought to `size` pixels by a bilinear filter as wide as the reduction.
+    """Reads a picture as `decode` does, and brings its middle square to `size` pixels as `fit` does.
 
     Raises:
-      UserError: it cannot be read, or is too large to be meant.
+      UserError: as `decode`.
+    """
+    whole = decode(path, str(path))
+    return Picture(path, whole, fit(whole, size))
+
+
+def decode(file: Path | BinaryIO, name: str) -> Image.Image:
+    """A picture of any kind that Pillow knows, in RGB: turned as its EXIF says, transparency on white.
+
+    Raises:
+      UserError: it cannot be read, or is too large to be meant; it is called `name`.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as opened:
+            with Image.open(file) as opened:
                 whole = None if opened.mode in ("F", "I") else to_rgb(ImageOps.exif_transpose(opened))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         limit = f"{Image.MAX_IMAGE_PIXELS:,}" if Image.MAX_IMAGE_PIXELS else "Pillow's limit of"
-        raise UserError(f"{path} has more than {limit} pixels: make it smaller") from error
+        raise UserError(f"{name} has more than {limit} pixels: make it smaller") from error
     except PermissionError as error:
-        raise UserError(f"{path} may not be read: leave it out, or change its rights") from error
+        raise UserError(f"{name} may not be read: leave it out, or change its rights") from error
     except Exception as error:  # Pillow raises nearly anything on broken input
-        raise UserError(f"{path} cannot be read as a picture: leave it out, or save it anew") from error
+        raise UserError(f"{name} cannot be read as a picture: leave it out, or save it anew") from error
     if whole is None:
-        raise UserError(f"{path} has pixels of 32 bits, of no known range: save it with 8 or 16 bits")
-    return Picture(path, whole, fit(whole, size))
+        raise UserError(f"{name} has pixels of 32 bits, of no known range: save it with 8 or 16 bits")
+    return whole
+
+
+def measure(file: Path | BinaryIO) -> tuple[int, int] | None:
+    """The columns and rows of a picture, by its header alone; None if it has none that can be read."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(file) as opened:
+                return opened.size
+    except Exception:  # `decode` will say what is wrong
+        return None
 
 
 def fit(picture: Image.Image, size: int) -> np.ndarray:
-    """The middle square of a picture: uint8 `[size, size, 3]`."""
+    """The middle square of a picture, by a bilinear filter as wide as the reduction: uint8 `[size, size, 3]`."""
     return np.asarray(ImageOps.fit(to_rgb(picture), (size, size), Image.Resampling.BILINEAR))
 
 
