@@ -219,6 +219,10 @@ def test_parquet_of_one_file_and_plain_bytes(digits, tmp_path):
     assert len(opened.train.labels) + len(opened.test.labels) == 150
     assert opened.spec.class_names == tuple(map(str, range(11))) and (opened.train.labels > 0).all()
     assert "1 of 11 classes have no images: 0" in said
+    path = parquet(
+        tmp_path / "named.parquet", images, labels - 1, [f"digit {i}" for i in range(10)], label="fine_label"
+    )
+    assert data.open_dataset(path).spec.class_names[9] == "digit 9"
 
 
 def test_npz_may_name_classes_and_leave_gaps(digits, tmp_path):
@@ -286,6 +290,9 @@ def test_a_folder_is_decoded_once(digits, tmp_path, cache, monkeypatch):
     assert same(data.open_dataset(folder, image_size=16), first)
     with pytest.raises(AssertionError):
         data.open_dataset(folder, image_size=24)  # another size
+    (folder / "train" / "0" / "0.png").touch()
+    with pytest.raises(AssertionError):
+        data.open_dataset(folder, image_size=16)  # another time
     monkeypatch.setattr(pictures, "decode", decode)
     data.open_dataset(folder, image_size=24)
     assert same(data.open_dataset(folder, image_size=16), first)
@@ -293,12 +300,15 @@ def test_a_folder_is_decoded_once(digits, tmp_path, cache, monkeypatch):
 
     changed = folder / "train" / "0" / "0.png"
     times = changed.stat()
-    changed.write_bytes(png(255 - digits["x_train"][0]))  # the same size, or another time: either is seen
-    os.utime(changed, ns=(times.st_atime_ns, times.st_mtime_ns + 1))
+    changed.write_bytes(png(digits["x_train"][-1]))  # another size
+    os.utime(changed, ns=(times.st_atime_ns, times.st_mtime_ns))
     second = data.open_dataset(folder, image_size=16)
     assert second.spec.digest != first.spec.digest
     changed.rename(changed.with_name("1000.png"))
     assert not same(data.open_dataset(folder, image_size=16), second)
+    for split in ("train", "test"):
+        (folder / split / "9").rename(folder / split / "nine")  # the same files in the same order
+    assert data.open_dataset(folder, image_size=16).spec.class_names[9] == "nine"
     assert len(list(cache.iterdir())) == 2  # the stale one was replaced
 
 
