@@ -99,7 +99,7 @@ SLOWER_TRAIN = {
     "--preset smoke --profile text": "--profile text cannot be written",
     "--preset smoke --out new --init nowhere": "--init nowhere is no checkpoint",
     "--preset smoke --out new --init torch.safetensors": "a PyTorch state dict becomes one with",
-    "--preset smoke --out new --init ours.safetensors --widths 8,16,32": "change --widths and --strides",
+    "--preset smoke --out new --init ours.safetensors --widths 8,16,32": "change --widths, --strides and --blocks",
 }
 EXPLAIN = {
     "--ckpt nowhere": "--ckpt nowhere is no checkpoint: expected a run directory",
@@ -141,7 +141,7 @@ EXPLAIN = {
     "--label-errors text": "--label-errors text cannot be read as JSON",
     "--label-errors far.json": "--label-errors far.json, entry 0: expected counts, and an id below 10,000",
     "--dataset cifar10 --source sample": "for the sample use --dataset sample",
-    "--dataset half": "invalid choice: 'half'",
+    "--dataset half": "there is no data set half: expected cifar10, cifar100, sample, tfds:NAME",
     "--compare other": "--compare is not a flag of explain.py: use cifar-flax compare OTHER --ckpt ...",
     "--evaluate": "--evaluate is not a flag of explain.py: use cifar-flax evaluate --ckpt ...",
     "--images x.png": "--images is not a flag of explain.py: use cifar-flax pictures PATH ... --ckpt ...",
