@@ -28,7 +28,9 @@ class Config:
         "cifar10", "cifar10, cifar100, the included sample, tfds:NAME, or the path of a folder of pictures or a file"
     )
     image_size: int = _option(0, "pixels along an image of a data set of your own; 0: as they are, at most 64")
-    val_size: int = _option(0, "training images to hold out for validation: the last ones of the official order")
+    val_size: int = _option(
+        0, "training images to hold out for validation: CIFAR-10's last ones; of another set, drawn once"
+    )
     test: bool = _option(True, "evaluate the test set after each epoch; use --no-test while you compare settings")
 
     # Model. LayerNorm over height, width and channels, 3x3 convolutions, two blocks a stage.

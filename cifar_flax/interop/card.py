@@ -30,6 +30,9 @@ def write(folder: Path, network: Trained) -> None:
             raise UserError(f"--out {folder} holds a {name}: choose another folder, or delete it")
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        # A path would say where its maker's pictures are.
+        config = dataclasses.replace(network.config, dataset=Path(network.config.dataset).name)
+        network = dataclasses.replace(network, config=config)
         trained.export(network, folder / WEIGHTS)
         (folder / CARD).write_text(text(network), encoding="utf-8")
     except OSError as error:

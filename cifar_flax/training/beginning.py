@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from cifar_flax import config as config_lib
 from cifar_flax import machine
 from cifar_flax.config import Config
-from cifar_flax.data import Dataset
+from cifar_flax.data import CIFAR10, Dataset
 from cifar_flax.distributed import Job
 from cifar_flax.errors import UserError
 from cifar_flax.execution import Execution, resolve
@@ -102,6 +103,17 @@ def _load_teacher(config: Config, dataset: Dataset) -> Trained | None:
             "expected a network of the same data set"
         )
     return teacher
+
+
+def in_random_order(dataset: Dataset) -> Dataset:
+    """The data set with its training images in an order whose last ones are of all classes, as those of CIFAR-10 are.
+
+    Files hold images class by class as a rule: the last ones, which `val_size` holds out, would be of one class.
+    """
+    if dataset.spec == CIFAR10:
+        return dataset
+    order = np.random.default_rng(0).permutation(len(dataset.train.images))
+    return dataclasses.replace(dataset, train=dataset.train.take(order))
 
 
 def _require(dataset: Dataset, config: Config) -> None:

@@ -15,7 +15,7 @@ from cifar_flax.data import Dataset
 from cifar_flax.distributed import ALONE, Job
 from cifar_flax.errors import Interrupted, NonFiniteError, UserError
 from cifar_flax.training import interrupts, messages
-from cifar_flax.training.beginning import Beginning, begin
+from cifar_flax.training.beginning import Beginning, begin, in_random_order
 from cifar_flax.training.checkpoint import Progress
 from cifar_flax.training.metrics import NO_STEP, Metrics, smoothing_entropy
 from cifar_flax.training.run import Run, Silent
@@ -62,7 +62,7 @@ def fit(
     if config.norm == "affine":
         raise UserError("--norm affine is explained, not trained: LayerNorm is the point of this program")
     dataset = dataset if config.test else dataset.without_test()
-    config = config_lib.for_images(config, dataset.spec.image_size)
+    dataset, config = in_random_order(dataset), config_lib.for_images(config, dataset.spec.image_size)
     try:
         with job.together(lambda: Run(folder, resume=resume) if job.is_first else Silent()) as run:
             beginning = begin(config, dataset, folder, num_devices=num_devices, job=job, say=run.say, augment=augment)

@@ -546,3 +546,15 @@ def test_a_run_is_taught_by_another(tiny, few, finished, tmp_path, capsys):
     other = dataclasses.replace(again, epochs=3, teacher=str(tmp_path / "alone"))
     with pytest.raises(UserError, match="is another network than when this run began"):
         loop.fit(other, few, tmp_path / "taught", resume=True)
+
+
+def test_what_is_held_out_is_of_all_classes_whatever_the_order_of_the_files(few):
+    """Pictures in folders come class by class; CIFAR-10's own order is random, and stays."""
+    assert beginning.in_random_order(few) is few
+    by_class = few.train.take(np.argsort(few.train.labels, kind="stable"))
+    spec = dataclasses.replace(few.spec, name="pictures", digest="0" * 16)
+    mixed = beginning.in_random_order(dataclasses.replace(few, spec=spec, train=by_class)).train
+    assert len(set(by_class.labels[-40:])) <= 3 and len(set(mixed.labels[-40:])) >= 8
+    order = np.argsort(mixed.indices)
+    for ours, theirs in zip(mixed.take(order), few.train.take(np.isin(few.train.indices, mixed.indices)), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
