@@ -15,7 +15,7 @@ from cifar_flax import commands
 
 pytestmark = pytest.mark.slow
 
-RECIPE = ["--preset", "smoke", "--epochs", "20", "--widths", "8,16", "--strides", "1,2"]
+RECIPE = ["--preset", "smoke", "--epochs", "20", "--widths", "16,32", "--strides", "1,2"]
 
 
 @pytest.fixture(scope="module")
