@@ -128,7 +128,7 @@ def test_another_data_set_is_refused_in_a_line_that_names_both(run, digits, tmp_
 
 def test_a_published_network_is_fine_tuned_to_other_classes(digits, tmp_path, capsys):
     folder = write_folder(tmp_path / "digits", digits)
-    words = ["train", "--preset", "compact", "--init", "compact", "--dataset", str(folder), "--epochs", "1"]
+    words = ["train", "--preset", "compact", "--init", "compact", "--dataset", str(folder), "--epochs", "3"]
     assert commands.main([*words, "--out", str(tmp_path / "run")]) == 0
     assert "all of it is kept but its last layer, which begins anew" in capsys.readouterr().out
     assert cifar_flax.load(tmp_path / "run").history[-1]["test_acc"] > 50
