@@ -39,7 +39,7 @@ class Pairs(NamedTuple):
 # ---- what is compiled ---------------------------------------------------------------------------------
 
 
-def _probability_of(model: ResNet, params: Any, classes: jax.Array) -> Callable[[jax.Array], jax.Array]:
+def probability_of(model: ResNet, params: Any, classes: jax.Array) -> Callable[[jax.Array], jax.Array]:
     """Normalised images `[B, H, W, 3]` to the probability of each image's class."""
 
     def probability(images):
@@ -58,7 +58,7 @@ def build_curves(model: ResNet, kind: str, seed: int) -> Callable[..., jax.Array
     def curves(params, images, classes, ranks, numbers):
         key = jax.random.key(seed)
         noise = jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), images.shape[1:]))(numbers)
-        probability = _probability_of(model, params, classes)
+        probability = probability_of(model, params, classes)
         return faithfulness.curves(probability, model.spec.normalize(images), ranks, noise, kind)
 
     return curves
@@ -68,7 +68,7 @@ def build_occlusion(model: ResNet) -> Callable[..., jax.Array]:
     """A function of parameters, images and classes: `faithfulness.occlusion`."""
 
     def occlusion(params, images, classes):
-        return faithfulness.occlusion(_probability_of(model, params, classes), model.spec.normalize(images))
+        return faithfulness.occlusion(probability_of(model, params, classes), model.spec.normalize(images))
 
     return occlusion
 
