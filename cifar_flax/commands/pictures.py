@@ -31,15 +31,22 @@ def _parser(prog: str) -> Parser:
 
 
 def _reference(found: "Trained") -> "Dataset | None":
-    """The data set that pictures may be unlike: the sample for CIFAR-10's networks, else their own if it is there."""
+    """The data set that pictures may be unlike: the sample for CIFAR-10's networks, else their own if it is there.
+
+    An imported network does not say what it was trained on, and a folder may have been changed since.
+    """
     from cifar_flax import data
 
     if found.spec == data.CIFAR10:
         return data.open_dataset("sample")
     try:
-        return data.open_dataset(found.config.dataset, image_size=found.spec.image_size)
+        opened = found.spec.digest and data.open_dataset(found.config.dataset, image_size=found.spec.image_size)
     except UserError:
-        return None
+        opened = None
+    if opened and opened.spec == found.spec and len(opened.test.images):
+        return opened
+    print("Its training set is not at hand, so no picture is marked as unlike it.")
+    return None
 
 
 def _pictures(flags: argparse.Namespace) -> None:

@@ -66,7 +66,7 @@ class DataSpec:
         return array
 
     def check_labels(self, labels: Any, count: int, what: str = "labels") -> np.ndarray:
-        """The labels as an array, if they are a class of this data set for each of `count` images.
+        """The labels as an int32 array, if they are a class of this data set for each of `count` images.
 
         Raises:
           UserError: they are not integers `[count]` in [0, num_classes).
@@ -77,7 +77,7 @@ class DataSpec:
         if count and not (array.min() >= 0 and array.max() < self.num_classes):
             outside = array[(array < 0) | (array >= self.num_classes)][0]
             raise UserError(f"{what} hold {outside}: expected 0 to {self.num_classes - 1}, the classes of {self.name}")
-        return array
+        return array.astype(np.int32)  # arithmetic with labels of 8 bits would wrap
 
     def to_json(self) -> str:
         """As JSON text, read back by `from_json`."""

@@ -231,8 +231,12 @@ def _require(network: Network, dataset: Dataset, selection: Selection) -> None:
         raise UserError(f"{dataset.title} has no test images: there is nothing to explain")
     if selection.sort not in SORTS:
         raise UserError(f"sort {selection.sort} is not known: expected one of {', '.join(SORTS)}")
+    if selection.num_wrong < 1:
+        raise UserError(f"num_wrong is {selection.num_wrong}: expected 1 or more")
+    if selection.indices is not None and len(set(selection.indices)) < len(selection.indices):
+        raise UserError("indices names an image twice: name each image once")
     for what, label in (("true", selection.true), ("predicted", selection.predicted)):
-        if label is not None and not 0 <= label < spec.num_classes:
+        if label is not None and not (isinstance(label, int | np.integer) and 0 <= label < spec.num_classes):
             raise UserError(f"{what} is {label}: expected 0 to {spec.num_classes - 1}, a class of {spec.name}")
 
 

@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 from scipy.spatial.distance import cdist
 
 from cifar_flax import files
-from cifar_flax.data import Dataset
+from cifar_flax.data import Dataset, Split
 from cifar_flax.data.pictures import Picture
 from cifar_flax.errors import printable
 from cifar_flax.explaining import cam, pages
@@ -75,7 +75,7 @@ def distance(network: Network, images: np.ndarray, reference: Dataset) -> tuple[
     def features(images):
         return network.in_batches(network.compiled(build_features), (images,))
 
-    known = features(reference.train.images[:_REFERENCE])
+    known = features(_drawn(reference.train))
     deviation = known.std(axis=0)
     deviation[deviation == 0] = np.inf  # a channel that is never active tells nothing
 
@@ -83,7 +83,14 @@ def distance(network: Network, images: np.ndarray, reference: Dataset) -> tuple[
         distances = cdist(features(images) / deviation, known / deviation)
         return np.sort(distances, axis=1)[:, min(NEIGHBOUR, len(known)) - 1]
 
-    return nearest(images), float(np.quantile(nearest(reference.test.images[:_REFERENCE]), 1 - UNLIKE_SHARE))
+    return nearest(images), float(np.quantile(nearest(_drawn(reference.test)), 1 - UNLIKE_SHARE))
+
+
+def _drawn(split: Split) -> np.ndarray:
+    """At most `_REFERENCE` images of a split, drawn once: the first ones of a folder are of its first classes."""
+    if len(split.images) <= _REFERENCE:
+        return split.images
+    return split.images[np.random.default_rng(0).permutation(len(split.images))[:_REFERENCE]]
 
 
 # ---- the page ------------------------------------------------------------------------------------

@@ -76,7 +76,9 @@ class Predictions:
     def confusion(self) -> np.ndarray:
         """How many images of each true class are predicted as each class: int `[C, C]`, true by predicted."""
         count = len(self.class_names)
-        return np.bincount(self.true * count + self.predicted, minlength=count**2).reshape(count, count)
+        return np.bincount(self.true.astype(np.int64) * count + self.predicted, minlength=count**2).reshape(
+            count, count
+        )
 
     def take(self, chosen: np.ndarray) -> "Predictions":
         """The predictions at positions."""

@@ -88,6 +88,15 @@ def test_the_confusion_matrix_is_true_by_predicted():
     assert predictions.confusion.tolist() == [[2, 1, 0], [1, 1, 0], [0, 2, 0]]
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int64])
+def test_labels_of_few_bits_are_counted_as_others(dtype):
+    """100 * 100 does not fit into 8 bits."""
+    labels = np.arange(100, dtype=dtype)
+    found = Predictions(np.eye(100), tuple(map(str, range(100))), labels).confusion
+    np.testing.assert_array_equal(found, np.eye(100, dtype=int))
+    assert CIFAR10.check_labels(labels[:10], 10).dtype == np.int32
+
+
 def test_without_labels_nothing_is_right_or_wrong():
     with pytest.raises(ValueError, match="without labels"):
         _ = Predictions(np.eye(2), ("a", "b")).accuracy

@@ -1,6 +1,7 @@
 """A person's own pictures: how they are read, and what is said of them."""
 
 import base64
+import dataclasses
 import io
 import json
 import os
@@ -279,3 +280,13 @@ def test_pictures_are_predicted_and_explained_as_test_images_are(network, sample
                 np.testing.assert_array_equal(decoded(layer), cam.JET[(255 * heat).astype(np.uint8)])
     with pytest.raises(UserError, match="exists"):
         own.write(out, network, given, [], stage="stage4", method="grad-cam", reference=sample, overwrite=False)
+
+
+@pytest.mark.slow
+def test_what_pictures_are_compared_with_is_of_all_classes(embedded, sample, monkeypatch):
+    """Of a folder, which comes class by class, more than the first thousand images."""
+    order = np.argsort(sample.train.labels, kind="stable")
+    by_class = dataclasses.replace(sample, train=sample.train.take(order), test=sample.test.take(order))
+    monkeypatch.setattr(own, "_REFERENCE", 300)
+    limits = [own.distance(embedded, sample.test.images[:5], each)[1] for each in (by_class, sample)]
+    assert limits[0] == pytest.approx(limits[1], rel=0.15)
