@@ -38,15 +38,14 @@ def add_out(parser: argparse._ActionsContainer, name: str) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace the output folder")
 
 
-def add_test_set(parser: argparse._ActionsContainer) -> None:
-    """Which images: `--dataset`."""
+def add_analysis(parser: Parser, folder_name: str) -> None:
+    """The flags that `analyse` reads: network, data set, maps, output folder, and which predictions are drawn."""
+    add_network(parser)
     parser.add_argument(
         "--dataset", help="cifar10, the included sample, or another data set (what the network was trained on)"
     )
-
-
-def add_selection(parser: Parser) -> None:
-    """Which predictions are drawn, and what people say of them: most of it is rarely needed."""
+    add_maps(parser)
+    add_out(parser, folder_name)
     parser.add_argument(
         "--count", type=int, help="number of wrong predictions to draw (20); of correct ones at most 10"
     )
@@ -193,7 +192,7 @@ def analyse(
     """Explains a network's predictions of a test set: the whole of `explain`, `compare` and `evaluate`.
 
     Args:
-      flags: as the functions above have added them.
+      flags: as `add_analysis` has added them.
       folder_name: of the output folder, where none is given.
       other: a network to compare with.
       evaluate: the number of test images to what is evaluated of them.

@@ -8,11 +8,7 @@ from cifar_flax.commands import common
 def _parser(prog: str) -> Parser:
     parser = Parser(prog, __doc__)
     parser.add_argument("other", metavar="OTHER", help="the network to compare with: as --ckpt")
-    common.add_network(parser)
-    common.add_test_set(parser)
-    common.add_maps(parser)
-    common.add_out(parser, "compare")
-    common.add_selection(parser)
+    common.add_analysis(parser, "compare")
     return parser
 
 

@@ -8,13 +8,9 @@ from cifar_flax.errors import UserError
 
 def _parser(prog: str) -> Parser:
     parser = Parser(prog, __doc__, "With all 10,000 images it takes the compact network some 15 minutes on two cores.")
-    common.add_network(parser)
     parser.add_argument("--num-images", type=int, metavar="N", help="evaluate N images, drawn at random (all)")
     parser.add_argument("--seed", type=int, default=0, help="random seed (0)")
-    common.add_test_set(parser)
-    common.add_maps(parser)
-    common.add_out(parser, "evaluate")
-    common.add_selection(parser)
+    common.add_analysis(parser, "evaluate")
     return parser
 
 

@@ -20,11 +20,7 @@ def _parser(prog: str) -> Parser:
             "--export": "cifar-flax export --out FILE --ckpt ...",
         },
     )
-    common.add_network(parser)
-    common.add_test_set(parser)
-    common.add_maps(parser)
-    common.add_out(parser, "explain")
-    common.add_selection(parser)
+    common.add_analysis(parser, "explain")
     return parser
 
 

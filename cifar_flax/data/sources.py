@@ -394,22 +394,3 @@ def load_cifar10(
         f"CIFAR-10 could not be had ({'; '.join(refusals)}); put cifar-10-python.tar.gz into {folder}, "
         "or train and explain with --dataset sample"
     )
-
-
-def load_named(which: str, data_dir: Path | None, source: str, report: Report) -> Dataset:
-    """What the commands' `--dataset` names: `cifar10`, from `--source`, or `sample`.
-
-    Raises:
-      UserError: as `load_cifar10`; or the sample is given as a source of all of CIFAR-10.
-    """
-    if which == "sample":
-        if data_dir is not None:
-            require_ours(data_dir)
-            raise UserError(
-                f"--data-dir {data_dir} is where all of CIFAR-10 is kept, and --dataset sample is embedded: "
-                "leave it out, or give --dataset cifar10"
-            )
-        return load_cifar10(source="sample")
-    if source == "sample":
-        raise UserError("--source sample is not a source of all of CIFAR-10; for the sample use --dataset sample")
-    return load_cifar10(data_dir, source, report)

@@ -15,9 +15,9 @@ from cifar_flax.errors import UserError
 from cifar_flax.explaining import comparison, evaluation, people
 from cifar_flax.explaining.comparison import Comparison
 from cifar_flax.explaining.evaluation import Evaluation
-from cifar_flax.explaining.network import MOST_CLASSES, NO_CLASS, Network, Progress, no_progress
+from cifar_flax.explaining.network import NO_CLASS, Network, Progress, no_progress
 from cifar_flax.explaining.people import People
-from cifar_flax.explaining.predictions import SORTS, Predictions
+from cifar_flax.explaining.predictions import MOST_CLASSES, SORTS, Predictions
 
 NUM_CORRECT = 10
 _REPORT_CORRECT_PER_CLASS = 20
@@ -159,7 +159,7 @@ def analyse(
     shown = _for_report(
         predictions, np.concatenate([wrong, correct, *([] if compared is None else [compared.changed])])
     )
-    classes = explained_classes(predictions.take(shown))
+    classes = predictions.take(shown).explained_classes()
     labels = predictions.true[shown, None]
     raw = network.maps(
         test.images[shown],
@@ -198,20 +198,6 @@ def analyse(
         compared,
         evaluated,
     )
-
-
-def explained_classes(predictions: Predictions) -> np.ndarray:
-    """The classes that are explained of each image: int `[N, T]`, all in their order where these are at most ten.
-
-    Of more, the ten most probable, the most probable first; the true class among them, in the last place if need be.
-    """
-    count = len(predictions.class_names)
-    if count <= MOST_CLASSES:
-        return np.tile(np.arange(count), (len(predictions), 1))
-    classes = predictions.ranked[:, :MOST_CLASSES].copy()
-    missing = ~(classes == predictions.true[:, None]).any(axis=1)
-    classes[missing, -1] = predictions.true[missing]
-    return classes
 
 
 def _require(network: Network, dataset: Dataset, selection: Selection) -> None:

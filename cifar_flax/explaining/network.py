@@ -31,8 +31,6 @@ _EIGEN_BATCH_SIZE = 50
 # Numbers in the first stage's map of a batch: it bounds the memory that wide networks take.
 _LARGEST_MAP = 2**22
 NO_CLASS = -1
-# On a page so many classes of each image are explained: all of ten, the most probable of a hundred.
-MOST_CLASSES = 10
 
 # Told how many more images are done.
 OnBatch = Callable[[int], None]

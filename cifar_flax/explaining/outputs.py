@@ -42,7 +42,7 @@ def save(analysis: Analysis, folder: Path, *, overwrite: bool, progress: Progres
         _write_maps(new, analysis)
         pictures: dict[str, bytes] = {}
         if analysis.evaluation is not None:
-            pictures = _write_evaluation(new, analysis)
+            pictures = _write_evaluation(new, analysis, content)
         if analysis.comparison is not None:
             (new / "comparison.json").write_text(files.to_json(analysis.comparison.figures, indent=1) + "\n")
             _draw_changed(new, analysis)
@@ -108,19 +108,12 @@ def _write_maps(folder: Path, analysis: Analysis) -> None:
     )
 
 
-def evaluated_figures(analysis: Analysis) -> dict[str, Any]:
-    """What `trust.json` says."""
+def _write_evaluation(folder: Path, analysis: Analysis, content: dict[str, Any]) -> dict[str, bytes]:
+    """`trust.json`, with what the manifest says of people, and its pictures; returns these by name."""
     assert analysis.evaluation is not None
-    figures = analysis.evaluation.figures
-    if analysis.people is None:
-        return figures
-    return figures | {"people": people.summarise(analysis.people, analysis.predictions, analysis.badges)}
-
-
-def _write_evaluation(folder: Path, analysis: Analysis) -> dict[str, bytes]:
-    """`trust.json` and its pictures; returns these by name."""
-    assert analysis.evaluation is not None
-    figures, confused = evaluated_figures(analysis), analysis.evaluation.confused
+    figures, confused = analysis.evaluation.figures, analysis.evaluation.confused
+    if "people" in content:
+        figures = figures | {"people": content["people"]}
     (folder / "trust.json").write_text(files.to_json(figures, indent=1) + "\n")
     where = f"{figures['images']:,} images, {figures['data']}"
     calibrated, faithful = figures["calibration"], figures["faithfulness"]

@@ -22,7 +22,7 @@ from cifar_flax.data.pictures import Picture
 from cifar_flax.errors import printable
 from cifar_flax.explaining import cam, pages
 from cifar_flax.explaining.folder import PICTURES, replacing
-from cifar_flax.explaining.network import MOST_CLASSES, Network, OnBatch
+from cifar_flax.explaining.network import Network, OnBatch
 from cifar_flax.network import model as model_lib
 from cifar_flax.network.model import ResNet
 
@@ -162,8 +162,7 @@ def write(
     distances, limit = np.full(count, np.nan), np.inf
     if reference is not None:
         distances, limit = distance(network, images, reference)
-    classes = np.tile(np.arange(len(names)), (count, 1)) if len(names) <= MOST_CLASSES else predictions.ranked
-    classes = classes[:, :MOST_CLASSES]
+    classes = predictions.explained_classes()
     raw = network.maps(images, classes, stage=stage, methods=[method], on_batch=on_batch)[:, :, 0]
     entries = [
         {

@@ -7,6 +7,8 @@ import numpy as np
 from scipy.special import softmax
 
 SORTS = ("index", "confidence", "loss")
+# On a page so many classes of each image are explained: all of ten, the most probable of a hundred.
+MOST_CLASSES = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +81,21 @@ class Predictions:
         return np.bincount(self.true.astype(np.int64) * count + self.predicted, minlength=count**2).reshape(
             count, count
         )
+
+    def explained_classes(self) -> np.ndarray:
+        """The classes that a page explains of each image: int `[N, T]`; at most ten are all explained, in their order.
+
+        Of more, the ten most probable, the most probable first. Of these the last gives way to the true class, where
+        that is known and not among them.
+        """
+        count = len(self.class_names)
+        if count <= MOST_CLASSES:
+            return np.tile(np.arange(count), (len(self), 1))
+        classes = self.ranked[:, :MOST_CLASSES].copy()
+        if self.labels is not None:
+            missing = ~(classes == self.labels[:, None]).any(axis=1)
+            classes[missing, -1] = self.labels[missing]
+        return classes
 
     def take(self, chosen: np.ndarray) -> "Predictions":
         """The predictions at positions."""

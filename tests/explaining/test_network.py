@@ -97,6 +97,15 @@ def test_labels_of_few_bits_are_counted_as_others(dtype):
     assert CIFAR10.check_labels(labels[:10], 10).dtype == np.int32
 
 
+def test_of_many_classes_the_most_probable_and_the_true_one_are_explained():
+    logits = np.arange(12.0)[None].repeat(2, axis=0)  # the last class is the most probable
+    names, labels = tuple("abcdefghijkl"), np.array([0, 5])
+    best = list(range(11, 1, -1))
+    assert Predictions(logits, names).explained_classes().tolist() == [best, best]
+    assert Predictions(logits, names, labels).explained_classes().tolist() == [[*best[:-1], 0], best]
+    assert Predictions(logits[:, :10], names[:10], labels).explained_classes().tolist() == [list(range(10))] * 2
+
+
 def test_without_labels_nothing_is_right_or_wrong():
     with pytest.raises(ValueError, match="without labels"):
         _ = Predictions(np.eye(2), ("a", "b")).accuracy
