@@ -37,9 +37,7 @@ class Config:
     widths: tuple[int, ...] = _option((64, 128, 256, 512), "channels of each stage")
     strides: tuple[int, ...] = _option((1, 2, 2, 1), "stride of each stage's first block")
     blocks: tuple[int, ...] = _option((), "blocks of each stage; none: two in each; ResNet-34 has 3,4,6,3")
-    norm: Literal["layer", "affine"] = _option(
-        "layer", "layer: LayerNorm; affine: what an imported network with BatchNorm becomes, explained and not trained"
-    )
+    norm: Literal["layer", "affine"] = "layer"  # affine: an imported network's BatchNorm, explained and not trained
     init: str = _option("", "network to start from: a run, a .safetensors file, compact or resnet18")
 
     # Augmentation, as the assignment has it
@@ -69,7 +67,7 @@ class Config:
     clip_norm: float = _option(1.0, "clip the gradient to this global norm; 0: off")
     label_smoothing: float = _option(0.1, "share of the label spread over all classes in training")
     teacher: str = _option("", "run or file of weights of a network whose answers are learned as well (distillation)")
-    teacher_digest: str = _option("", "SHA-256 that the teacher's parameters have; noted when a run begins")
+    teacher_digest: str = ""  # SHA-256 of the teacher's parameters, noted when a run begins
     teacher_weight: float = _option(0.9, "share of the loss that the teacher's answers have; the labels have the rest")
     teacher_temperature: float = _option(4.0, "what logits are divided by where student and teacher are compared")
     ema_decay: float = _option(0.999, "decay per step of the averaged weights, which are the ones evaluated; 0: off")
@@ -145,6 +143,9 @@ PRESETS: dict[str, Config] = {
     ),
 }
 
+# What a program notes of a run, and nobody chooses.
+NOTED = ("norm", "teacher_digest")
+
 # What may differ between a run and its resumption: the others would make it another run.
 RESUMABLE_CHANGES = ("epochs", "eval_batch_size", "on_nan")
 
@@ -164,6 +165,18 @@ def require_enough(config: Config, num_images: int) -> None:
         raise UserError(f"--val-size is {config.val_size}: expected fewer than the {num_images} training images")
     if config.batch_size > num_train:
         raise UserError(f"--batch-size is {config.batch_size}: expected at most the {num_train} training images")
+
+
+def architecture(config: Config) -> str:
+    """What the network of a config is called: the preset of its shape, or its depth, widths and strides."""
+    shapes = {(preset.widths, preset.strides, preset.blocks, "layer"): name for name, preset in PRESETS.items()}
+    blocks = config.blocks or (2,) * len(config.widths)
+    is_usual = set(blocks) == {2}
+    if name := shapes.get((config.widths, config.strides, () if is_usual else blocks, config.norm)):
+        return name
+    widths, strides = (",".join(map(str, numbers)) for numbers in (config.widths, config.strides))
+    norm = "LayerNorm" if config.norm == "layer" else "BatchNorm"
+    return f"ResNet-{2 + 2 * sum(blocks)} with {norm}, widths {widths}, strides {strides}"
 
 
 def for_images(config: Config, image_size: int) -> Config:
@@ -239,7 +252,7 @@ def add_flags(parser: argparse._ActionsContainer, names: Collection[str] | None 
     """A flag for each field, or for those named; one that is not given is absent from the parsed namespace."""
     hints = typing.get_type_hints(Config)
     for option in dataclasses.fields(Config):
-        if names is not None and option.name not in names:
+        if option.name in NOTED or (names is not None and option.name not in names):
             continue
         hint = hints[option.name]
         kinds: dict[str, Any] = {"type": hint}

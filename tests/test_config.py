@@ -67,7 +67,17 @@ def test_every_field_has_a_flag_with_help():
     config.add_flags(parser)
     text = parser.format_help()
     for field in dataclasses.fields(config.Config):
-        assert "--" + field.name.replace("_", "-") in text
+        assert ("--" + field.name.replace("_", "-") in text) == (field.name not in config.NOTED)
+
+
+def test_a_network_is_called_by_its_shape():
+    """An imported network has the preset of its recipe, and need not be that preset's network."""
+    compact = config.PRESETS["compact"]
+    assert config.architecture(dataclasses.replace(compact, epochs=3, blocks=(2, 2, 2, 2))) == "compact"
+    other = dataclasses.replace(compact, blocks=(3, 4, 6, 3), norm="affine")
+    said = "ResNet-34 with BatchNorm, widths 24,32,40,40, strides 1,2,2,1"
+    assert config.architecture(other) == said
+    assert config.architecture(dataclasses.replace(compact, strides=(1, 1, 2, 1))).startswith("ResNet-18 with LayerN")
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """What the commands that explain a network share: flags, the bar, and where a network's images come from."""
 
 import argparse
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -88,22 +88,16 @@ def progress() -> Callable[[str, int], Callable[[int], None]]:
     return start
 
 
-def one_of(flag: str, value: str, names: Iterable[str]) -> str:
-    """The value, if it is one of these.
+def stage_of(network: "Network", flags: argparse.Namespace) -> str:
+    """`--stage`, or the last one.
 
     Raises:
-      UserError: it is not.
+      UserError: the network has no such stage.
     """
-    names = list(names)
-    if value not in names:
-        shown = [*names[:20], "..."] if len(names) > 20 else names
-        raise UserError(f"{flag} {value} is not known: expected one of {', '.join(shown)}")
-    return value
-
-
-def stage_of(network: "Network", flags: argparse.Namespace) -> str:
-    """`--stage`, or the last one."""
-    return one_of("--stage", flags.stage or network.stages[-1], network.stages)
+    stage = flags.stage or network.stages[-1]
+    if stage not in network.stages:
+        raise UserError(f"--stage {stage} is not known: expected one of {', '.join(network.stages)}")
+    return stage
 
 
 def check_selection(flags: argparse.Namespace) -> None:
@@ -134,9 +128,8 @@ def selection(network: "Network", flags: argparse.Namespace) -> "Selection":
     """What the flags choose of a network's predictions."""
     from cifar_flax.explaining.analysis import Selection
 
-    names = network.spec.class_names
     true, predicted = (
-        None if name is None else names.index(one_of(flag, name, names))
+        None if name is None else network.label_of(name, flag)
         for flag, name in (("--true", flags.true), ("--predicted", flags.predicted))
     )
     indices = None if flags.indices is None else _indices(flags)
@@ -145,12 +138,18 @@ def selection(network: "Network", flags: argparse.Namespace) -> "Selection":
 
 
 def open_test_set(flags: argparse.Namespace, trained: "Trained") -> "Dataset":
-    """The sample for a published network, unless another is asked for; else what the run trained on."""
+    """The sample where no network is named, unless another is asked for; else what the run trained on.
+
+    Raises:
+      UserError: there is no such data set, or nothing says where that of an imported network is.
+    """
     from cifar_flax import data
 
-    config = trained.config
+    name = flags.dataset or ("sample" if flags.ckpt is None else trained.config.dataset)
+    if not flags.dataset and name == "cifar10" and trained.spec.name != data.CIFAR10.name:
+        raise UserError(f"{trained.name} was trained on {trained.spec.name}: say where that is with --dataset")
     return data.open_dataset(
-        flags.dataset or ("sample" if flags.ckpt is None else config.dataset),
+        name,
         data_dir=flags.data_dir,
         image_size=None if trained.spec == data.CIFAR10 else trained.spec.image_size,
         source=flags.source,
@@ -199,6 +198,7 @@ def analyse(
     """
     check_selection(flags)
     from cifar_flax import machine  # heavy imports, not needed before here
+    from cifar_flax.config import architecture
     from cifar_flax.explaining import analysis, folder
     from cifar_flax.explaining.network import prepare
     from cifar_flax.training import trained
@@ -212,7 +212,7 @@ def analyse(
     chosen = selection(network, flags)
     dataset = open_test_set(flags, found)
     people, options = human_labels(flags, dataset), None if evaluate is None else evaluate(len(dataset.test.images))
-    print(f"Network: {network.name}, {found.config.preset}, SHA-256 {found.digest[:12]}", flush=True)
+    print(f"Network: {network.name}, {architecture(found.config)}, SHA-256 {found.digest[:12]}", flush=True)
     print(f"Data: {dataset.test_title}, {len(dataset.test.images):,} images", flush=True)
     result = analysis.analyse(
         network,

@@ -108,7 +108,7 @@ def describe(dataset: "Dataset") -> list[str]:
         lines.append("no test image is in the training set too")
 
     used = train[train > 0]
-    wrong = [*dataset.notes]
+    wrong = []
     for text, mask in (
         ("classes without test images", (test == 0) & (train > 0)),
         (f"classes with under {_FEW} training images", (train < _FEW) & (train > 0)),

@@ -58,8 +58,8 @@ def _export(flags: argparse.Namespace) -> None:
         side, classes = network.spec.image_size, network.spec.num_classes
         print(f"Wrote {out}: jax.export.deserialize(...).call of uint8 [N,{side},{side},3] gives logits [N,{classes}]")
     elif flags.format == "pytorch":
-        convert.write_state_dict(out, convert.to_state_dict(jax.device_get(network.params)))
         config, classes = network.config, network.spec.num_classes
+        convert.write_state_dict(out, convert.to_state_dict(jax.device_get(network.params)), config.strides)
         arguments = f"widths={config.widths}, strides={config.strides}"
         arguments += f", num_classes={classes}" if classes != 10 else ""
         arguments += f", blocks={config.blocks}" if config.blocks else ""

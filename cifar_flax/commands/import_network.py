@@ -32,7 +32,7 @@ def _parser(prog: str) -> cli.Parser:
     parser.add_argument(
         "--strides",
         type=_numbers(int),
-        help="stride of each stage (with BatchNorm 1,2,2,2; else those of the preset with the same widths)",
+        help="stride of each stage (those in the file; else with BatchNorm 1,2,2,2, or the preset's of these widths)",
     )
     parser.add_argument(
         "--classes", help="names of its classes: a file with one a line, or a,b,... (CIFAR-10's, if 10; else 0,1,...)"
@@ -92,7 +92,8 @@ def _import(flags: argparse.Namespace) -> None:
     if out.suffix != ".safetensors":
         raise UserError(f"--out {out}: expected a name that ends in .safetensors")
     convert.refuse_existing(out)
-    params, config = convert.from_state_dict(convert.read_state_dict(flags.model), flags.strides)
+    strides = flags.strides or convert.stored_strides(flags.model)
+    params, config = convert.from_state_dict(convert.read_state_dict(flags.model), strides)
     spec = _spec(flags, len(params["linear"]["bias"]))
     try:
         weights.save_weights(out, params, config, {"imported_from": flags.model.name}, spec)
@@ -100,7 +101,7 @@ def _import(flags: argparse.Namespace) -> None:
         raise UserError(f"--out {out} cannot be written: {error.strerror}; choose another") from error
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     shape = f"widths {convert.joined(config.widths)}, strides {convert.joined(config.strides)}"
-    shape += " (assumed; else give --strides)" if flags.strides is None else ""
+    shape += " (assumed; else give --strides)" if strides is None else ""
     shape += f", blocks {convert.joined(config.blocks)}" if config.blocks else ""
     shape += ", BatchNorm as scale and bias" if config.norm == "affine" else ""
     print(f"Wrote {out}: {count:,} parameters, {shape}, {spec.num_classes} classes of {spec.name}")

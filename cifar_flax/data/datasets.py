@@ -51,7 +51,7 @@ def open_dataset(
       ((1000, 32, 32, 3), 'cat')
     """
     name, path = os.fspath(name), Path(name)
-    if image_size is not None and not SIZES[0] <= image_size <= SIZES[1]:
+    if image_size is not None and image_size not in range(SIZES[0], SIZES[1] + 1):
         raise UserError(f"--image-size is {image_size}: expected {SIZES[0]} to {SIZES[1]} pixels")
     if name == "sample":
         if data_dir is not None:

@@ -50,6 +50,30 @@ class DataSpec:
         mean, std = (jnp.broadcast_to(np.array(x, np.float32), images.shape) for x in (self.mean, self.std))
         return images * std + mean
 
+    def renormalize(self, images: jax.Array, before: "DataSpec") -> jax.Array:
+        """What `before.normalize` has normalised, as `normalize` would have done it."""
+        if (self.mean, self.std) == (before.mean, before.std):
+            return images
+        mean, std = (jnp.broadcast_to(np.array(x, np.float32), images.shape) for x in (self.mean, self.std))
+        return (before.denormalize(images) - mean) / std
+
+    def difference(self, other: "DataSpec") -> str:
+        """Why a network of this data set is not one of another, for a message; "" if it is.
+
+        Mean and deviation travel with the network, and may differ. A data set without a digest may be any.
+        """
+        ours, theirs = self.class_names, other.class_names
+        if len(ours) != len(theirs):
+            return f"{len(ours)} classes against {len(theirs)}"
+        if ours != theirs:
+            label = next(label for label, name in enumerate(ours) if name != theirs[label])
+            return f"class {label} is {ours[label]} against {theirs[label]}"
+        if self.image_size != other.image_size:
+            return f"images of {self.image_size} pixels against {other.image_size}"
+        if "" not in (self.digest, other.digest) and self.digest != other.digest:
+            return f"images of digest {self.digest} against {other.digest}"
+        return ""
+
     def check_images(self, images: Any, what: str = "images") -> np.ndarray:
         """The images as an array, if they are what a network of this data set is made for.
 

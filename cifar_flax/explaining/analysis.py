@@ -32,9 +32,9 @@ class Selection:
       stage: the stage whose activation is explained; "" for the last one.
       method: one of `cam.METHODS`.
       num_wrong: how many wrong predictions; of correct ones as many, but at most `NUM_CORRECT`.
-      sort: one of `SORTS`.
-      true: only this class, or None.
-      predicted: only images taken for this class, or None.
+      sort: one of `SORTS`. `index` is the data set's order; where that is by class, as many at equal distances.
+      true: only this class, by name or label, or None.
+      predicted: only images taken for this class, likewise.
       indices: numbers of test images to explain instead of the above, or None.
     """
 
@@ -42,8 +42,8 @@ class Selection:
     method: str = "grad-cam"
     num_wrong: int = 20
     sort: str = "index"
-    true: int | None = None
-    predicted: int | None = None
+    true: str | int | None = None
+    predicted: str | int | None = None
     indices: Sequence[int] | None = None
 
 
@@ -144,12 +144,24 @@ def analyse(
       UserError: the data set is not of the network's classes and image size, or has no test images; or the selection
         names a stage, method, order, class or image that there is not.
     """
+    test, title = dataset.test, dataset.test_title
+    for asked in [network] if compare_with is None else [network, compare_with]:
+        _require_same_data(asked, dataset)
+    if not len(test.images):
+        raise UserError(f"{dataset.title} has no test images: there is nothing to explain")
     selection = selection or Selection()
     selection = dataclasses.replace(selection, stage=selection.stage or network.stages[-1])
-    test, title = dataset.test, dataset.test_title
-    _require(network, dataset, selection)
+    _require_sound(selection)
+    network.require_known(selection.stage, [selection.method])
+    labels = [
+        None if given is None else network.label_of(given, what)
+        for what, given in (("true", selection.true), ("predicted", selection.predicted))
+    ]
+    there = len(test.images)
+    if evaluate is not None and evaluate.num_images is not None and not 2 <= evaluate.num_images <= there:
+        raise UserError(f"num_images is {evaluate.num_images}: expected 2 to {there:,}, the images there are")
     predictions = network.predict(test.images, test.labels, progress("predicting", len(test.images)))
-    wrong, correct = _choose(dataset, predictions, selection)
+    wrong, correct = _choose(dataset, predictions, selection, *labels)
     compared = None
     if compare_with is not None:
         stage = selection.stage if selection.stage in compare_with.stages else compare_with.stages[-1]
@@ -200,34 +212,30 @@ def analyse(
     )
 
 
-def _require(network: Network, dataset: Dataset, selection: Selection) -> None:
+def _require_same_data(network: Network, dataset: Dataset) -> None:
+    if not isinstance(network, Network):
+        raise UserError(f"{network!r} is no network: expected what cifar_flax.load returns")
     spec = network.spec
-    if (dataset.spec.class_names, dataset.spec.image_size) != (spec.class_names, spec.image_size):
+    if difference := spec.difference(dataset.spec):
         raise UserError(
-            f"{network.name} was trained on {spec.name}, {spec.num_classes} classes of {spec.image_size} pixels, and "
-            f"this data set is {dataset.spec.name}, {dataset.spec.num_classes} of {dataset.spec.image_size}: "
+            f"{network.name} was trained on {spec.name}, and this data set is {dataset.spec.name} ({difference}): "
             "explain it on the data set that it was trained on"
         )
-    if "" not in (spec.digest, dataset.spec.digest) and spec.digest != dataset.spec.digest:
-        raise UserError(
-            f"{network.name} was trained on {spec.name}, whose images have the digest {spec.digest}, and those of "
-            f"{dataset.spec.name} have {dataset.spec.digest}: explain it on the data set that it was trained on"
-        )
-    if not len(dataset.test.images):
-        raise UserError(f"{dataset.title} has no test images: there is nothing to explain")
+
+
+def _require_sound(selection: Selection) -> None:
     if selection.sort not in SORTS:
         raise UserError(f"sort {selection.sort} is not known: expected one of {', '.join(SORTS)}")
     if selection.num_wrong < 1:
         raise UserError(f"num_wrong is {selection.num_wrong}: expected 1 or more")
     if selection.indices is not None and len(set(selection.indices)) < len(selection.indices):
         raise UserError("indices names an image twice: name each image once")
-    for what, label in (("true", selection.true), ("predicted", selection.predicted)):
-        if label is not None and not (isinstance(label, int | np.integer) and 0 <= label < spec.num_classes):
-            raise UserError(f"{what} is {label}: expected 0 to {spec.num_classes - 1}, a class of {spec.name}")
 
 
-def _choose(dataset: Dataset, predictions: Predictions, selection: Selection) -> tuple[np.ndarray, np.ndarray]:
-    """Positions of the wrong and of the correct predictions to explain."""
+def _choose(
+    dataset: Dataset, predictions: Predictions, selection: Selection, true: int | None, predicted: int | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of the wrong and of the correct predictions to explain; of these classes."""
     if selection.indices is not None:
         place = {index: position for position, index in enumerate(dataset.test.indices.tolist())}
         missing = [index for index in selection.indices if index not in place]
@@ -240,16 +248,25 @@ def _choose(dataset: Dataset, predictions: Predictions, selection: Selection) ->
         positions = np.array([place[index] for index in selection.indices], int)
         correct = predictions.correct[positions]
         return positions[~correct], positions[correct]
-    wrong = predictions.select(correct=False, sort=selection.sort, true=selection.true, predicted=selection.predicted)
+    wrong = predictions.select(correct=False, sort=selection.sort, true=true, predicted=predicted)
     # A class that is asked for is asked for in the correct predictions too; there true is predicted.
-    wanted = selection.true if selection.true is not None else selection.predicted
-    correct = predictions.select(correct=True, sort=selection.sort, true=wanted)
-    return wrong[: selection.num_wrong], correct[: min(selection.num_wrong, NUM_CORRECT)]
+    correct = predictions.select(correct=True, sort=selection.sort, true=predicted if true is None else true)
+    few = min(selection.num_wrong, NUM_CORRECT)
+    if selection.sort != "index":
+        return wrong[: selection.num_wrong], correct[:few]
+    return _first(wrong, selection.num_wrong, predictions), _first(correct, few, predictions)
+
+
+def _first(positions: np.ndarray, count: int, predictions: Predictions) -> np.ndarray:
+    """The first positions; where the images lie class by class, as many at equal distances, to show all classes."""
+    if len(positions) > count and (np.diff(predictions.true) >= 0).all():
+        return positions[np.arange(count) * len(positions) // count]
+    return positions[:count]
 
 
 def _for_report(predictions: Predictions, chosen: np.ndarray) -> np.ndarray:
     """Positions of what the report shows: the wrong predictions, some correct ones, and what was chosen."""
-    wrong = predictions.select(correct=False)[:_REPORT_WRONG]
+    wrong = _first(predictions.select(correct=False), _REPORT_WRONG, predictions)
     count = len(predictions.class_names)
     each = max(2, _REPORT_CORRECT_PER_CLASS * MOST_CLASSES // max(MOST_CLASSES, count))
     correct = [predictions.select(correct=True, true=label)[:each] for label in range(count)]

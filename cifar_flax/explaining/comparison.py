@@ -6,7 +6,6 @@ import numpy as np
 from scipy.stats import binomtest
 
 from cifar_flax.data import Split
-from cifar_flax.errors import UserError
 from cifar_flax.explaining.network import Network, Progress, no_progress
 from cifar_flax.explaining.predictions import Predictions
 
@@ -95,14 +94,7 @@ def measure(
       title: what the images are, for a person to read.
       progress: (what, total) to a function that is told how many more are done.
 
-    Raises:
-      UserError: the other network knows other classes or images of another size.
     """
-    if other.spec.class_names != tuple(ours.class_names) or test.images.shape[1:] != other.spec.image_shape:
-        raise UserError(
-            f"{other.name} was trained on {other.spec.name}: expected a network of the classes and image size of "
-            f"{title}"
-        )
     theirs = other.predict(test.images, test.labels, progress("predicting, the other", len(test.images)))
 
     def surest(kind: np.ndarray) -> np.ndarray:

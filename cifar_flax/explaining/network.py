@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
+from cifar_flax import config
 from cifar_flax.data import DataSpec, pictures
 from cifar_flax.errors import UserError
 from cifar_flax.execution import Execution, resolve
@@ -87,7 +88,7 @@ class Network:
         return {
             "checkpoint": self.name,
             "checkpoint_sha256": self.trained.digest,
-            "model": self.trained.config.preset,
+            "model": config.architecture(self.trained.config),
         }
 
     # ---- pure functions of normalised images ---------------------------------------------------
@@ -198,10 +199,9 @@ class Network:
         predictions = self.predict(images)
         if target is None:
             classes = predictions.predicted
-        elif isinstance(target, str | int | np.integer):
-            classes = np.full(len(images), self._class(target))
         else:
-            classes = np.array([self._class(one) for one in target], int)
+            given = [target] * len(images) if np.ndim(target) == 0 else np.asarray(target, object)
+            classes = np.array([self.label_of(one) for one in given], int)
             if len(classes) != len(images):
                 raise UserError(f"target names {len(classes)} classes: expected one, or one for each of {len(images)}")
         stage = stage or self.stages[-1]
@@ -227,14 +227,27 @@ class Network:
             )
         return self.spec.check_images(images)
 
-    def _class(self, target: str | int | np.integer) -> int:
-        """The number of a class that is given by name or number."""
+    def label_of(self, given: Any, what: str = "target") -> int:
+        """The label of a class that is given by name or label.
+
+        Raises:
+          UserError: it is none of the classes; `what` was to name one.
+        """
         names = self.spec.class_names
-        if isinstance(target, str) and target in names:
-            return names.index(target)
-        if not isinstance(target, str) and 0 <= target < len(names):
-            return int(target)
-        raise UserError(f"target {target} is no class of {self.spec.name}: expected one of {', '.join(names)}")
+        if isinstance(given, str) and given in names:
+            return names.index(given)
+        if isinstance(given, int | np.integer) and not isinstance(given, bool) and 0 <= given < len(names):
+            return int(given)
+        some = ", ".join([*names[:20], "..."] if len(names) > 20 else names)
+        raise UserError(f"{what} {given} is no class of {self.spec.name}: expected one of {some}")
+
+    def require_known(self, stage: str, methods: Sequence[str]) -> None:
+        """Refuses a stage that the network has not, and a method that is none: a `UserError`."""
+        if stage not in self.stages:
+            raise UserError(f"stage {stage} is not known: expected one of {', '.join(self.stages)}")
+        for method in methods:
+            if method not in cam.METHODS:
+                raise UserError(f"method {method} is not known: expected one of {', '.join(cam.METHODS)}")
 
     def maps(
         self,
@@ -264,11 +277,7 @@ class Network:
         Raises:
           UserError: the images or classes are not such, the stage or method is not known, or a map is not finite.
         """
-        if stage not in self.stages:
-            raise UserError(f"stage {stage} is not known: expected one of {', '.join(self.stages)}")
-        for method in methods:
-            if method not in cam.METHODS:
-                raise UserError(f"method {method} is not known: expected one of {', '.join(cam.METHODS)}")
+        self.require_known(stage, methods)
         classes = np.asarray(classes)
         if not classes.size:
             return np.zeros((*classes.shape, len(methods), 1, 1), np.float32)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cifar_flax import files, plots
+from cifar_flax import config, files, plots
 from cifar_flax.explaining import cam, comparison, drawing, measures, people, report
 from cifar_flax.explaining.analysis import Analysis
 from cifar_flax.explaining.folder import EXPLANATION, replacing
@@ -30,7 +30,7 @@ def save(analysis: Analysis, folder: Path, *, overwrite: bool, progress: Progres
         for kind, positions in (("wrong", analysis.wrong), ("correct", analysis.correct)):
             _draw(new, kind, analysis, positions, content[kind], on_drawn)
         if analysis.network.history:
-            title = f"training of {analysis.network.trained.config.preset}"
+            title = f"training of {config.architecture(analysis.network.trained.config)}"
             plots.plot_curves(analysis.network.history, new / "loss_accuracy.png", title)
         title = f"{100 * analysis.predictions.accuracy:.2f}% of {len(analysis.predictions):,} images correct, "
         drawing.plot_confusion(

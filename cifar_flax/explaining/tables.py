@@ -93,12 +93,12 @@ def _class_sensitivity(trust: dict[str, Any]) -> Iterator[Table]:
 
 def _pointing(trust: dict[str, Any]) -> Iterator[Table]:
     found = trust["pointing"]
+    measured = f"Measured on {found['grids']} grids drawn from {_of(trust)}, at every stage."
     if not found["grids"]:
-        return
+        measured = "Not measured: it needs four classes with images that are predicted rightly."
     yield Table(
         "Grid pointing: does the map find the right one of four images?",
-        f"Measured on {found['grids']} grids drawn from {_of(trust)}, at every stage. "
-        f"{trust['definitions']['pointing']}",
+        f"{measured} {trust['definitions']['pointing']}",
         ["share in the right quadrant", "stage", "share [95% interval]", "zero maps"],
         [
             [name, stage, _with_interval(row, "share"), str(row["zero_maps"])]

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 
+from cifar_flax.config import architecture
 from cifar_flax.errors import UserError
 from cifar_flax.training import trained
 from cifar_flax.training.trained import Trained
@@ -43,7 +44,7 @@ def text(network: Trained) -> str:
     """The card: YAML front matter with a model index, then what the network is, from its run's own figures."""
     config, row = network.config, network.history[-1] if network.history else {}
     size = sum(leaf.size for leaf in jax.tree.leaves(network.params))
-    name = f"cifar_flax {config.preset}, {size:,} parameters"
+    name = f"cifar_flax {architecture(config)}, {size:,} parameters"
     data = network.spec.name
     if config.dataset == "sample":
         data = f"the embedded sample of {data}, 1,000 training and 1,000 test images"

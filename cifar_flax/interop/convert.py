@@ -237,8 +237,16 @@ def read_state_dict(path: Path) -> dict[str, np.ndarray]:
     return {name: tensor.detach().float().numpy() for name, tensor in content.items()}
 
 
-def write_state_dict(path: Path, state_dict: dict[str, np.ndarray]) -> None:
-    """Writes a state dict, complete or not at all, as the path's suffix says.
+def stored_strides(path: Path) -> tuple[int, ...] | None:
+    """The strides that `write_state_dict` stored in a `.safetensors` file; None where there are none."""
+    if path.suffix != ".safetensors" or not path.is_file():
+        return None
+    text = weights.read_tensors(path)[1].get("strides", "")
+    return tuple(map(int, text.split(","))) if re.fullmatch("[1-9](,[1-9])*", text) else None
+
+
+def write_state_dict(path: Path, state_dict: dict[str, np.ndarray], strides: tuple[int, ...] = ()) -> None:
+    """Writes a state dict, complete or not at all, as the path's suffix says; `.safetensors` with the strides.
 
     Raises:
       UserError: the suffix is another, the file exists, or it cannot be written.
@@ -247,7 +255,7 @@ def write_state_dict(path: Path, state_dict: dict[str, np.ndarray]) -> None:
         raise UserError(f"--out {path} is of an unknown kind: expected .safetensors, .pth or .pt")
     refuse_existing(path)
     if path.suffix == ".safetensors":
-        content = safetensors.numpy.save(state_dict, {"format": "pt"})
+        content = safetensors.numpy.save(state_dict, {"format": "pt", "strides": joined(strides)})
     else:
         torch = _torch(path)
         buffer = io.BytesIO()

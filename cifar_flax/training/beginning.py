@@ -97,10 +97,10 @@ def _load_teacher(config: Config, dataset: Dataset) -> Trained | None:
             f"--teacher {config.teacher} is another network than when this run began: put the one back whose "
             f"parameters have the SHA-256 {config.teacher_digest[:12]}, or start a new run in another --out"
         )
-    if teacher.spec != dataset.spec:
+    if difference := teacher.spec.difference(dataset.spec):
         raise UserError(
-            f"--teacher {config.teacher} was trained on {teacher.spec.name}, and this run is on {dataset.spec.name}: "
-            "expected a network of the same data set"
+            f"--teacher {config.teacher} was trained on {teacher.spec.name}, and this run is on {dataset.spec.name} "
+            f"({difference}): expected a network of the same data set"
         )
     return teacher
 

@@ -60,7 +60,7 @@ def fit(
       Interrupted: SIGTERM or SIGINT came; a checkpoint was written.
     """
     if config.norm == "affine":
-        raise UserError("--norm affine is explained, not trained: LayerNorm is the point of this program")
+        raise UserError("a network with BatchNorm is explained, not trained: LayerNorm is the point of this program")
     dataset = dataset if config.test else dataset.without_test()
     dataset, config = in_random_order(dataset), config_lib.for_images(config, dataset.spec.image_size)
     try:

@@ -7,7 +7,7 @@ from typing import Any
 from tqdm import tqdm
 
 from cifar_flax import machine
-from cifar_flax.config import Config
+from cifar_flax.config import Config, architecture
 from cifar_flax.data import Dataset
 from cifar_flax.execution import Execution
 from cifar_flax.network.model import Layer
@@ -40,7 +40,7 @@ def greeting(
     spread = f" in {where['processes']} processes" if where["processes"] > 1 else ""
     yield f"Devices: {where['devices']} x {where['device']}{spread}, {where['precision']}"
     size = sum(layer.num_params for layer in layers)
-    yield f"Model: {config.preset}, {size:,} parameters, LayerNorm only"
+    yield f"Model: {architecture(config)}, {size:,} parameters, LayerNorm only"
     if config.teacher:
         yield f"Teacher: {config.teacher}, SHA-256 {config.teacher_digest[:12]}"
     held_out = f", {config.val_size:,} held out for validation" if config.val_size else ""

@@ -101,7 +101,9 @@ def train_step(
     with jax.named_scope("augment"):  # the names are those that a profile shows
         inputs = augment(jax.random.fold_in(state.key, state.step), model.spec.normalize(images))
 
-    teacher_logits = None if teacher is None else forward(teacher, teacher_params, inputs)
+    teacher_logits = None
+    if teacher is not None:
+        teacher_logits = forward(teacher, teacher_params, teacher.spec.renormalize(inputs, model.spec))
 
     def loss_fn(params):
         sums = metrics.measure(

@@ -101,6 +101,15 @@ def test_grids_are_of_each_classs_surest_right_predictions_however_sure_these_ar
     assert found["smallest_probability"] == pytest.approx(min(of_class[-1] for of_class in surest))
 
 
+def test_what_is_not_measured_says_why(network, test, predictions, evaluated):
+    few = predictions.take(np.flatnonzero(predictions.true < 3))
+    found = measures.measure_pointing(network, test.images[predictions.true < 3], few, count=2, seed=0)
+    assert found == {"grids": 0}
+    told = json.loads(json.dumps(evaluated.figures)) | {"pointing": found}
+    (table,) = [table for table in tables.of_evaluation(told) if table.title.startswith("Grid pointing")]
+    assert table.text.startswith("Not measured: it needs four classes") and not table.rows
+
+
 def test_mean_maps_are_those_of_their_images(network, test, predictions, evaluated):
     (true, predicted, count), maps = evaluated.confused.pairs[0], evaluated.confused.maps[0]
     guesses = predictions.logits.argmax(axis=1)

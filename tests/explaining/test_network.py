@@ -233,6 +233,9 @@ def test_a_class_is_named_or_numbered_or_the_predicted_one(network, sample):
     for target, message in (
         ("unicorn", "target unicorn is no class of CIFAR-10: expected one of airplane"),
         (10, "target 10 is no class"),
+        (1.0, "target 1.0 is no class"),
+        ([0.0, 1.0, 2.0], "target 0.0 is no class"),
+        (True, "target True is no class"),
         (["cat"], "target names 1 classes: expected one, or one for each of 3"),
     ):
         with pytest.raises(UserError, match=message):

@@ -325,6 +325,14 @@ def test_a_hundred_classes_and_a_long_name_fit(hundred_page, hundred):
     page = hundred_page
     visit(page, "")
     assert max(widths(page)) <= 0
+    worst = page.locator("#pairs button").all_inner_texts()
+    names, wrong = hundred.content["class_names"], np.flatnonzero(hundred.labels != hundred.guesses)
+    first = [f"{names[i]} taken for {names[i + 1]}: 1" for i in hundred.labels[wrong[:10]]]
+    assert len(wrong) > 10 and worst == first
+    whole = page.locator("#confusion").bounding_box()["width"]
+    page.locator("#zoom input").fill("0.5")
+    assert page.locator("#confusion").bounding_box()["width"] < 0.6 * whole
+    page.locator("#zoom input").fill("1")
     box = page.locator(".scroll:has(#confusion)")
     assert box.evaluate("x => x.scrollWidth > x.clientWidth && x.clientHeight < 900")
     cells = page.locator("#confusion tbody td").all_inner_texts()

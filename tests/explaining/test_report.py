@@ -188,6 +188,16 @@ def test_gallery_sorts_by_confidence(page, analysis):
         assert shown == sorted(shown)
 
 
+def test_the_worst_pairs_come_first_and_open_their_images(page, analysis):
+    confusion = analysis.predictions.confusion * (1 - np.eye(10, dtype=int))
+    texts = page.locator("#pairs button").all_inner_texts()
+    assert [int(text.rpartition(" ")[2]) for text in texts] == sorted(confusion.ravel().tolist(), reverse=True)[:10]
+    i, j = np.unravel_index(confusion.argmax(), confusion.shape)
+    assert texts[0] == f"{NAMES[i]} taken for {NAMES[j]}: {confusion.max()}"
+    page.locator("#pairs button").first.click()
+    assert page.locator("#gallery .card").count() == confusion.max()
+
+
 def test_cells_of_the_confusion_matrix_open_their_images(page, analysis):
     labels = analysis.predictions.true
     choose(page)
@@ -365,7 +375,8 @@ def test_every_cell_bar_and_figure_is_what_was_given(full_page, analysis):
         assert float(width[:-1]) == pytest.approx(100 * share, abs=0.01)
     words = page.locator("#what").inner_text()
     assert words == (
-        "compact: test accuracy 50.00%, embedded SAMPLE of the made-up test set. Maps: grad-cam at stage4."
+        "ResNet-6 with LayerNorm, widths 4, strides 4: test accuracy 50.00%, embedded SAMPLE of the made-up test set. "
+        "Maps: grad-cam at stage4."
     )
     assert page.locator("#people").inner_text().count("People disagree too: not disputed") == 1
     said = people.summarise(analysis.people, analysis.predictions, analysis.badges)["accuracy"]

@@ -184,7 +184,7 @@ def test_a_network_with_batch_norm_is_not_trained(tmp_path, capsys, compact, rng
         assert code == 2 and f"--format {kind} is for networks with LayerNorm" in output.err
     rows = loop.fit(dataclasses.replace(tiny, teacher="ours.safetensors", epochs=1), few, tmp_path / "taught")
     assert np.isfinite(rows[0]["train_loss"])
-    with pytest.raises(UserError, match="--norm affine is explained, not trained"):
+    with pytest.raises(UserError, match="with BatchNorm is explained, not trained"):
         loop.fit(network.trained.config, few, tmp_path / "run")
     with pytest.raises(UserError, match=r"ours\.safetensors had BatchNorm: it is explained, not trained"):
         begun = dataclasses.replace(network.trained.config, norm="layer", init="ours.safetensors", batch_size=50)
@@ -200,6 +200,27 @@ def test_exported_and_imported_again_by_the_commands(tmp_path, capsys, compact):
     network = trained.load(tmp_path / "ours.safetensors")
     assert network.precision == "float32"  # no PyTorch file tells another
     jax.tree.map(np.testing.assert_array_equal, network.params, compact)
+
+
+def test_exported_strides_are_imported(tmp_path, capsys, compact):
+    """No tensor tells them, so the file does; what is no list of strides in it is as none."""
+    state_dict, config = interop.to_state_dict(compact), PRESETS["compact"]
+    for name, strides, expected in (("a", (1, 2, 4, 1), (1, 2, 4, 1)), ("b", ("x",), config.strides)):
+        interop.write_state_dict(tmp_path / f"{name}.safetensors", state_dict, strides)
+        out = tmp_path / f"{name}-ours.safetensors"
+        code, output = run(capsys, "import", tmp_path / f"{name}.safetensors", "--out", out)
+        assert code == 0 and ("assumed" in output.out) == (expected == config.strides)
+        assert trained.load(out).config.strides == expected
+
+
+def test_a_data_set_that_nothing_names_is_asked_for(tmp_path, capsys, compact):
+    """Nothing of CIFAR-10 is looked for when an imported network is of other classes."""
+    params = {**compact, "linear": jax.tree.map(lambda x: x[..., :7], compact["linear"])}
+    interop.write_state_dict(tmp_path / "net.safetensors", interop.to_state_dict(params))
+    ours = tmp_path / "ours.safetensors"
+    assert run(capsys, "import", tmp_path / "net.safetensors", "--name", "zoo", "--out", ours)[0] == 0
+    code, output = run(capsys, "explain", "--ckpt", ours, "--data-dir", tmp_path / "none")
+    assert code == 2 and output.err.endswith("was trained on zoo: say where that is with --dataset\n")
 
 
 def test_half_precision_is_read(tmp_path, compact):

@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 
 import chex
@@ -210,3 +211,15 @@ def test_the_teacher_sees_the_same_augmented_images(state, batch):
     assert sums.loss_sum > 0.01
     moved = jax.tree.map(lambda x, y: float(jnp.abs(x - y).max()), found.params, state.params)
     assert max(jax.tree.leaves(moved)) > 1e-3
+
+
+def test_a_teacher_that_was_normalised_otherwise_sees_the_same_pixels(state, batch):
+    """As one whose first convolution knows the other mean and deviation: its answers are the same."""
+    spec = dataclasses.replace(MODEL.spec, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+    found = spec.renormalize(MODEL.spec.normalize(pixels), MODEL.spec)
+    np.testing.assert_allclose(found, (pixels / 255 - 0.5) / 0.25, atol=1e-5)
+    taught = dict(teacher_weight=1.0, teacher_temperature=2.0)
+    _, sums = take_step(teacher=MODEL, **taught)(state, *batch, state.params)
+    _, other_sums = take_step(teacher=MODEL.clone(spec=spec), **taught)(state, *batch, state.params)
+    assert sums.loss_sum < 1e-4 < 1e-2 < other_sums.loss_sum

@@ -2,6 +2,9 @@
 
 import { $, bar, data, MANY, make, names, percent } from "./dom.js";
 
+/* How many confusions are listed. */
+const WORST = 10;
+
 const sum = (values) => values.reduce((a, b) => a + b, 0);
 
 export function showHead() {
@@ -96,6 +99,19 @@ function heading(name) {
   return cell;
 }
 
+/* The worst pairs first. `choose` is called with the true and the predicted class. */
+export function showPairs(choose) {
+  const pairs = data.confusion.flatMap((row, i) => row.map((count, j) => ({ i, j, count: i === j ? 0 : count })));
+  pairs.sort((a, b) => b.count - a.count);
+  for (const { i, j, count } of pairs.slice(0, WORST).filter((pair) => pair.count)) {
+    const button = make("button", `${names[i]} taken for ${names[j]}: ${count}`);
+    button.onclick = () => choose(i, j);
+    const item = make("li");
+    item.append(button);
+    $("pairs").append(item);
+  }
+}
+
 /* `choose` is called with the true and the predicted class of a cell. */
 export function showConfusion(choose) {
   const head = make("tr");
@@ -122,6 +138,10 @@ export function showConfusion(choose) {
     body.append(line);
   });
   $("confusion").classList.toggle("many", many);
+  $("zoom").hidden = !many;
+  $("zoom").oninput = (event) => {
+    $("confusion").style.zoom = event.target.value;
+  };
   $("confusion").append(thead, body);
 }
 

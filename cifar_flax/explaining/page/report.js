@@ -2,13 +2,14 @@
 
 import { startCompared } from "./compared.js";
 import { fit, load, startOpacity } from "./draw.js";
-import { showClasses, showConfusion, showCurves, showHead, showPeople, showTrust } from "./figures.js";
+import { showClasses, showConfusion, showCurves, showHead, showPairs, showPeople, showTrust } from "./figures.js";
 import { showCell, startGallery } from "./gallery.js";
 import { startLive } from "./live.js";
 
 showHead();
 showCurves();
 showClasses();
+showPairs(showCell);
 showConfusion(showCell);
 showPeople();
 showTrust();
