@@ -24,9 +24,9 @@ def _say(line: str) -> None:
 
 
 def _command(argv: list[str] | None, prog: str) -> None:
-    parser = cli.Parser(prog, "Fetch or check CIFAR-10, or show what is in any data set.")
+    parser = cli.Parser(prog, "Fetch or check CIFAR-10 or -100, or show what is in any data set.")
     parser.add_argument("action", choices=("prepare", "verify", "show"))
-    parser.add_argument("name", nargs="?", metavar="DATASET", help="for show: as --dataset")
+    parser.add_argument("name", nargs="?", metavar="DATASET", help="as --dataset")
     parser.add_argument(
         "--dataset", help="cifar10, cifar100, sample, tfds:NAME, or a folder or file of your own (cifar10)"
     )
@@ -41,13 +41,19 @@ def _command(argv: list[str] | None, prog: str) -> None:
     if flags.action == "show":
         _show(flags)
         return
-    for name in ("name", "dataset", "image_size", "out", "skip_broken"):
+    for name in ("image_size", "out", "skip_broken"):
         if getattr(flags, name) not in (None, False):
-            flag = "DATASET" if name == "name" else f"--{name.replace('_', '-')}"
-            raise UserError(f"{flag} is for show, and {flags.action} is of CIFAR-10: leave it out")
-    from cifar_flax.data.sources import BIN_FOLDER, default_data_dir, load_cifar10  # not needed before here
+            raise UserError(f"--{name.replace('_', '-')} is for show, and not for {flags.action}: leave it out")
+    from cifar_flax.data.cifar100 import load_cifar100  # not needed before here
+    from cifar_flax.data.sources import BIN_FOLDER, default_data_dir, load_cifar10
 
-    folder = flags.data_dir or default_data_dir()
+    folder, name = flags.data_dir or default_data_dir(), _name(flags)
+    if name == "cifar100" and flags.source == "auto":
+        data = load_cifar100(folder, None, _say, download=flags.action == "prepare")
+        print(f"{folder}: {len(data.train.images)} training and {len(data.test.images)} test images of CIFAR-100")
+        return
+    if name != "cifar10":
+        raise UserError(f"{flags.action} is for what is downloaded, cifar10 or cifar100; for {name} use data show")
     if flags.action == "prepare":
         load_cifar10(folder, flags.source, _say)
     data = load_cifar10(folder, "cache")
@@ -55,16 +61,20 @@ def _command(argv: list[str] | None, prog: str) -> None:
     print(f"{folder / BIN_FOLDER}: {counts}, byte-identical to the official CIFAR-10")
 
 
+def _name(flags: argparse.Namespace) -> str:
+    if flags.name and flags.dataset:
+        raise UserError(f"{flags.name} and --dataset {flags.dataset} name two data sets: leave out one of them")
+    return flags.name or flags.dataset or "cifar10"
+
+
 def _show(flags: argparse.Namespace) -> None:
     from cifar_flax import plots
     from cifar_flax.data import open_dataset
 
-    if flags.name and flags.dataset:
-        raise UserError(f"{flags.name} and --dataset {flags.dataset} name two data sets: leave out one of them")
     if flags.out is not None and flags.out.suffix.lower() not in plots.FORMATS:
         raise UserError(f"--out {flags.out}: expected a name that ends in {', '.join(plots.FORMATS)}")
     dataset = open_dataset(
-        flags.name or flags.dataset or "cifar10",
+        _name(flags),
         data_dir=flags.data_dir,
         image_size=flags.image_size,
         source=flags.source,

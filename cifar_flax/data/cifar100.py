@@ -26,9 +26,13 @@ _TIMEOUT_SECONDS = 10
 
 
 def load_cifar100(
-    data_dir: str | os.PathLike | None, image_size: int | None, report: Callable[[str], None]
+    data_dir: str | os.PathLike | None,
+    image_size: int | None,
+    report: Callable[[str], None],
+    *,
+    download: bool = True,
 ) -> Dataset:
-    """CIFAR-100 with its 100 fine labels, in the official order.
+    """CIFAR-100 with its 100 fine labels, in the official order; downloaded if need be, unless `download` is false.
 
     Raises:
       UserError: there is no archive and it cannot be downloaded, or it is not the official one.
@@ -37,6 +41,8 @@ def load_cifar100(
     if folder != default_data_dir():
         require_ours(folder)
     archive = next((folder / name for name in ARCHIVES if (folder / name).exists()), None)
+    if archive is None and not download:
+        raise SourceUnavailableError(f"CIFAR-100 is not in {folder}: put {' or '.join(ARCHIVES)} there")
     if archive is None:
         archive = _download(folder, report)
     report(f"reading {archive}")

@@ -4,6 +4,7 @@ import dataclasses
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from cifar_flax.data.assemble import SIZES, Labelled, assemble
 from cifar_flax.data.cifar100 import load_cifar100
@@ -69,7 +70,7 @@ def open_dataset(
         raise UserError(f"--source {source} says where CIFAR-10 comes from, and --dataset is {name}: leave it out")
     if name == "cifar100":
         return load_cifar100(data_dir, image_size, report)
-    options = dict(image_size=image_size, skip_broken=skip_broken, report=report)
+    options: dict[str, Any] = dict(image_size=image_size, skip_broken=skip_broken, report=report)
     if name.startswith("tfds:"):
         return load_prepared(name.removeprefix("tfds:"), data_dir, **options)
     if not path.exists():

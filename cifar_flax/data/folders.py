@@ -1,28 +1,17 @@
-"""A folder of pictures, a folder a class: `train/<class>/*` and `test/<class>/*`, or `<class>/*`.
+"""A folder of pictures, a folder a class: `train/<class>/*` and `test/<class>/*`, or `<class>/*`."""
 
-Decoding takes minutes for a large set, so what came out of it is kept in the cache of this program: one file for a
-folder and a size, which holds the names, sizes and times of the pictures that it was made of.
-"""
-
-import hashlib
-import json
 import re
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
-from cifar_flax import cli
 from cifar_flax.data.assemble import Labelled, assemble
-from cifar_flax.data.layout import empty_aligned
-from cifar_flax.data.sources import default_data_dir
-from cifar_flax.data.spec import Dataset, DataSpec, whole_split
+from cifar_flax.data.kept import kept
+from cifar_flax.data.spec import Dataset
 from cifar_flax.errors import UserError
 
 _TEST_NAMES = ("test", "val", "valid", "validation")
-_CACHE_VERSION = 1  # another one when the same pictures would give other arrays
 
 Report = Callable[[str], None]
 
@@ -54,15 +43,6 @@ def load_folder(folder: Path, image_size: int | None, skip_broken: bool, report:
         raise UserError(f"{folder} holds pictures of one class, {names[0]}: expected a folder for each of two or more")
 
     files = [path for split in (train, test or {}) for paths in split.values() for path in paths]
-    stats = [(str(path.relative_to(folder)), *_stat(path)) for path in files]
-    key = json.dumps([_CACHE_VERSION, str(folder.resolve()), image_size, skip_broken, stats])
-    place = json.dumps([str(folder.resolve()), image_size, skip_broken])
-    cache = default_data_dir() / "folders" / f"{hashlib.sha256(place.encode()).hexdigest()[:16]}.npz"
-    if (cached := _from_cache(cache, key)) is not None:
-        report(f"{folder}: as decoded before, kept in {cache}")
-        for note in cached.notes:
-            report(note)
-        return cached
 
     def labelled(found: dict[str, list[Path]], where: Path) -> Labelled:
         labels = [names.index(name) for name, paths in found.items() for _ in paths]
@@ -70,9 +50,10 @@ def load_folder(folder: Path, image_size: int | None, skip_broken: bool, report:
 
     empty = [name for split in (train, test or {}) for name, paths in split.items() if not paths]
     notes = [f"folders without pictures were left out: {', '.join(empty)}"] if empty else []
-    report(f"{folder}: reading {len(files):,} pictures of {len(names)} classes")
-    with cli.waiting("reading pictures"):
-        dataset = assemble(
+
+    def make() -> Dataset:
+        report(f"{folder}: reading {len(files):,} pictures of {len(names)} classes")
+        return assemble(
             folder.resolve().name or "pictures",
             names,
             labelled(train, folder / "train" if is_split else folder),
@@ -82,11 +63,8 @@ def load_folder(folder: Path, image_size: int | None, skip_broken: bool, report:
             report=report,
             notes=notes,
         )
-    try:
-        _to_cache(dataset, cache, key)
-    except OSError as error:
-        report(f"not kept in {cache.parent}: {error.strerror or error}")
-    return dataset
+
+    return kept(folder, files, make, options=[image_size, skip_broken], report=report)
 
 
 def natural(name: str) -> list:
@@ -111,41 +89,3 @@ def _list(folder: Path) -> dict[str, list[Path]]:
         for path in _visible(folder)
         if path.is_dir()
     }
-
-
-def _stat(path: Path) -> tuple[int, int]:
-    try:
-        return path.stat().st_size, path.stat().st_mtime_ns
-    except OSError:  # a link to nothing: a broken picture
-        return -1, -1
-
-
-def _from_cache(cache: Path, key: str) -> Dataset | None:
-    """What was kept for this key; None if there is nothing, or nothing whole."""
-    try:
-        with open(cache, "rb") as file, np.load(file, allow_pickle=False) as kept:
-            if str(kept["key"]) != key:
-                return None
-            spec = DataSpec.from_json(str(kept["spec"]))
-            splits = []
-            for split in ("train", "test"):
-                stored = kept[f"{split}_images"]
-                images = empty_aligned(stored.shape)
-                images[...] = stored
-                splits.append(whole_split(images, kept[f"{split}_labels"]))
-            return Dataset(spec, *splits, notes=tuple(json.loads(str(kept["notes"]))))
-    except Exception:  # a broken file raises nearly anything; it is made anew
-        return None
-
-
-def _to_cache(dataset: Dataset, cache: Path, key: str) -> None:
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    arrays = {
-        f"{name}_{kind}": getattr(split, kind)
-        for name, split in (("train", dataset.train), ("test", dataset.test))
-        for kind in ("images", "labels")
-    }
-    with tempfile.TemporaryDirectory(prefix=".part-", dir=cache.parent) as part:
-        whole = Path(part) / cache.name
-        np.savez(whole, key=key, spec=dataset.spec.to_json(), notes=json.dumps(dataset.notes), **arrays)
-        whole.replace(cache)

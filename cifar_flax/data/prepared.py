@@ -1,19 +1,23 @@
 """Data sets that TensorFlow Datasets has prepared as array_record, read without TensorFlow."""
 
+import functools
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cifar_flax import cli
 from cifar_flax.data.assemble import Labelled, assemble
 from cifar_flax.data.folders import natural
+from cifar_flax.data.kept import kept
 from cifar_flax.data.sources import default_data_dir
 from cifar_flax.data.spec import Dataset
 from cifar_flax.errors import UserError
 
 
-def load_prepared(name: str, data_dir: str | os.PathLike | None, **options: Any) -> Dataset:
+def load_prepared(
+    name: str, data_dir: str | os.PathLike | None, *, report: Callable[[str], None], **options: Any
+) -> Dataset:
     """The newest version of `NAME`, or `NAME/CONFIG` or `NAME:VERSION`, in the order in which it is stored.
 
     It is looked for in `data_dir`, else in `$TFDS_DATA_DIR` or `~/tensorflow_datasets`, and where this program
@@ -26,6 +30,11 @@ def load_prepared(name: str, data_dir: str | os.PathLike | None, **options: Any)
     prepare = f"tfds.builder({name!r}, file_format='array_record').download_and_prepare()"
     if not list(prepared.glob("*.array_record*")):
         raise UserError(f"{prepared} is in a format that only TensorFlow reads: prepare it, with it, by {prepare}")
+    make = functools.partial(_decode, prepared, prepare, report=report, **options)
+    return kept(prepared, sorted(prepared.iterdir()), make, options=options, report=report)
+
+
+def _decode(prepared: Path, prepare: str, **options: Any) -> Dataset:
     import tensorflow_datasets as tfds
 
     try:
@@ -51,8 +60,7 @@ def load_prepared(name: str, data_dir: str | os.PathLike | None, **options: Any)
             where = f"{prepared}, {split}"
             return Labelled([x[image] for x in records], [x[label] for x in records], where)
 
-        with cli.waiting("tfds: reading"):
-            train, held_out = read("train"), None if test is None else read(test)
+        train, held_out = read("train"), None if test is None else read(test)
     except UserError:
         raise
     except Exception as error:  # TFDS and array_record raise their own

@@ -4,18 +4,20 @@ All keep the order of their files.
 """
 
 import contextlib
+import functools
 import gzip
 import json
 import math
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from cifar_flax.data.assemble import Labelled, assemble
+from cifar_flax.data.kept import kept
 from cifar_flax.data.spec import Dataset
 from cifar_flax.errors import UserError
 
@@ -113,12 +115,19 @@ def find_parquet(folder: Path) -> tuple[list[Path], list[Path]] | None:
     return None
 
 
-def load_parquet(path: Path, train: list[Path], test: list[Path], **options: Any) -> Dataset:
+def load_parquet(
+    path: Path, train: list[Path], test: list[Path], *, report: Callable[[str], None], **options: Any
+) -> Dataset:
     """Records of an encoded image and a label, whose names are in the Hub's metadata, else the labels themselves.
 
     Raises:
       UserError: a file cannot be read, or has no such columns; or as `assemble`.
     """
+    make = functools.partial(_decode_parquet, path, train, test, report=report, **options)
+    return kept(path, [*train, *test], make, options=options, report=report)
+
+
+def _decode_parquet(path: Path, train: list[Path], test: list[Path], **options: Any) -> Dataset:
     read = [_read_parquet(file) for file in [*train, *test]]
     names = read[0][2]
     if other := [file for file, (*_, own) in zip([*train, *test], read, strict=True) if own != names]:

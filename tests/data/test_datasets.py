@@ -29,9 +29,9 @@ TRAIN = 1500  # of the 1,797 digits
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch) -> Path:
-    """Where decoded folders are kept."""
+    """Where decoded pictures are kept."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    return tmp_path / "xdg" / "cifar_flax" / "folders"
+    return tmp_path / "xdg" / "cifar_flax" / "decoded"
 
 
 @pytest.fixture(scope="session")
@@ -312,6 +312,16 @@ def test_a_folder_is_decoded_once(digits, tmp_path, cache, monkeypatch):
     assert len(list(cache.iterdir())) == 2  # the stale one was replaced
 
 
+def test_a_parquet_file_is_decoded_once(digits, tmp_path, monkeypatch):
+    path = parquet(tmp_path / "x.parquet", digits["x_train"][::20], digits["y_train"][::20])
+    first = data.open_dataset(path)
+    monkeypatch.setattr(pictures, "decode", None)
+    assert same(data.open_dataset(path), first)
+    parquet(path, digits["x_train"][::30], digits["y_train"][::30])
+    with pytest.raises(TypeError):
+        data.open_dataset(path)
+
+
 @pytest.mark.parametrize("harm", ["cut", "changed", "empty", "no zip"])
 def test_a_broken_cache_is_made_anew(harm, digits, tmp_path, cache):
     folder = write_few(tmp_path / "x", digits)
@@ -399,7 +409,7 @@ def test_cifar100_is_read_from_either_archive(kind, tmp_path, rng, monkeypatch):
         data.open_dataset("cifar100", data_dir=path.parent)
 
 
-def test_cifar100_is_downloaded_whole_or_not_at_all(tmp_path, rng, monkeypatch):
+def test_cifar100_is_downloaded_whole_or_not_at_all(tmp_path, rng, monkeypatch, capsys):
     path = tmp_path / "official" / "cifar-100-binary.tar.gz"
     cifar100_archive(path, "binary", rng)
     monkeypatch.setattr(cifar100, "ADDRESS", path.parent.as_uri() + "/")
@@ -407,10 +417,14 @@ def test_cifar100_is_downloaded_whole_or_not_at_all(tmp_path, rng, monkeypatch):
         data.open_dataset("cifar100", data_dir=tmp_path / "kept")
     assert not tree(tmp_path / "kept")
     trust(monkeypatch, path)
-    data.open_dataset("cifar100", data_dir=tmp_path / "kept")
+    assert command.main(["verify", "cifar100", "--data-dir", str(tmp_path / "kept")]) == 2
+    assert capsys.readouterr().err.startswith("error: CIFAR-100 is not in ")
+    assert command.main(["prepare", "--dataset", "cifar100", "--data-dir", str(tmp_path / "kept")]) == 0
     assert [x.name for x in (tmp_path / "kept").iterdir()] == [path.name]
     path.unlink()
     data.open_dataset("cifar100", data_dir=tmp_path / "kept")  # from there
+    assert command.main(["verify", "cifar100", "--data-dir", str(tmp_path / "kept")]) == 0
+    assert capsys.readouterr().out.count("200 training and 100 test images of CIFAR-100\n") == 2
     with pytest.raises(UserError, match=r"could not be had.*put cifar-100-binary\.tar\.gz or .* into"):
         data.open_dataset("cifar100", data_dir=tmp_path / "other")
 
@@ -744,7 +758,7 @@ def test_many_classes_are_shown_compactly(tmp_path, rng, capsys, monkeypatch):
         ("show sample --out grid.txt", "expected a name that ends in .png"),
         ("show sample --out nowhere/grid.png", "cannot be written"),
         ("prepare --image-size 16", "--image-size is for show"),
-        ("verify sample", "DATASET is for show"),
+        ("verify sample", "verify is for what is downloaded, cifar10 or cifar100; for sample use data show"),
         ("show nowhere", "there is no data set nowhere"),
     ],
 )
