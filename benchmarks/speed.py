@@ -44,7 +44,7 @@ from turns import OURS, WARM_UP, Benchmark, Build, serve, table, take_turns
 from cifar_flax import cli, config, data, machine
 from cifar_flax.errors import UserError
 from cifar_flax.execution import resolve
-from cifar_flax.explaining.network import build_logits, build_maps, load, prepare
+from cifar_flax.explaining.network import build_maps, build_outputs, load, prepare
 from cifar_flax.network import model
 from cifar_flax.network.build import build_model
 from cifar_flax.training.metrics import Metrics
@@ -221,7 +221,7 @@ def maps(arguments: argparse.Namespace) -> Benchmark:
 
     def forward_pass():
         params, placed = jax.device_put(network.params, spread.replicated), jax.device_put(pixels, spread.by_batch)
-        run = network.compiled(build_logits)
+        run = network.compiled(build_outputs)
         return lambda: run(params, placed).block_until_ready(), dict
 
     work = (network.trained.config, network.params, pixels, stage, num_classes)

@@ -52,6 +52,9 @@ def add_analysis(parser: Parser, folder_name: str) -> None:
     parser.add_argument("--true", metavar="CLASS", help="only images of this class")
     parser.add_argument("--predicted", metavar="CLASS", help="only images predicted as this class")
     rare = parser.rare("rarely needed")
+    rare.add_argument(
+        "--neighbours", type=int, default=5, metavar="N", help="training images looked up of each image; 0: none (5)"
+    )
     rare.add_argument("--sort", choices=SORTS, help="order (index); confidence: the most confident first")
     rare.add_argument("--indices", help="draw these test images, by number, instead: 3,57,...")
     rare.add_argument(
@@ -106,6 +109,8 @@ def check_selection(flags: argparse.Namespace) -> None:
     Raises:
       UserError: a number is out of its range, or two flags exclude each other.
     """
+    if flags.neighbours < 0:
+        raise UserError(f"--neighbours is {flags.neighbours}: expected 0 or more")
     if flags.count is not None and flags.count < 1:
         raise UserError(f"--count is {flags.count}: expected 1 or more")
     if flags.indices is not None:
@@ -134,7 +139,9 @@ def selection(network: "Network", flags: argparse.Namespace) -> "Selection":
     )
     indices = None if flags.indices is None else _indices(flags)
     stage = stage_of(network, flags)
-    return Selection(stage, flags.method, flags.count or 20, flags.sort or "index", true, predicted, indices)
+    return Selection(
+        stage, flags.method, flags.count or 20, flags.sort or "index", true, predicted, indices, flags.neighbours
+    )
 
 
 def open_test_set(flags: argparse.Namespace, trained: "Trained") -> "Dataset":

@@ -95,6 +95,8 @@ def describe(dataset: "Dataset") -> list[str]:
     """What is in a data set, and what looks wrong, in lines."""
     import numpy as np
 
+    from cifar_flax.data import similar
+
     spec, names = dataset.spec, dataset.spec.class_names
     train, test = (np.bincount(split.labels, minlength=len(names)) for split in (dataset.train, dataset.test))
     lines = [
@@ -112,10 +114,18 @@ def describe(dataset: "Dataset") -> list[str]:
 
     pairs = _duplicates(dataset)
     if pairs:
-        shown = ", ".join(f"{a} = {b}" for a, b in pairs[:5]) + ", ..." * (len(pairs) > 5)
-        lines.append(f"{len(pairs):,} test images are in the training set too (training = test: {shown})")
+        lines.append(f"{len(pairs):,} test images are in the training set too (training = test: {_shown(pairs)})")
     else:
         lines.append("no test image is in the training set too")
+    ours, theirs = (similar.thumbnails(split.images) for split in (dataset.train, dataset.test))
+    for what, found, first, second in (
+        ("a training and a test image", similar.near_duplicates(ours, theirs), dataset.train, dataset.test),
+        ("two training images", similar.near_duplicates(ours), dataset.train, dataset.train),
+        ("two test images", similar.near_duplicates(theirs), dataset.test, dataset.test),
+    ):
+        if len(found):
+            numbers = list(zip(first.indices[found[:, 0]].tolist(), second.indices[found[:, 1]].tolist(), strict=True))
+            lines.append(f"{len(found):,} pairs of {what} are nearly the same: {_shown(numbers)}")
 
     used = train[train > 0]
     wrong = []
@@ -131,6 +141,10 @@ def describe(dataset: "Dataset") -> list[str]:
     if all((split.images == split.images[..., :1]).all() for split in (dataset.train, dataset.test)):
         wrong.append("all images are grey")
     return lines + [f"note: {line}" for line in wrong]
+
+
+def _shown(pairs: list[tuple[int, int]]) -> str:
+    return ", ".join(f"{a} = {b}" for a, b in pairs[:5]) + ", ..." * (len(pairs) > 5)
 
 
 def _duplicates(dataset: "Dataset") -> list[tuple[int, int]]:

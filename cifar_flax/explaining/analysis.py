@@ -12,9 +12,10 @@ import numpy as np
 
 from cifar_flax.data import Dataset
 from cifar_flax.errors import UserError
-from cifar_flax.explaining import comparison, evaluation, people
+from cifar_flax.explaining import comparison, evaluation, neighbours, people
 from cifar_flax.explaining.comparison import Comparison
 from cifar_flax.explaining.evaluation import Evaluation
+from cifar_flax.explaining.neighbours import Neighbours
 from cifar_flax.explaining.network import NO_CLASS, Network, Progress, no_progress
 from cifar_flax.explaining.people import People
 from cifar_flax.explaining.predictions import MOST_CLASSES, SORTS, Predictions
@@ -36,6 +37,7 @@ class Selection:
       true: only this class, by name or label, or None.
       predicted: only images taken for this class, likewise.
       indices: numbers of test images to explain instead of the above, or None.
+      neighbours: how many of the nearest training images are looked up of each image; 0 for none.
     """
 
     stage: str = ""
@@ -45,6 +47,7 @@ class Selection:
     true: str | int | None = None
     predicted: str | int | None = None
     indices: Sequence[int] | None = None
+    neighbours: int = neighbours.COUNT
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +77,7 @@ class Analysis:
       badges: of every prediction, what people say of it, or None.
       comparison: what another network makes of the images, or None.
       evaluation: how far maps and confidence can be trusted, or None.
+      neighbours: the training images nearest to those shown, or None.
     """
 
     network: Network
@@ -90,6 +94,7 @@ class Analysis:
     badges: Sequence[str | None] = ()
     comparison: Comparison | None = None
     evaluation: Evaluation | None = None
+    neighbours: Neighbours | None = None
 
     def map_of(self, position: int, label: int) -> np.ndarray:
         """The raw map `[h, w]` of a class of an image shown.
@@ -181,6 +186,9 @@ def analyse(
         methods=[selection.method],
         on_batch=progress("explaining", len(shown)),
     )[:, :, 0]
+    nearest = None
+    if selection.neighbours and len(dataset.train.images):
+        nearest = neighbours.measure(network, dataset, predictions, shown, selection.neighbours, progress)
     evaluated = None
     if evaluate is not None:
         evaluated = evaluation.evaluate(
@@ -209,6 +217,7 @@ def analyse(
         [None] * len(predictions) if human_labels is None else people.judge(human_labels, predictions),
         compared,
         evaluated,
+        nearest,
     )
 
 
@@ -226,6 +235,8 @@ def _require_same_data(network: Network, dataset: Dataset) -> None:
 def _require_sound(selection: Selection) -> None:
     if selection.sort not in SORTS:
         raise UserError(f"sort {selection.sort} is not known: expected one of {', '.join(SORTS)}")
+    if selection.neighbours < 0:
+        raise UserError(f"neighbours is {selection.neighbours}: expected 0 or more")
     if selection.num_wrong < 1:
         raise UserError(f"num_wrong is {selection.num_wrong}: expected 1 or more")
     if selection.indices is not None and len(set(selection.indices)) < len(selection.indices):

@@ -166,9 +166,10 @@ class Network:
         images = self.to_images(images)
         if labels is not None:
             labels = self.spec.check_labels(labels, len(images))
-        logits = self.in_batches(self.compiled(build_logits), (images,), on_batch)
+        outputs = self.in_batches(self.compiled(build_outputs), (images,), on_batch)
+        logits, features = np.split(outputs, [self.spec.num_classes], axis=1)
         _require_finite(logits, "logits")
-        return Predictions(logits, self.spec.class_names, labels)
+        return Predictions(logits, self.spec.class_names, labels, features)
 
     def explain(
         self,
@@ -317,13 +318,16 @@ def prepare(found: Trained, precision: str | None = None) -> Network:
 # ---- what is compiled --------------------------------------------------------------------------------
 
 
-def build_logits(model: ResNet) -> Callable[..., jax.Array]:
-    """A function of parameters and uint8 images `[B, H, W, 3]`: logits `[B, C]`."""
+def build_outputs(model: ResNet) -> Callable[..., jax.Array]:
+    """A function of parameters and uint8 images `[B, H, W, 3]`: logits, and what the last layer sees, `[B, C + K]`."""
+    last = model.stage_names[-1]
 
-    def logits(params, images):
-        return model_lib.forward(model, params, model.spec.normalize(images))
+    def outputs(params, images):
+        activation = model_lib.features(model, params, model.spec.normalize(images), stage=last)
+        logits = model_lib.head(model, params, activation, stage=last)
+        return jnp.concatenate([logits, activation.astype(logits.dtype).mean(axis=(1, 2))], axis=1)
 
-    return logits
+    return outputs
 
 
 def build_maps(model: ResNet, stage: str, methods: Sequence[str]) -> Callable[..., jax.Array]:

@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from cifar_flax import config, files, plots
-from cifar_flax.explaining import cam, comparison, drawing, measures, people, report
+from cifar_flax.explaining import cam, comparison, drawing, measures, neighbours, people, report
 from cifar_flax.explaining.analysis import Analysis
 from cifar_flax.explaining.folder import EXPLANATION, replacing
+from cifar_flax.explaining.neighbours import Neighbours
 from cifar_flax.explaining.network import Progress
 
 NUM_CHANGED = 20
@@ -43,6 +44,8 @@ def save(analysis: Analysis, folder: Path, *, overwrite: bool, progress: Progres
         pictures: dict[str, bytes] = {}
         if analysis.evaluation is not None:
             pictures = _write_evaluation(new, analysis, content)
+        if analysis.neighbours is not None:
+            _draw_neighbours(new, analysis, analysis.neighbours)
         if analysis.comparison is not None:
             (new / "comparison.json").write_text(files.to_json(analysis.comparison.figures, indent=1) + "\n")
             _draw_changed(new, analysis)
@@ -68,6 +71,8 @@ def manifest(analysis: Analysis) -> dict[str, Any]:
         "wrong": _entries(analysis, "wrong", analysis.wrong),
         "correct": _entries(analysis, "correct", analysis.correct),
     }
+    if analysis.neighbours is not None:
+        content["neighbours"] = analysis.neighbours.figures | {"doubted": _doubted(analysis, analysis.neighbours)}
     if analysis.people is not None:
         content["people"] = people.summarise(analysis.people, analysis.predictions, analysis.badges)
     return content
@@ -91,8 +96,21 @@ def _entries(analysis: Analysis, kind: str, positions: np.ndarray) -> list[dict[
         }
         if (badge := analysis.badges[position]) is not None:
             entry["badge"] = badge
+        if analysis.neighbours is not None:
+            found, place = analysis.neighbours, analysis.place_of(position)
+            entry["neighbours"] = neighbours.entries(
+                analysis.dataset.train, names, found.places[place], found.similarity[place]
+            )
         entries.append(entry)
     return entries
+
+
+def _doubted(analysis: Analysis, found: Neighbours) -> list[dict[str, Any]]:
+    train, names = analysis.dataset.train, analysis.predictions.class_names
+    return [
+        {"index": int(train.indices[i]), "label": names[int(train.labels[i])], "neighbours": names[int(label)]}
+        for i, label in zip(found.doubted, found.instead, strict=True)
+    ]
 
 
 def _write_maps(folder: Path, analysis: Analysis) -> None:
@@ -159,6 +177,28 @@ def _draw_changed(folder: Path, analysis: Analysis) -> None:
         )
         description = "test images " + ", ".join(str(test.indices[i]) for i in surest)
         plots.save_figure(figure, folder / f"{kind}.png", description)
+
+
+def _draw_neighbours(folder: Path, analysis: Analysis, found: Neighbours) -> None:
+    """`neighbours_wrong.png`: the wrong predictions chosen, each with its nearest training images."""
+    test, train, predictions = analysis.dataset.test, analysis.dataset.train, analysis.predictions
+    names, places = predictions.class_names, np.searchsorted(analysis.shown, analysis.wrong).astype(int)
+    captions = [
+        [f"{names[int(train.labels[i])]}\n{cosine:.2f}" for i, cosine in zip(*pair, strict=True)]
+        for pair in zip(found.places[places], found.similarity[places], strict=True)
+    ]
+    figure = drawing.overlay_figure(
+        test.images[analysis.wrong],
+        list(train.images[found.places[places]]),
+        [
+            f"#{test.indices[i]}\ntrue: {names[int(predictions.true[i])]}\npredicted: {predictions.names[i]}"
+            for i in analysis.wrong
+        ],
+        captions,
+        f"The training images nearest to wrong predictions, {analysis.dataset.test_title}: labels and cosines",
+    )
+    description = "test images " + ", ".join(str(test.indices[i]) for i in analysis.wrong)
+    plots.save_figure(figure, folder / "neighbours_wrong.png", description)
 
 
 def _is_zero(raw: np.ndarray) -> bool:

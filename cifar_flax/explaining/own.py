@@ -20,9 +20,9 @@ from cifar_flax import files
 from cifar_flax.data import Dataset, Split
 from cifar_flax.data.pictures import Picture
 from cifar_flax.errors import printable
-from cifar_flax.explaining import cam, pages
+from cifar_flax.explaining import cam, neighbours, pages
 from cifar_flax.explaining.folder import PICTURES, replacing
-from cifar_flax.explaining.network import Network, OnBatch
+from cifar_flax.explaining.network import Network, OnBatch, no_progress
 from cifar_flax.network import model as model_lib
 from cifar_flax.network.model import ResNet
 
@@ -160,8 +160,18 @@ def write(
     predictions = network.predict(images, labels)
     count, names = len(pictures), network.spec.class_names
     distances, limit = np.full(count, np.nan), np.inf
+    nearest: list[tuple[list[dict[str, Any]], list[str]]] = [([], [])] * count
     if reference is not None:
         distances, limit = distance(network, images, reference)
+        known = neighbours.training_features(network, reference.train, no_progress)
+        found = neighbours.nearest(known, predictions, neighbours.COUNT)
+        nearest = [
+            (
+                neighbours.entries(reference.train, names, places, similarity),
+                [_encoded(Image.fromarray(image), "PNG") for image in reference.train.images[places]],
+            )
+            for places, similarity in zip(found.places, found.similarity, strict=True)
+        ]
     classes = predictions.explained_classes()
     raw = network.maps(images, classes, stage=stage, methods=[method], on_batch=on_batch)[:, :, 0]
     entries = [
@@ -172,6 +182,7 @@ def write(
             "probabilities": [round(float(x), 6) for x in predictions.probabilities[i]],
             "distance": None if reference is None else round(float(distances[i]), 4),
             "unlike": bool(distances[i] > limit),
+            "neighbours": nearest[i][0],
         }
         | ({} if labels is None else {"true": names[labels[i]]})
         for i, picture in enumerate(pictures)
@@ -193,8 +204,8 @@ def write(
         }
     )
     cards = [
-        _card(picture, entry, maps) | {"classes": explained.tolist()}
-        for picture, entry, maps, explained in zip(pictures, entries, raw, classes, strict=True)
+        _card(picture, entry, maps) | {"classes": explained.tolist(), "nearest": shown}
+        for picture, entry, maps, explained, (_, shown) in zip(pictures, entries, raw, classes, nearest, strict=True)
     ]
     content = manifest | {"pictures": cards, "image_size": network.spec.image_size}
     with replacing(folder, PICTURES, overwrite=overwrite) as new:

@@ -19,11 +19,13 @@ class Predictions:
       logits: float32 `[N, C]`.
       class_names: the `C` names.
       labels: int `[N]`, the true classes; None where they are not known.
+      features: float32 `[N, K]`, what the last layer sees: the mean of each channel of the last stage. Or None.
     """
 
     logits: np.ndarray
     class_names: tuple[str, ...]
     labels: np.ndarray | None = None
+    features: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.logits)
@@ -99,8 +101,8 @@ class Predictions:
 
     def take(self, chosen: np.ndarray) -> "Predictions":
         """The predictions at positions."""
-        labels = None if self.labels is None else self.labels[chosen]
-        return Predictions(self.logits[chosen], self.class_names, labels)
+        labels, features = (None if x is None else x[chosen] for x in (self.labels, self.features))
+        return Predictions(self.logits[chosen], self.class_names, labels, features)
 
     def select(
         self, *, correct: bool, sort: str = "index", true: int | None = None, predicted: int | None = None

@@ -15,11 +15,13 @@ from PIL import Image
 from cifar_flax.explaining import cam, pages, tables
 from cifar_flax.explaining.analysis import Analysis
 from cifar_flax.explaining.comparison import Comparison
+from cifar_flax.explaining.neighbours import Neighbours
 from cifar_flax.explaining.network import Network
 from cifar_flax.network import weights
 
 _SPRITE_COLUMNS = 40
 _LARGEST_MAP = 16
+_NEIGHBOURS = 4000  # training images on a page: 4 MB
 # Bytes of the parameters that a page takes, so that it stays under 8 MB: 500,000 of float32, twice as many of float16.
 LARGEST_NETWORK = 2_000_000
 
@@ -28,15 +30,15 @@ def _base64(content: bytes) -> str:
     return base64.b64encode(content).decode("ascii")
 
 
-def _sprite(images: np.ndarray) -> str:
-    """The images side by side in one lossless PNG."""
+def _sprite(images: np.ndarray, kind: str = "PNG") -> str:
+    """The images side by side in one lossless PNG, or in a JPEG a quarter of its size."""
     padding = -len(images) % _SPRITE_COLUMNS
     cells = np.pad(images, ((0, padding), (0, 0), (0, 0), (0, 0)))
     height, width = images.shape[1:3]
     sheet = cells.reshape(-1, _SPRITE_COLUMNS, height, width, 3).swapaxes(1, 2)
     sheet = sheet.reshape(-1, _SPRITE_COLUMNS * width, 3)
     buffer = io.BytesIO()
-    Image.fromarray(sheet).save(buffer, "PNG", optimize=True)
+    Image.fromarray(sheet).save(buffer, kind, optimize=True, quality=85, subsampling=0)
     return _base64(buffer.getvalue())
 
 
@@ -74,6 +76,33 @@ def _compared(compared: Comparison, shown: np.ndarray) -> dict[str, Any]:
             for position, scale in zip(compared.changed.tolist(), scales, strict=True)
         ],
     }
+
+
+def _neighbours(analysis: Analysis, found: Neighbours) -> tuple[dict[str, Any], dict[int, dict[str, Any]]]:
+    """What the page says of training images; and of each image shown, by position, the nearest on the sheet."""
+    train = analysis.dataset.train
+    count = max(1, min(found.places.shape[1], _NEIGHBOURS // max(1, len(found.places))))
+    places = found.places[:, :count]
+    on_sheet = np.unique(np.concatenate([places.ravel(), found.doubted]))
+    nearest = {
+        position: {
+            "neighbours": [
+                [cell, round(float(cosine), 2)] for cell, cosine in zip(cells, cosines[:count], strict=True)
+            ]
+        }
+        for position, cells, cosines in zip(
+            analysis.shown.tolist(), np.searchsorted(on_sheet, places).tolist(), found.similarity, strict=True
+        )
+    }
+    doubted = np.stack([np.searchsorted(on_sheet, found.doubted), found.instead], axis=1)
+    behind = {
+        "images": [{"index": int(train.indices[i]), "label": int(train.labels[i])} for i in on_sheet],
+        "sheet": _sprite(train.images[on_sheet], "JPEG"),
+        "tables": [table._asdict() for table in tables.of_neighbours(found.figures)],
+        "doubted": doubted.tolist(),
+        "doubt": found.figures["definitions"]["doubted"],
+    }
+    return behind, nearest
 
 
 def embedded(network: Network) -> dict[str, Any]:
@@ -115,6 +144,7 @@ def render(analysis: Analysis, manifest: dict[str, Any], pictures: Mapping[str, 
     test, predictions, shown = analysis.dataset.test, analysis.predictions, analysis.shown
     pooled = pool(np.concatenate([analysis.maps, analysis.differences[:, None]], axis=1))
     quantised, scales = _quantised(pooled)
+    behind, nearest = ({}, {}) if analysis.neighbours is None else _neighbours(analysis, analysis.neighbours)
     images = [
         {
             "index": int(test.indices[position]),
@@ -125,6 +155,7 @@ def render(analysis: Analysis, manifest: dict[str, Any], pictures: Mapping[str, 
             "scales": [float(f"{x:.4g}") for x in scale],
         }
         | ({"badge": badge} if (badge := analysis.badges[position]) else {})
+        | nearest.get(int(position), {})
         for position, classes, scale in zip(shown.tolist(), analysis.classes, scales, strict=True)
     ]
     keys = ("checkpoint", "checkpoint_sha256", "model", "stage", "method", "data", "is_sample", "class_names")
@@ -142,6 +173,7 @@ def render(analysis: Analysis, manifest: dict[str, Any], pictures: Mapping[str, 
         "map_shape": list(pooled.shape[-2:]),
         "jet": _base64(cam.JET.tobytes()),
         "network": embedded(analysis.network),
+        "neighbours": behind or None,
     }
     if analysis.comparison is not None:
         content["compared"] = _compared(analysis.comparison, shown)

@@ -196,3 +196,21 @@ def of_comparison(figures: dict[str, Any]) -> list[Table]:
             ],
         ),
     ]
+
+
+def of_neighbours(figures: dict[str, Any]) -> list[Table]:
+    """The tables of what `neighbours.measure` found."""
+    words, without = figures["definitions"], figures["accuracy_without_them"]
+    text = (
+        f"The {figures['count']} nearest of {figures['training_images']:,} training images, for each of "
+        f"{figures['errors']:,} errors. Nearest: {words['nearest']}. By pixels: {words['pixels']}. A neighbour is no "
+        f"cause: the network may have learned its answer elsewhere. {figures['near_duplicates']:,} test images have a "
+        "near duplicate in the training set"
+    )
+    text += "." if without is None else f"; without them the accuracy is {100 * without:.2f}%."
+    rows = [
+        [name, *("" if shares is None else f"{100 * shares[key]:.0f}%" for key in ("predicted", "true"))]
+        for name, shares in (("nearest by features", figures["nearest"]), ("nearest by pixels", figures["pixels"]))
+    ]
+    columns = ["of the training images", "carry the predicted label", "carry the true label"]
+    return [Table("Which training images are nearest to an error?", text, columns, rows)]

@@ -279,6 +279,18 @@ def test_one_picture_shows_its_image_its_maps_and_their_difference(folder, figur
     assert np.corrcoef(decoded.ravel(), expected.ravel())[0, 1] > 0.97
 
 
+def test_the_picture_of_training_images_shows_those_of_the_manifest(figures, folder, sample):
+    entries = json.loads((folder / "a" / "manifest.json").read_text())["wrong"]
+    shown = [axes for axes in figure_named(figures, "The training images nearest to ").axes if axes.images]
+    for entry, row in zip(entries, np.split(np.array(shown, object), len(entries)), strict=True):
+        assert row[0].get_title().startswith(f"#{entry['index']}\ntrue: {entry['true']}\n")
+        for axes, found in zip(row[1:], entry["neighbours"], strict=True):
+            (place,) = np.flatnonzero(sample.train.indices == found["index"])
+            np.testing.assert_array_equal(axes.images[0].get_array(), sample.train.images[place])
+            assert found["label"] == CIFAR10.class_names[sample.train.labels[place]]
+            assert axes.get_title() == f"{found['label']}\n{found['similarity']:.2f}"
+
+
 def test_all_pictures_show_their_images_and_maps(figures, ours, test_set, chosen):
     images, labels, indices = test_set
     for kind, word in (("wrong", "Wrong predictions"), ("correct", "Correct predictions")):

@@ -414,6 +414,8 @@ def test_pictures_have_the_maps_of_the_classes_they_were_explained_for(show, hun
         "unlike": True,
         "classes": [7, 3],
         "layers": [square, ""],
+        "neighbours": [{"index": 41, "label": LONG, "similarity": 0.876}],
+        "nearest": [square],
         **dict.fromkeys(("whole", "middle", "input"), square),
     }
     about = {key: hundred.content[key] for key in ("checkpoint", "checkpoint_sha256", "model", "stage", "method")}
@@ -421,6 +423,7 @@ def test_pictures_have_the_maps_of_the_classes_they_were_explained_for(show, hun
     page = show(pages.render("pictures.html", about | {"pictures": [picture]}), "article")
     assert page.locator("#known").inner_text().startswith("The network knows 100 classes")
     assert "its middle, 24 x 24" in page.locator("article").inner_text()
+    assert page.locator(".neighbour").inner_text() == f"{LONG}, cosine 0.88, #41"
     figures = {figure.inner_text().split("\n")[-1]: figure for figure in page.locator(".maps figure").all()}
     names = [f"class number {c} {100 * hundred.p[0, c]:.1f}%" for c in (7, 3)]
     assert sorted(figures) == sorted(names)

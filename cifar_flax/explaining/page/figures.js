@@ -104,7 +104,7 @@ export function showPairs(choose) {
   const pairs = data.confusion.flatMap((row, i) => row.map((count, j) => ({ i, j, count: i === j ? 0 : count })));
   pairs.sort((a, b) => b.count - a.count);
   for (const { i, j, count } of pairs.slice(0, WORST).filter((pair) => pair.count)) {
-    const button = make("button", `${names[i]} taken for ${names[j]}: ${count}`);
+    const button = make("button", `${names[i]} taken for ${names[j]}: ${count}`, "plain");
     button.onclick = () => choose(i, j);
     const item = make("li");
     item.append(button);

@@ -15,6 +15,7 @@ import {
   rawMap,
 } from "./draw.js";
 import { askAbout } from "./live.js";
+import { showNeighbours } from "./neighbours.js";
 
 export const PAGE = 60;
 const FILTERS = ["kind", "true", "predicted", "sort", "badge", "map"];
@@ -103,6 +104,7 @@ export function open(entries, at) {
   $("next").disabled = place === list.length - 1;
   drawImage($("pair").firstElementChild, image);
   showMaps(image);
+  showNeighbours(image);
   showOther(image, other);
   $("try").onclick = () => {
     $("detail").close();

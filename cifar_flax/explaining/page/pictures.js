@@ -51,6 +51,15 @@ function article(picture) {
     maps.append(figure(stack, `${names[c]} ${percent(p[c])}`));
   }
   box.append(top, maps);
+  if (picture.nearest.length) {
+    const near = make("div", undefined, "neighbours");
+    picture.nearest.forEach((src, i) => {
+      const { index, label, similarity } = picture.neighbours[i];
+      const caption = `${label}, cosine ${similarity.toFixed(2)}, #${index}`;
+      near.append(figure(img(src, `training image ${index}`), caption, "neighbour"));
+    });
+    box.append(make("h3", "Nearest training images"), near);
+  }
   return box;
 }
 

@@ -5,12 +5,14 @@ import { fit, load, startOpacity } from "./draw.js";
 import { showClasses, showConfusion, showCurves, showHead, showPairs, showPeople, showTrust } from "./figures.js";
 import { showCell, startGallery } from "./gallery.js";
 import { startLive } from "./live.js";
+import { showBehind } from "./neighbours.js";
 
 showHead();
 showCurves();
 showClasses();
 showPairs(showCell);
 showConfusion(showCell);
+showBehind();
 showPeople();
 showTrust();
 startOpacity();

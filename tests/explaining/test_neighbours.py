@@ -1,0 +1,138 @@
+"""The training images behind a prediction, worked out again from the last stage's activation, image by image."""
+
+import dataclasses
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.neighbors import NearestNeighbors
+
+from cifar_flax.data import open_dataset
+from cifar_flax.explaining import neighbours
+from cifar_flax.explaining.analysis import Selection, analyse
+from cifar_flax.explaining.network import load, no_progress
+
+
+@pytest.fixture(scope="module")
+def network():
+    return load("compact")
+
+
+@pytest.fixture(scope="module")
+def sample():
+    """A part of the sample, whose test images 3 and 8 are training images too, slightly darker."""
+    found = open_dataset("sample")
+    images = found.test.images[:300].copy()
+    images[[3, 8]] = found.train.images[[30, 80]] // 10 * 9
+    return dataclasses.replace(found, test=found.test.take(slice(300))._replace(images=images))
+
+
+@pytest.fixture(scope="module")
+def analysis(network, sample):
+    return analyse(network, sample, Selection(num_wrong=6))
+
+
+@pytest.fixture(scope="module")
+def features(network, sample):
+    def means(images):
+        activation = network.features(network.spec.normalize(images), stage="stage4")
+        return np.asarray(activation, np.float32).mean(axis=(1, 2))
+
+    return means(sample.train.images), means(sample.test.images)
+
+
+def test_the_nearest_are_those_of_largest_cosine(analysis, features, sample):
+    train, test = features
+    oracle = NearestNeighbors(n_neighbors=5, metric="cosine").fit(train)
+    distances, places = oracle.kneighbors(test[analysis.shown])
+    found = analysis.neighbours
+    assert (found.places == places).mean() > 0.9  # where cosines are nearly equal, rounding decides
+    np.testing.assert_allclose(found.similarity, 1 - distances, atol=3e-3)
+    assert found.places[analysis.place_of(3), 0] == 30 and found.places[analysis.place_of(8), 0] == 80
+
+
+def test_the_shares_are_of_all_errors(analysis, features, sample):
+    train, test = features
+    wrong = np.flatnonzero(analysis.predictions.predicted != sample.test.labels)
+    oracle = NearestNeighbors(n_neighbors=5, metric="cosine").fit(train)
+    labels = sample.train.labels[oracle.kneighbors(test[wrong])[1]]
+    found = analysis.neighbours.figures
+    assert found["errors"] == len(wrong) and found["training_images"] == 1000
+    shares = {"predicted": analysis.predictions.predicted[wrong], "true": sample.test.labels[wrong]}
+    for name, answer in shares.items():
+        assert found["nearest"][name] == pytest.approx((labels == answer[:, None]).mean(), abs=0.01)
+    pixels = sample.train.images.reshape(1000, -1).astype(float)
+    oracle = NearestNeighbors(n_neighbors=5).fit(pixels)
+    labels = sample.train.labels[oracle.kneighbors(sample.test.images[wrong].reshape(len(wrong), -1))[1]]
+    for name, answer in shares.items():
+        assert found["pixels"][name] == pytest.approx((labels == answer[:, None]).mean(), abs=0.005)
+    assert found["near_duplicates"] == 2
+    correct = np.delete(analysis.predictions.correct, [3, 8])
+    assert found["accuracy_without_them"] == correct.mean()
+
+
+def test_planted_labels_are_found(features, sample, rng):
+    """Ten labels in 1,000 are changed, and the network has not seen that: most are among the 20 most doubted."""
+    labels = sample.train.labels.copy()
+    planted = rng.choice(1000, 10, replace=False)
+    labels[planted] = (labels[planted] + rng.integers(1, 10, 10)) % 10
+    vectors = features[0] / np.linalg.norm(features[0], axis=1, keepdims=True)
+    found, instead = neighbours.doubt(vectors, labels)
+    assert len(found) == 20 and len(set(planted) & set(found)) >= 8
+    assert (instead != labels[found]).all()
+    true = sample.train.labels[found]
+    assert (instead == true)[np.isin(found, planted)].mean() >= 0.8
+
+
+def test_artefacts_name_them(analysis, sample, tmp_path, show):
+    """Manifest, picture and page show the same training images, with their labels."""
+    manifest = analysis.save(tmp_path / "a")
+    names, found = sample.spec.class_names, analysis.neighbours
+    for entry, position in zip(manifest["wrong"], analysis.wrong, strict=True):
+        places = found.places[analysis.place_of(position)]
+        assert [x["index"] for x in entry["neighbours"]] == sample.train.indices[places].tolist()
+        assert [x["label"] for x in entry["neighbours"]] == [names[i] for i in sample.train.labels[places]]
+    assert [x["index"] for x in manifest["neighbours"]["doubted"]] == sample.train.indices[found.doubted].tolist()
+    assert "neighbours_wrong.png" in manifest["files"]
+    page = show((tmp_path / "a" / "report.html").read_text(encoding="utf-8"))
+    position = int(analysis.wrong[2])
+    page.locator(f".card[data-index='{sample.test.indices[position]}']").click()
+    places = found.places[analysis.place_of(position)]
+    cards = page.locator("#detail-neighbours figure")
+    assert cards.count() == 5
+    for card, place, cosine in zip(cards.all(), places, found.similarity[analysis.place_of(position)], strict=True):
+        name = names[sample.train.labels[place]]
+        assert card.inner_text().split("\n") == [name, f"cosine {cosine:.2f}", f"#{sample.train.indices[place]}"]
+        shown = Image.open(io.BytesIO(card.locator("canvas").screenshot())).convert("RGB").resize((32, 32), 4)
+        differences = np.abs(np.asarray(shown, float) - sample.train.images).mean(axis=(1, 2, 3))
+        assert differences.argmin() == place and differences[place] < 15  # a JPEG's
+    table = page.locator("#behind table").inner_text()
+    assert f"{100 * found.figures['nearest']['predicted']:.0f}%" in table
+    page.click("#close")
+
+
+def test_none_are_looked_up_where_none_are_asked_for(network, sample, tmp_path):
+    found = analyse(network, sample, Selection(num_wrong=1, neighbours=0))
+    assert found.neighbours is None
+    manifest = found.save(tmp_path / "a")
+    assert "neighbours" not in manifest and "neighbours_wrong.png" not in manifest["files"]
+    page = (tmp_path / "a" / "report.html").read_text(encoding="utf-8")
+    assert json.loads(page.partition('id="data">')[2].partition("</script>")[0])["neighbours"] is None
+
+
+def test_features_of_many_images_are_kept(network, sample, tmp_path, monkeypatch):
+    """By network and images: others are not taken for them, and a broken file is made anew."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(neighbours, "_KEPT_FROM", 100)
+    first = neighbours.training_features(network, sample.test, no_progress)
+    (path,) = (tmp_path / "cifar_flax" / "features").iterdir()
+    predict = type(network).predict
+    monkeypatch.setattr(type(network), "predict", None)
+    np.testing.assert_array_equal(neighbours.training_features(network, sample.test, no_progress), first)
+    with pytest.raises(TypeError):
+        neighbours.training_features(network, sample.train, no_progress)
+    path.write_bytes(path.read_bytes()[:-5])
+    monkeypatch.setattr(type(network), "predict", predict)
+    np.testing.assert_array_equal(neighbours.training_features(network, sample.test, no_progress), first)
