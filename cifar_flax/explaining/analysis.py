@@ -147,7 +147,7 @@ def analyse(
     selection = selection or Selection()
     selection = dataclasses.replace(selection, stage=selection.stage or network.stages[-1])
     test, title = dataset.test, dataset.test_title
-    _require(network, dataset, selection)
+    require(network, dataset, selection)
     predictions = network.predict(test.images, test.labels, progress("predicting", len(test.images)))
     wrong, correct = _choose(dataset, predictions, selection)
     compared = None
@@ -200,7 +200,12 @@ def analyse(
     )
 
 
-def _require(network: Network, dataset: Dataset, selection: Selection) -> None:
+def require(network: Network, dataset: Dataset, selection: Selection) -> None:
+    """Refuses a selection of a data set that a network cannot be asked about.
+
+    Raises:
+      UserError: as `analyse` says.
+    """
     spec = network.spec
     if (dataset.spec.class_names, dataset.spec.image_size) != (spec.class_names, spec.image_size):
         raise UserError(
@@ -226,18 +231,27 @@ def _require(network: Network, dataset: Dataset, selection: Selection) -> None:
             raise UserError(f"{what} is {label}: expected 0 to {spec.num_classes - 1}, a class of {spec.name}")
 
 
+def positions_of(dataset: Dataset, indices: Sequence[int]) -> np.ndarray:
+    """Positions of test images by their numbers.
+
+    Raises:
+      UserError: one is not there.
+    """
+    place = {index: position for position, index in enumerate(dataset.test.indices.tolist())}
+    missing = [index for index in indices if index not in place]
+    if missing:
+        whole = "; --dataset cifar10 has all 10,000" if dataset.is_sample else ""
+        raise UserError(
+            f"--indices {missing[0]} is not among the {len(place)} images of the {dataset.test_title}: expected "
+            f"numbers of test images in their official order{whole}"
+        )
+    return np.array([place[index] for index in indices], int)
+
+
 def _choose(dataset: Dataset, predictions: Predictions, selection: Selection) -> tuple[np.ndarray, np.ndarray]:
     """Positions of the wrong and of the correct predictions to explain."""
     if selection.indices is not None:
-        place = {index: position for position, index in enumerate(dataset.test.indices.tolist())}
-        missing = [index for index in selection.indices if index not in place]
-        if missing:
-            whole = "; --dataset cifar10 has all 10,000" if dataset.is_sample else ""
-            raise UserError(
-                f"--indices {missing[0]} is not among the {len(place)} images of the {dataset.test_title}: expected "
-                f"numbers of test images in their official order{whole}"
-            )
-        positions = np.array([place[index] for index in selection.indices], int)
+        positions = positions_of(dataset, selection.indices)
         correct = predictions.correct[positions]
         return positions[~correct], positions[correct]
     wrong = predictions.select(correct=False, sort=selection.sort, true=selection.true, predicted=selection.predicted)
