@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +30,25 @@ def write_atomically(path: Path, content: bytes | bytearray | str) -> None:
     Raises:
       OSError: it cannot be written; what was at `path` is as it was.
     """
-    part = path.with_name(f".{path.name}.part")
+    write_together({path: content})
+
+
+def write_together(contents: Mapping[Path, bytes | bytearray | str]) -> None:
+    """Writes files beside their places and renames them there once all are on the disk.
+
+    Raises:
+      OSError: one cannot be written; what was there is as it was.
+    """
+    parts = {path: path.with_name(f".{path.name}.part") for path in contents}
     try:
-        with open(part, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
+        for path, content in contents.items():
+            with open(parts[path], "wb") as file:
+                file.write(content.encode() if isinstance(content, str) else content)
+                file.flush()
+                os.fsync(file.fileno())
+        for path, part in parts.items():
+            part.replace(path)
     except OSError:
-        part.unlink(missing_ok=True)
+        for part in parts.values():
+            part.unlink(missing_ok=True)
         raise

@@ -21,20 +21,50 @@ TRAIN_COLOR, VALIDATION_COLOR, TEST_COLOR = "#0072B2", "#009E73", "#D55E00"
 
 
 FORMATS = (".png", ".pdf", ".svg")
+# Of a figure in a paper: inches along it, as the text of a page; dots an inch of a PNG.
+WIDTH, DPI = 5.5, 300
+_NARROW = 5.0  # inches: below, it stands in a column
 
 
-def save_figure(figure: Figure, path: Path, description: str = "") -> bytes:
-    """Writes a PNG, PDF or SVG that replaces the old one only when it is complete, and returns its bytes.
-
-    They are the same for the same picture. The description goes into a PNG, where a program can read it.
+def require_format(path: Path) -> str:
+    """The ending of a picture's name, which says its format.
 
     Raises:
-      UserError: the name says another kind of file.
-      OSError: it cannot be written.
+      UserError: it is none of `FORMATS`.
     """
     kind = path.suffix.lower()
     if kind not in FORMATS:
         raise UserError(f"{path}: expected a name that ends in {', '.join(FORMATS)}")
+    return kind
+
+
+def require_size(width: float, dpi: int, flag: str = "") -> None:
+    """Refuses a size that a figure in a paper cannot have; `flag` comes before the names in messages.
+
+    Raises:
+      UserError: so it is.
+    """
+    if not 3 <= width <= 20:
+        raise UserError(f"{flag}width is {width}: expected 3 to 20 inches")
+    if not 50 <= dpi <= 600:
+        raise UserError(f"{flag}dpi is {dpi}: expected 50 to 600")
+
+
+def font_size(width: float) -> int:
+    """The points of all text in a figure in a paper, so many inches wide."""
+    return 7 if width < _NARROW else 8
+
+
+def render(figure: Figure, path: Path, description: str = "", *, dpi: int = 150) -> bytes:
+    """A PNG, PDF or SVG, as the name says: the same bytes for the same picture.
+
+    A PDF has its fonts inside, and its text can be selected; an SVG has outlines for letters, which look the same
+    everywhere. The description goes into a PNG, where a program can read it.
+
+    Raises:
+      UserError: the name says another kind of file.
+    """
+    kind = require_format(path)
     FigureCanvasAgg(figure)
     for text in figure.findobj(Text):
         text.set_parse_math(False)  # a name with a dollar sign is no formula
@@ -45,22 +75,40 @@ def save_figure(figure: Figure, path: Path, description: str = "") -> bytes:
     }[kind]
     content = io.BytesIO()
     with rc_context({"svg.hashsalt": "cifar_flax", "pdf.fonttype": 42}):
-        figure.savefig(content, format=kind[1:], dpi=150, metadata=metadata)
-    files.write_atomically(path, content.getvalue())
+        figure.savefig(content, format=kind[1:], dpi=dpi, metadata=metadata)
     return content.getvalue()
 
 
+def save_figure(figure: Figure, path: Path, description: str = "", *, dpi: int = 150) -> bytes:
+    """Writes what `render` gives, which replaces an old file only when it is complete, and returns it.
+
+    Raises:
+      UserError: as `render`.
+      OSError: it cannot be written.
+    """
+    content = render(figure, path, description, dpi=dpi)
+    files.write_atomically(path, content)
+    return content
+
+
 def plot_curves(rows: Sequence[dict[str, Any]], path: Path, title: str) -> None:
-    """Loss and accuracy by epoch, with a mark where the learning rate fell.
+    """Writes `curves_figure` with a title above as a PNG."""
+    figure = curves_figure(rows)
+    figure.suptitle(title)
+    save_figure(figure, path)
+
+
+def curves_figure(rows: Sequence[dict[str, Any]], *, width: float = 10, font: float = 10) -> Figure:
+    """Loss and accuracy by epoch, with a mark where the learning rate fell; in a column one above the other.
 
     Args:
       rows: the lines of a `metrics.jsonl`.
-      path: the PNG to write.
-      title: printed above.
+      width: of the figure, in inches.
+      font: the size of its text, in points.
     """
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    figure.suptitle(title)
-    loss_axes, accuracy_axes = figure.subplots(1, 2)
+    shape, height = ((2, 1), 1.2) if width < _NARROW else ((1, 2), 0.4)
+    figure = Figure(figsize=(width, height * width), layout="constrained")
+    loss_axes, accuracy_axes = figure.subplots(*shape)
     epochs = [row["epoch"] for row in rows]
     for axes, name in ((loss_axes, "loss"), (accuracy_axes, "acc")):
         axes.plot(epochs, [row[f"train_{name}"] for row in rows], color=TRAIN_COLOR, label="train (augmented)")
@@ -70,13 +118,14 @@ def plot_curves(rows: Sequence[dict[str, Any]], path: Path, title: str) -> None:
         for before, after in itertools.pairwise(rows):
             if after["learning_rate"] < before["learning_rate"]:
                 axes.axvline(after["epoch"] - 0.5, color="0.8", linewidth=0.8, zorder=0)
-        axes.set_xlabel("epoch")
+        axes.set_xlabel("epoch", fontsize=font)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.tick_params(labelsize=font)
         axes.grid(alpha=0.25)
-        axes.legend(frameon=False)
-    loss_axes.set_ylabel("cross-entropy (nats)")
-    accuracy_axes.set_ylabel("accuracy (%)")
-    save_figure(figure, path)
+        axes.legend(frameon=False, fontsize=font)
+    loss_axes.set_ylabel("cross-entropy (nats)", fontsize=font)
+    accuracy_axes.set_ylabel("accuracy (%)", fontsize=font)
+    return figure
 
 
 def plot_image_grid(images: np.ndarray, path: Path, row_labels: Sequence[str]) -> None:

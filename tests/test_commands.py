@@ -12,11 +12,11 @@ import pytest
 
 import cifar_flax
 from cifar_flax import cli, commands
-from cifar_flax.commands import common
+from cifar_flax.commands import common, figure
 from cifar_flax.config import NOTED, Config
-from cifar_flax.explaining import cam, predictions
+from cifar_flax.explaining import cam, drawing, figures, predictions
 
-COMMANDS = ("train", "explain", "compare", "evaluate", "pictures", "sweep", "data", "export", "import")
+COMMANDS = ("train", "explain", "compare", "evaluate", "figure", "pictures", "sweep", "data", "export", "import")
 
 
 def helped(capsys, *words):
@@ -76,6 +76,7 @@ def test_help_is_answered_without_jax(name):
 
 def test_the_choices_in_the_help_are_those_there_are():
     assert tuple(cam.METHODS) == common.METHODS and common.SORTS == predictions.SORTS
+    assert (figure.MAPS, figure.CMAPS) == (figures.MAPS, drawing.CMAPS)
 
 
 def test_waiting_shows_the_time_on_a_terminal_and_nothing_elsewhere(monkeypatch, capsys):

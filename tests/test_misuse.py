@@ -161,6 +161,35 @@ EVALUATE = {
     "--seed -1": "--seed is -1: expected 0 or more",
     "--out text": "--out text is a file: choose another",
 }
+FIGURE = {
+    "": "the following arguments are required: --out",
+    "--out x.jpg": "x.jpg: expected a name that ends in .png, .pdf, .svg",
+    "--out x": "x: expected a name that ends in .png, .pdf, .svg",
+    "--out taken/a.pdf --ckpt nowhere": "--ckpt nowhere is no checkpoint",
+    "--out nowhere/x.pdf": "--out nowhere/x.pdf: there is no folder nowhere: make it, or choose another",
+    "--out taken/drawn.pdf": "--out taken/drawn.pdf exists: replace it with --overwrite, or choose another",
+    "--out taken/said.pdf": "--out taken/said.pdf.txt exists: replace it with --overwrite, or choose another",
+    "--out taken/folder.pdf --overwrite": "--out taken/folder.pdf is a folder: choose another name",
+    "--out x.pdf --cmap rainbow": "argument --cmap: invalid choice: 'rainbow' (choose from ",
+    "--out x.pdf --kind plot": "argument --kind: invalid choice: 'plot' (choose from ",
+    "--out x.pdf --maps predicted,second": "--maps second is not known: expected one of predicted, true, difference",
+    "--out x.pdf --maps true,true": "--maps names true twice: name each once",
+    "--out x.pdf --maps difference --method eigen-cam": "eigen-cam has one map for all classes, and no difference",
+    "--out x.pdf --width 0": "--width is 0.0: expected 3 to 20 inches",
+    "--out x.pdf --width nan": "--width is nan: expected 3 to 20 inches",
+    "--out x.pdf --width wide": "argument --width: invalid float value: 'wide'",
+    "--out x.png --dpi 5000": "--dpi is 5000: expected 50 to 600",
+    "--out x.pdf --indices 99999": "--indices 99999 is not among the 1000 images",
+    "--out x.pdf --indices 3,3": "--indices names 3 twice",
+    "--out x.pdf --count 0": "--count is 0: expected 1 or more",
+    "--out x.pdf --stage stage9": "--stage stage9 is not known",
+    "--out x.pdf --true kitten": "--true kitten is not known",
+    "--out x.pdf --true cat --predicted cat": "no wrong prediction fits this choice: choose other classes",
+    "--out x.pdf --kind curves --indices 3": "--indices is not for --kind curves: leave it out",
+    "--out x.pdf --kind curves --dataset sample": "--dataset is not for --kind curves: leave it out",
+    "--out x.pdf --kind confusion --method layer-cam": "--method is not for --kind confusion: leave it out",
+    "--out x.pdf --kind curves --ckpt mute.safetensors": "mute.safetensors brings no training history: give a run, or",
+}
 PICTURES = {
     "": "the following arguments are required: PATH",
     "nowhere": "nowhere is not there: expected a picture or a folder",
@@ -248,6 +277,7 @@ TABLE = [
         ("data", DATA, ()),
         ("compare", COMPARE, ()),
         ("evaluate", EVALUATE, ()),
+        ("figure", FIGURE, ()),
         ("pictures", PICTURES, ()),
         ("sweep", SWEEP, ()),
         ("import", IMPORT, ()),
@@ -270,6 +300,7 @@ def write_crafted(folder):
         header["sha256"] = hashlib.sha256(sums.encode()).hexdigest()
         safetensors.numpy.save_file(tensors, folder / f"{name}.safetensors", header)
 
+    write("mute", "{}")
     write("about", "[1]")
     write("rows", '{"metrics": 3}')
     write("figure", '{"metrics": [{"epoch": 1, "test_loss": NaN}]}')
@@ -287,6 +318,9 @@ def folder(tmp_path, monkeypatch):
     for name in ("there", "broken", "run", "edited", "scribbled"):
         (tmp_path / name).mkdir()
     (tmp_path / "there" / "precious").write_text("kept")
+    (tmp_path / "taken" / "folder.pdf").mkdir(parents=True)
+    for name in ("drawn.pdf", "said.pdf.txt"):
+        (tmp_path / "taken" / name).write_text("kept")
     (tmp_path / "text").write_text("kept")
     (tmp_path / "broken" / "cifar-10-python.tar.gz").write_bytes(b"not an archive")
     np.save(tmp_path / "short.npy", np.ones((9999, 10), int))

@@ -18,6 +18,7 @@ _COMMANDS = {
     "explain": ("explain", "show the images that a network gets wrong, with Grad-CAM maps"),
     "compare": ("compare", "compare two networks on the same images"),
     "evaluate": ("evaluate", "measure how far a network's maps and confidence can be trusted"),
+    "figure": ("figure", "draw a figure for a paper: maps, confusion matrix or curves, as PDF, SVG or PNG"),
     "pictures": ("pictures", "explain your own pictures"),
     "sweep": ("sweep", "train several settings and seeds, and compare them"),
     "data": ("data", "download or check CIFAR-10, or show any data set"),

@@ -1,7 +1,7 @@
 """What the commands that explain a network share: flags, the bar, and where a network's images come from."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,22 +41,14 @@ def add_out(parser: argparse._ActionsContainer, name: str) -> None:
 def add_analysis(parser: Parser, folder_name: str) -> None:
     """The flags that `analyse` reads: network, data set, maps, output folder, and which predictions are drawn."""
     add_network(parser)
-    parser.add_argument(
-        "--dataset", help="cifar10, the included sample, or another data set (what the network was trained on)"
-    )
+    add_dataset(parser)
     add_maps(parser)
     add_out(parser, folder_name)
-    parser.add_argument(
-        "--count", type=int, help="number of wrong predictions to draw (20); of correct ones at most 10"
-    )
-    parser.add_argument("--true", metavar="CLASS", help="only images of this class")
-    parser.add_argument("--predicted", metavar="CLASS", help="only images predicted as this class")
     rare = parser.rare("rarely needed")
     rare.add_argument(
         "--neighbours", type=int, default=5, metavar="N", help="training images looked up of each image; 0: none (5)"
     )
-    rare.add_argument("--sort", choices=SORTS, help="order (index); confidence: the most confident first")
-    rare.add_argument("--indices", help="draw these test images, by number, instead: 3,57,...")
+    add_selection(parser, rare)
     rare.add_argument(
         "--human-labels",
         type=Path,
@@ -66,6 +58,24 @@ def add_analysis(parser: Parser, folder_name: str) -> None:
         "--label-errors", type=Path, help="cifar10_mturk.json: labels that people dispute (docs/explanations.md)"
     )
     add_source(rare)
+
+
+def add_dataset(parser: argparse._ActionsContainer) -> None:
+    """`--dataset`."""
+    parser.add_argument(
+        "--dataset", help="cifar10, the included sample, or another data set (what the network was trained on)"
+    )
+
+
+def add_selection(parser: argparse._ActionsContainer, rare: argparse._ActionsContainer) -> None:
+    """Which predictions are drawn: `--count`, `--true`, `--predicted`; rarely `--sort`, `--indices`."""
+    parser.add_argument(
+        "--count", type=int, help="number of wrong predictions to draw (20); where correct ones are too, at most 10"
+    )
+    parser.add_argument("--true", metavar="CLASS", help="only images of this class")
+    parser.add_argument("--predicted", metavar="CLASS", help="only images predicted as this class")
+    rare.add_argument("--sort", choices=SORTS, help="order (index); confidence: the most confident first")
+    rare.add_argument("--indices", help="draw these test images, by number, instead: 3,57,...")
 
 
 def add_source(parser: argparse._ActionsContainer) -> None:
@@ -91,16 +101,20 @@ def progress() -> Callable[[str, int], Callable[[int], None]]:
     return start
 
 
-def stage_of(network: "Network", flags: argparse.Namespace) -> str:
-    """`--stage`, or the last one.
+def one_of(flag: str, value: str, names: Sequence[str]) -> str:
+    """The value, if it is one of these.
 
     Raises:
-      UserError: the network has no such stage.
+      UserError: it is not.
     """
-    stage = flags.stage or network.stages[-1]
-    if stage not in network.stages:
-        raise UserError(f"--stage {stage} is not known: expected one of {', '.join(network.stages)}")
-    return stage
+    if value not in names:
+        raise UserError(f"{flag} {value} is not known: expected one of {', '.join(names)}")
+    return value
+
+
+def stage_of(network: "Network", flags: argparse.Namespace) -> str:
+    """`--stage`, or the last one."""
+    return one_of("--stage", flags.stage or network.stages[-1], network.stages)
 
 
 def check_selection(flags: argparse.Namespace) -> None:
@@ -164,6 +178,18 @@ def open_test_set(flags: argparse.Namespace, trained: "Trained") -> "Dataset":
     )
 
 
+def inputs(flags: argparse.Namespace, found: "Trained") -> "tuple[Network, Selection, Dataset]":
+    """What `analyse` and its like are given: the network made ready, what is chosen, and the data; says which."""
+    from cifar_flax.config import architecture
+    from cifar_flax.explaining.network import prepare
+
+    network = prepare(found)
+    chosen, dataset = selection(network, flags), open_test_set(flags, found)
+    print(f"Network: {network.name}, {architecture(found.config)}, SHA-256 {found.digest[:12]}", flush=True)
+    print(f"Data: {dataset.test_title}, {len(dataset.test.images):,} images", flush=True)
+    return network, chosen, dataset
+
+
 def human_labels(flags: argparse.Namespace, dataset: "Dataset") -> "People | None":
     """What people said of the test images, if a file of it is given."""
     if flags.human_labels is None and flags.label_errors is None:
@@ -205,7 +231,6 @@ def analyse(
     """
     check_selection(flags)
     from cifar_flax import machine  # heavy imports, not needed before here
-    from cifar_flax.config import architecture
     from cifar_flax.explaining import analysis, folder
     from cifar_flax.explaining.network import prepare
     from cifar_flax.training import trained
@@ -215,12 +240,8 @@ def analyse(
     compared = None if other is None else trained.load(other, "OTHER")
     out = flags.out or found.folder / folder_name
     folder.check(out, folder.EXPLANATION, overwrite=flags.overwrite)  # before anything slow
-    network = prepare(found)
-    chosen = selection(network, flags)
-    dataset = open_test_set(flags, found)
+    network, chosen, dataset = inputs(flags, found)
     people, options = human_labels(flags, dataset), None if evaluate is None else evaluate(len(dataset.test.images))
-    print(f"Network: {network.name}, {architecture(found.config)}, SHA-256 {found.digest[:12]}", flush=True)
-    print(f"Data: {dataset.test_title}, {len(dataset.test.images):,} images", flush=True)
     result = analysis.analyse(
         network,
         dataset,

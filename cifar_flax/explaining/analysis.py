@@ -150,23 +150,16 @@ def analyse(
         names a stage, method, order, class or image that there is not.
     """
     test, title = dataset.test, dataset.test_title
-    for asked in [network] if compare_with is None else [network, compare_with]:
-        _require_same_data(asked, dataset)
-    if not len(test.images):
-        raise UserError(f"{dataset.title} has no test images: there is nothing to explain")
     selection = selection or Selection()
     selection = dataclasses.replace(selection, stage=selection.stage or network.stages[-1])
-    _require_sound(selection)
-    network.require_known(selection.stage, [selection.method])
-    labels = [
-        None if given is None else network.label_of(given, what)
-        for what, given in (("true", selection.true), ("predicted", selection.predicted))
-    ]
+    require(network, dataset, selection)
+    if compare_with is not None:
+        _require_same_data(compare_with, dataset)
     there = len(test.images)
     if evaluate is not None and evaluate.num_images is not None and not 2 <= evaluate.num_images <= there:
         raise UserError(f"num_images is {evaluate.num_images}: expected 2 to {there:,}, the images there are")
     predictions = network.predict(test.images, test.labels, progress("predicting", len(test.images)))
-    wrong, correct = _choose(dataset, predictions, selection, *labels)
+    wrong, correct = choose(network, dataset, predictions, selection)
     compared = None
     if compare_with is not None:
         stage = selection.stage if selection.stage in compare_with.stages else compare_with.stages[-1]
@@ -221,6 +214,29 @@ def analyse(
     )
 
 
+def require(network: Network, dataset: Dataset, selection: Selection) -> None:
+    """Refuses a selection of a data set that a network cannot be asked about.
+
+    Raises:
+      UserError: as `analyse` says.
+    """
+    _require_same_data(network, dataset)
+    if not len(dataset.test.images):
+        raise UserError(f"{dataset.title} has no test images: there is nothing to explain")
+    network.require_known(selection.stage, [selection.method])
+    for what, given in (("true", selection.true), ("predicted", selection.predicted)):
+        if given is not None:
+            network.label_of(given, what)
+    if selection.sort not in SORTS:
+        raise UserError(f"sort {selection.sort} is not known: expected one of {', '.join(SORTS)}")
+    if selection.neighbours < 0:
+        raise UserError(f"neighbours is {selection.neighbours}: expected 0 or more")
+    if selection.num_wrong < 1:
+        raise UserError(f"num_wrong is {selection.num_wrong}: expected 1 or more")
+    if selection.indices is not None and len(set(selection.indices)) < len(selection.indices):
+        raise UserError("indices names an image twice: name each image once")
+
+
 def _require_same_data(network: Network, dataset: Dataset) -> None:
     if not isinstance(network, Network):
         raise UserError(f"{network!r} is no network: expected what cifar_flax.load returns")
@@ -232,33 +248,34 @@ def _require_same_data(network: Network, dataset: Dataset) -> None:
         )
 
 
-def _require_sound(selection: Selection) -> None:
-    if selection.sort not in SORTS:
-        raise UserError(f"sort {selection.sort} is not known: expected one of {', '.join(SORTS)}")
-    if selection.neighbours < 0:
-        raise UserError(f"neighbours is {selection.neighbours}: expected 0 or more")
-    if selection.num_wrong < 1:
-        raise UserError(f"num_wrong is {selection.num_wrong}: expected 1 or more")
-    if selection.indices is not None and len(set(selection.indices)) < len(selection.indices):
-        raise UserError("indices names an image twice: name each image once")
+def positions_of(dataset: Dataset, indices: Sequence[int]) -> np.ndarray:
+    """Positions of test images by their numbers.
+
+    Raises:
+      UserError: one is not there.
+    """
+    place = {index: position for position, index in enumerate(dataset.test.indices.tolist())}
+    missing = [index for index in indices if index not in place]
+    if missing:
+        whole = "; --dataset cifar10 has all 10,000" if dataset.is_sample else ""
+        raise UserError(
+            f"--indices {missing[0]} is not among the {len(place)} images of the {dataset.test_title}: expected "
+            f"numbers of test images in their official order{whole}"
+        )
+    return np.array([place[index] for index in indices], int)
 
 
-def _choose(
-    dataset: Dataset, predictions: Predictions, selection: Selection, true: int | None, predicted: int | None
+def choose(
+    network: Network, dataset: Dataset, predictions: Predictions, selection: Selection
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Positions of the wrong and of the correct predictions to explain; of these classes."""
+    """Positions of the wrong and of the correct predictions to explain."""
     if selection.indices is not None:
-        place = {index: position for position, index in enumerate(dataset.test.indices.tolist())}
-        missing = [index for index in selection.indices if index not in place]
-        if missing:
-            whole = "; --dataset cifar10 has all 10,000" if dataset.is_sample else ""
-            raise UserError(
-                f"--indices {missing[0]} is not among the {len(place)} images of the {dataset.test_title}: expected "
-                f"numbers of test images in their official order{whole}"
-            )
-        positions = np.array([place[index] for index in selection.indices], int)
+        positions = positions_of(dataset, selection.indices)
         correct = predictions.correct[positions]
         return positions[~correct], positions[correct]
+    true, predicted = (
+        None if given is None else network.label_of(given) for given in (selection.true, selection.predicted)
+    )
     wrong = predictions.select(correct=False, sort=selection.sort, true=true, predicted=predicted)
     # A class that is asked for is asked for in the correct predictions too; there true is predicted.
     correct = predictions.select(correct=True, sort=selection.sort, true=predicted if true is None else true)

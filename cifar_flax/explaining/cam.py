@@ -135,6 +135,12 @@ def to_image(raw: jax.Array, size: tuple[int, int] = (32, 32)) -> jax.Array:
     return _scale_to_unit(jax.nn.relu(maps))
 
 
+def to_signed(raw: jax.Array, size: tuple[int, int] = (32, 32)) -> jax.Array:
+    """A raw map `[..., H, W]` enlarged to `[..., *size]`, as a share of its largest magnitude: in [-1, 1]."""
+    maps = raw / (1e-7 + abs(raw).max(axis=(-2, -1), keepdims=True))
+    return jax.image.resize(maps, (*raw.shape[:-2], *size), "bilinear", antialias=False)
+
+
 def _jet() -> np.ndarray:
     """OpenCV's JET colours, uint8 `[256, 3]`, RGB; matplotlib's differ by up to 34 of 255.
 
@@ -152,18 +158,35 @@ def _jet() -> np.ndarray:
 
 
 JET = _jet()
+# Of differences, RGB: blue for, orange against, told apart by the colour-blind.
+FOR, AGAINST = np.array([45, 109, 181], np.float32), np.array([179, 88, 6], np.float32)
 
 
-def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """An image under half-transparent JET colours, as the reference's `show_cam_on_image` has it.
+def overlay(image: np.ndarray, heat: np.ndarray, colors: np.ndarray = JET) -> np.ndarray:
+    """An image under half-transparent colours; with JET, as the reference's `show_cam_on_image` has it.
 
     Args:
       image: float `[H, W, 3]`, RGB in [0, 1].
       heat: float `[H, W]` in [0, 1].
+      colors: uint8 `[256, 3]`, RGB, for 0 to 1.
 
     Returns:
       uint8 `[H, W, 3]`, scaled so that its largest value is 255.
     """
-    colours = JET[np.asarray(255 * heat, np.uint8)].astype(np.float32) / 255
-    mixed = 0.5 * colours + 0.5 * image
+    mixed = 0.5 * colors[np.asarray(255 * heat, np.uint8)].astype(np.float32) / 255 + 0.5 * image
     return np.asarray(255 * (mixed / mixed.max()), np.uint8)
+
+
+def overlay_difference(image: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """An image in grey that takes on blue where a difference is positive, and orange where it is negative.
+
+    Args:
+      image: float `[H, W, 3]`, RGB in [0, 1].
+      share: float `[H, W]` in [-1, 1].
+
+    Returns:
+      uint8 `[H, W, 3]`.
+    """
+    strength = 0.8 * abs(share)[..., None]
+    grey = (image @ np.array([0.3, 0.59, 0.11], np.float32))[..., None]
+    return np.asarray((1 - strength) * 255 * grey + strength * np.where(share[..., None] > 0, FOR, AGAINST), np.uint8)

@@ -1,20 +1,69 @@
 """The pictures of predictions, maps and what was measured of them."""
 
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.image import AxesImage
+from matplotlib.textpath import text_to_path
 
+from cifar_flax import plots
+from cifar_flax.errors import UserError
+from cifar_flax.explaining import cam
 from cifar_flax.plots import TEST_COLOR, TRAIN_COLOR, VALIDATION_COLOR, save_figure
 
-_MOST_NUMBERED = 40  # classes of a confusion matrix whose cells have room for a number
-# Blue for, orange against: distinguishable by the colour-blind, white in the middle.
-DIFFERENCE_COLORS = LinearSegmentedColormap.from_list("difference", ["#B35806", "#F7F7F7", "#2D6DB5"])
+# Of maps in a paper. The first three are perceptually uniform: told apart by the colour-blind, and in grey. Inferno's
+# zero is black, so that what does not count is dimmed and keeps its own colours.
+CMAPS = ("inferno", "viridis", "cividis", "jet")
+_ZOOM = 256  # pixels along a picture: an image's pixels as squares, maps interpolated
+_MOST_NUMBERED, _LEAST_SIZE = 40, 4  # classes of a confusion matrix, and points of the numbers in its cells
+_DIFFERENCE_COLORS = LinearSegmentedColormap.from_list(
+    "difference", np.stack([cam.AGAINST, np.full(3, 247), cam.FOR]) / 255
+)
+ZERO, SAME = "zero map:\nno evidence", "no\ndifference"
+
+
+def colors_of(cmap: str) -> np.ndarray:
+    """The colours of one of `CMAPS`: uint8 `[256, 3]`, RGB, for 0 to 1.
+
+    Raises:
+      UserError: it is none of these.
+    """
+    if cmap not in CMAPS:
+        raise UserError(f"cmap {cmap} is not known: expected one of {', '.join(CMAPS)}")
+    return cam.JET if cmap == "jet" else np.round(255 * colormaps[cmap](np.arange(256))[:, :3]).astype(np.uint8)
+
+
+def zoomed(image: np.ndarray) -> np.ndarray:
+    """A uint8 image `[H, W, 3]` at the size at which maps are drawn over it, its pixels as squares."""
+    zoom = max(1, _ZOOM // len(image))
+    return image.repeat(zoom, axis=0).repeat(zoom, axis=1)
+
+
+def overlay(image: np.ndarray, raw: np.ndarray, colors: np.ndarray = cam.JET) -> np.ndarray | None:
+    """A uint8 image, zoomed, under a raw map `[h, w]` in these colours; None for a zero map."""
+    if bool(cam.is_zero(jnp.asarray(raw))):
+        return None
+    pixels = zoomed(image) / np.float32(255)
+    heat = cam.to_image(jnp.asarray(raw), (pixels.shape[0], pixels.shape[1]))
+    return cam.overlay(pixels, np.asarray(heat), colors)
+
+
+def difference_overlay(image: np.ndarray, raw: np.ndarray) -> np.ndarray | None:
+    """A uint8 image, zoomed and grey, under the difference of two raw maps `[h, w]`; None where there is none."""
+    if not raw.any():
+        return None
+    pixels = zoomed(image) / np.float32(255)
+    share = cam.to_signed(jnp.asarray(raw), (pixels.shape[0], pixels.shape[1]))
+    return cam.overlay_difference(pixels, np.asarray(share))
 
 
 def _bare(axes: Axes, picture: np.ndarray, title: str = "", **options: Any) -> AxesImage:
@@ -80,11 +129,14 @@ def overlay_figure(
 
 
 def _overlay(axes: Axes, image: np.ndarray, picture: np.ndarray | None, title: str) -> None:
-    if picture is not None:
-        _bare(axes, picture, title)
-        return
-    _bare(axes, image // 3, title)
-    axes.text(0.5, 0.5, "zero map:\nno evidence", ha="center", va="center", color="white", transform=axes.transAxes)
+    _bare(axes, image // 3 if picture is None else picture, title)
+    if picture is None:
+        _write(axes, ZERO, 10)
+
+
+def _write(axes: Axes, text: str, size: float) -> None:
+    """Writes in the middle of a dark picture."""
+    axes.text(0.5, 0.5, text, fontsize=size, ha="center", va="center", color="white", transform=axes.transAxes)
 
 
 def plot_explanation(
@@ -123,7 +175,7 @@ def plot_explanation(
         panels[count - 1],
         difference,
         "predicted minus true",
-        cmap=DIFFERENCE_COLORS,
+        cmap=_DIFFERENCE_COLORS,
         vmin=-limit,
         vmax=limit,
         interpolation="bilinear",
@@ -138,27 +190,169 @@ def plot_explanation(
     save_figure(figure, path, description)
 
 
-def plot_confusion(matrix: np.ndarray, class_names: Sequence[str], path: Path, title: str) -> None:
+# ---- figures in a paper ----------------------------------------------------------------------------
+
+# Inches: the height that a page has, the largest and the smallest side of a picture, and the gaps between pictures of
+# one image and between images.
+_PAGE, _LARGEST, _SMALLEST, _GAP, _APART = 9.0, 1.5, 0.3, 0.04, 0.18
+_EDGE = 0.01  # so that frames are whole
+_TALLEST = 100.0  # a picture of more than some 2**16 rows of pixels cannot be drawn
+_LINE = 1.25 / 72  # inches a line of text takes for each of its points
+
+
+class Column(NamedTuple):
+    """A map of every image: the words above, raw maps `[N, h, w]`, and whether these are differences, around 0."""
+
+    heading: str
+    raw: np.ndarray
+    is_difference: bool = False
+
+
+def maps_figure(
+    images: np.ndarray,
+    labels: Sequence[Sequence[tuple[str, str]]],
+    columns: Sequence[Column],
+    *,
+    width: float = plots.WIDTH,
+    cmap: str = CMAPS[0],
+) -> Figure:
+    """Images, each with its maps beside it and its label above; below, bars that say what the colours mean.
+
+    Several images stand side by side where they would be larger than needed, or not fit a page.
+
+    Args:
+      images: uint8 `[N, H, W, 3]`, one or more.
+      labels: for each image a few texts, in one line if they fit for all images, else in one each: words that are cut
+        where they do not fit, and an end that is not.
+      columns: one or more.
+      width: of the figure, in inches.
+      cmap: the colours of maps that are no differences, one of `CMAPS`.
+
+    Raises:
+      UserError: the width or the colours are not such, or there are more images than a figure takes.
+    """
+    plots.require_size(width, plots.DPI)
+    colors, font, panels = colors_of(cmap), plots.font_size(width), 1 + len(columns)
+    line, room = font * _LINE, width - 2 * _EDGE
+    bars = 0.25 + 2 * line
+    across, side = _arrange(len(images), panels, room, 2 * (line + _GAP), _PAGE - 2 * line - bars)
+    step = panels * (side + _GAP) - _GAP + _APART  # from an image to the next one
+    headings = ["image", *(column.heading for column in columns)]
+    if _fitting(headings, font, side) < font:
+        headings = [text.replace(" ", "\n", 1) for text in headings]
+    heading_size = _fitting("\n".join(headings).split("\n"), font, side)
+    said = [", ".join(map("".join, parts)) for parts in labels]
+    if _fitting(said, font, step - _APART) < font:
+        said = ["\n".join(cut(*part, font, step - _APART) for part in parts) for parts in labels]
+    top, above = (max(text.count("\n") + 1 for text in texts) * line + 2 * _GAP for texts in (headings, said))
+    height = top + -(-len(images) // across) * (above + side) + bars
+    if height > _TALLEST:
+        raise UserError(f"{len(images)} images are too many for one figure: choose fewer")
+    figure = Figure(figsize=(width, height))
+
+    def place(left: float, top: float, wide: float, high: float) -> Axes:
+        return figure.add_axes((left / width, 1 - (top + high) / height, wide / width, high / height))
+
+    def write(left: float, bottom: float, text: str, size: float, **options: Any) -> None:
+        baseline = 1 - (bottom - 0.2 * line) / height
+        figure.text(left / width, baseline, text, fontsize=size, va="baseline", linespacing=1.1, **options)
+
+    for i, image in enumerate(images):
+        left, upper = _EDGE + i % across * step, top + i // across * (above + side) + above
+        pictures: list[np.ndarray | None] = [zoomed(image)]
+        for column in columns:
+            raw = column.raw[i]
+            pictures.append(difference_overlay(image, raw) if column.is_difference else overlay(image, raw, colors))
+        write(left, upper - _GAP / 2, said[i], font)
+        for heading, column, picture in zip(headings, [None, *columns], pictures, strict=True):
+            if i < across:
+                write(left + side / 2, top - _GAP, heading, heading_size, ha="center")
+            axes = place(left, upper, side, side)
+            _bare(axes, zoomed(image) // 3 if picture is None else picture, interpolation="none")
+            axes.spines[:].set(linewidth=0.4, color="0.5")
+            if picture is None:
+                _write(axes, SAME if column and column.is_difference else ZERO, min(font, 9 * side))
+            left += side + _GAP
+    kinds = []
+    if not all(column.is_difference for column in columns):
+        kinds.append((colors[None], (0, 0.5, 1), "of each map's maximum"))
+    if any(column.is_difference for column in columns):
+        bar = cam.overlay_difference(np.ones((1, 256, 3)), np.linspace(-1, 1, 256)[None])
+        kinds.append((bar, (-1, 0, 1), "true class \u2190  \u2192 predicted class"))
+    for k, (bar, ticks, text) in enumerate(kinds):
+        wide = min(1.5, 0.7 * width / len(kinds))
+        axes = place((k + 0.5) * width / len(kinds) - wide / 2, height - bars + 0.12, wide, 0.07)
+        axes.imshow(bar, aspect="auto", extent=(ticks[0], ticks[-1], 0, 1), interpolation="none")
+        axes.set_yticks([])
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.tick_params(labelsize=font, length=2, width=0.4, pad=1)
+        axes.spines[:].set(linewidth=0.4, color="0.5")
+        axes.set_xlabel(text, fontsize=font, labelpad=0)
+    return figure
+
+
+def _arrange(count: int, panels: int, width: float, label: float, page: float) -> tuple[int, float]:
+    """How many images stand side by side, and the side of a picture; lengths in inches."""
+    across, side = 0, np.inf
+    while not across or (across < count and (side > _LARGEST or -(-count // across) * (side + label) > page)):
+        smaller = ((width + _APART) / (across + 1) - _APART - (panels - 1) * _GAP) / panels
+        if across and smaller < _SMALLEST:
+            break
+        across, side = across + 1, smaller
+    return across, side
+
+
+def _fitting(texts: Iterable[str], size: float, width: float) -> float:
+    """The size in points, at most `size`, at which texts of a line each are no wider than so many inches."""
+    return size * min(1, 72 * width / max(_extent(text, size) for text in texts))
+
+
+def cut(text: str, end: str, size: float, width: float) -> str:
+    """A text of one line, cut before its end where both together do not fit so many inches."""
+    while len(text) > 1 and _extent(text + end, size) > 72 * width:
+        text = text.removesuffix("\u2026")[:-1] + "\u2026"
+    return text + end
+
+
+def _extent(text: str, size: float) -> float:
+    """The width of a text of one line, in points; a little more, since letters are moved to whole pixels."""
+    return 1.06 * text_to_path.get_text_width_height_descent(text, FontProperties(size=size), ismath=False)[0]
+
+
+def confusion_figure(
+    matrix: np.ndarray, class_names: Sequence[str], *, width: float | None = None, font: float = 10
+) -> Figure:
     """Counts `[true, predicted]` as a grid of shaded numbers; the diagonal, which is right, is left white.
 
-    With more classes than `_MOST_NUMBERED` the numbers are left out, and the cells' shades remain.
+    With more classes than `_MOST_NUMBERED`, or in cells too narrow for them, the numbers are left out, and the cells'
+    shades remain. Names that have no room are left out, too, at regular distances.
+
+    Args:
+      matrix: int `[C, C]`.
+      class_names: the `C` names.
+      width: of the figure, in inches; None for as much as they need.
+      font: the size of its text, in points.
     """
-    side = min(20.0, max(6.0, 3.0 + 0.4 * len(class_names)))
-    figure = Figure(figsize=(side + 0.6, side), layout="constrained")
+    count = len(class_names)
+    width = width or min(20.0, max(6.0, 3.0 + 0.4 * count)) + 0.6
+    figure = Figure(figsize=(width, width - 0.6), layout="constrained")
     axes = figure.subplots()
-    errors = np.where(np.eye(len(matrix), dtype=bool), 0, matrix)
+    errors = np.where(np.eye(count, dtype=bool), 0, matrix)
     axes.imshow(errors, cmap="Oranges", vmin=0, vmax=max(1, 1.8 * errors.max()))
-    if len(matrix) <= _MOST_NUMBERED:
+    cell = 0.6 * 72 * width / count  # points along it, about: names and labels take the rest
+    size = min(0.8 * font, cell / (0.62 * len(str(matrix.max()))))
+    if count <= _MOST_NUMBERED and size >= _LEAST_SIZE:
         for (true, predicted), value in np.ndenumerate(matrix):
             weight = "bold" if true == predicted else "normal"
-            axes.text(predicted, true, str(value), ha="center", va="center", fontsize=8, fontweight=weight)
-    size = 10 if len(class_names) <= _MOST_NUMBERED else 5
-    axes.set_xticks(range(len(class_names)), class_names, rotation=45 if size == 10 else 90, ha="right", fontsize=size)
-    axes.set_yticks(range(len(class_names)), class_names, fontsize=size)
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("true")
-    axes.set_title(title)
-    save_figure(figure, path)
+            axes.text(predicted, true, str(value), ha="center", va="center", fontsize=size, fontweight=weight)
+    size, angle = (font, 45) if count <= _MOST_NUMBERED else (font / 2, 90)
+    places = range(0, count, math.ceil(1.1 * size / cell))
+    names = [class_names[place] for place in places]
+    axes.set_xticks(places, names, rotation=angle, ha="right", fontsize=size)
+    axes.set_yticks(places, names, fontsize=size)
+    axes.set_xlabel("predicted", fontsize=font)
+    axes.set_ylabel("true", fontsize=font)
+    return figure
 
 
 # ---- what was measured; each returns the bytes that it writes ------------------------------------

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
+from cifar_flax.errors import UserError
 from cifar_flax.explaining import cam
 
 if TYPE_CHECKING:  # matplotlib is not needed before a map is drawn
@@ -44,25 +45,32 @@ class Maps:
 
     @property
     def overlays(self) -> np.ndarray:
-        """The images under half-transparent maps: uint8 `[N, H, W, 3]`."""
+        """The images under half-transparent maps in JET: uint8 `[N, H, W, 3]`."""
         pairs = zip(self.images, self.heat, strict=True)
         return np.stack([cam.overlay(image / np.float32(255), heat) for image, heat in pairs])
 
-    def figure(self) -> "Figure":
-        """A figure of matplotlib's: each image beside its map."""
+    def figure(self, *, width: float = 5.5, cmap: str = "inferno") -> "Figure":
+        """A figure of matplotlib's: each image beside its map.
+
+        Args:
+          width: in inches.
+          cmap: the colours: `inferno`, `viridis`, `cividis` or `jet`.
+
+        Raises:
+          UserError: there is no image, or they are not such.
+        """
         from cifar_flax.explaining import drawing
 
-        overlays = [
-            [None if cam.is_zero(jnp.asarray(raw)) else x] for raw, x in zip(self.raw, self.overlays, strict=True)
-        ]
-        titles = [f"predicted: {name}" for name in self.predicted]
-        captions = [[f"for {name}"] for name in self.targets]
-        return drawing.overlay_figure(self.images, overlays, titles, captions, f"{self.method} at {self.stage}")
+        if not len(self.images):
+            raise UserError("there is no image to draw: expected one or more")
+        pairs = zip(self.predicted, self.targets, strict=True)
+        labels = [((f"predicted: {predicted}", ""), (f"map for {target}", "")) for predicted, target in pairs]
+        return drawing.maps_figure(self.images, labels, [drawing.Column("map", self.raw)], width=width, cmap=cmap)
 
     def show(self) -> None:
         """Shows it: in a notebook below the cell, else in the viewer of this machine."""
         content = io.BytesIO()
-        self.figure().savefig(content, format="png", dpi=100)
+        self.figure().savefig(content, format="png", dpi=150)
         try:
             from IPython import display, get_ipython
 
@@ -74,13 +82,14 @@ class Maps:
         else:
             Image.open(content).show()
 
-    def save(self, path: str | Path) -> None:
-        """Draws it into a `.png`, `.pdf` or `.svg` file.
+    def save(self, path: str | Path, *, width: float = 5.5, dpi: int = 300, cmap: str = "inferno") -> None:
+        """Draws `figure` into a `.png`, `.pdf` or `.svg` file; a PNG has `dpi` dots an inch.
 
         Raises:
-          UserError: the name ends in something else.
+          UserError: the name ends in something else; or as `figure`.
           OSError: it cannot be written.
         """
         from cifar_flax import plots
 
-        plots.save_figure(self.figure(), Path(path))
+        plots.require_size(width, dpi)
+        plots.save_figure(self.figure(width=width, cmap=cmap), Path(path), dpi=dpi)

@@ -19,7 +19,6 @@ from cifar_flax.explaining.neighbours import Neighbours
 from cifar_flax.explaining.network import Progress
 
 NUM_CHANGED = 20
-_ZOOM = 256  # pixels along a picture: an image's pixels as squares, maps interpolated
 
 
 def save(analysis: Analysis, folder: Path, *, overwrite: bool, progress: Progress) -> dict[str, Any]:
@@ -34,12 +33,9 @@ def save(analysis: Analysis, folder: Path, *, overwrite: bool, progress: Progres
             title = f"training of {config.architecture(analysis.network.trained.config)}"
             plots.plot_curves(analysis.network.history, new / "loss_accuracy.png", title)
         title = f"{100 * analysis.predictions.accuracy:.2f}% of {len(analysis.predictions):,} images correct, "
-        drawing.plot_confusion(
-            analysis.predictions.confusion,
-            analysis.predictions.class_names,
-            new / "confusion_matrix.png",
-            title + analysis.dataset.test_title,
-        )
+        figure = drawing.confusion_figure(analysis.predictions.confusion, analysis.predictions.class_names)
+        figure.axes[0].set_title(title + analysis.dataset.test_title)
+        plots.save_figure(figure, new / "confusion_matrix.png")
         _write_maps(new, analysis)
         pictures: dict[str, bytes] = {}
         if analysis.evaluation is not None:
@@ -92,7 +88,7 @@ def _entries(analysis: Analysis, kind: str, positions: np.ndarray) -> list[dict[
             "picture": f"gradcam_images/{kind}_{number}.png",
             "raw_min": {name: float(x.min()) for name, x in raw.items()},
             "raw_max": {name: float(x.max()) for name, x in raw.items()},
-            "zero_map": {name: _is_zero(x) for name, x in raw.items()},
+            "zero_map": {name: bool(cam.is_zero(jnp.asarray(x))) for name, x in raw.items()},
         }
         if (badge := analysis.badges[position]) is not None:
             entry["badge"] = badge
@@ -160,7 +156,8 @@ def _draw_changed(folder: Path, analysis: Analysis) -> None:
         overlays, titles = [], []
         for i in surest:
             our = int(ours.predicted[i])
-            overlays.append([_overlay(test.images[i], raw) for raw in (analysis.map_of(i, our), their_maps[i])])
+            raw = analysis.map_of(i, our), their_maps[i]
+            overlays.append([drawing.overlay(test.images[i], x) for x in raw])
             titles.append(
                 [
                     f"{who}: {names[int(by.predicted[i])]} {100 * by.confidence[i]:.0f}%"
@@ -201,19 +198,6 @@ def _draw_neighbours(folder: Path, analysis: Analysis, found: Neighbours) -> Non
     plots.save_figure(figure, folder / "neighbours_wrong.png", description)
 
 
-def _is_zero(raw: np.ndarray) -> bool:
-    return bool(cam.is_zero(jnp.asarray(raw)))
-
-
-def _overlay(image: np.ndarray, raw: np.ndarray) -> np.ndarray | None:
-    """The overlay at the size it is shown, or None for a zero map."""
-    if _is_zero(raw):
-        return None
-    zoom = max(1, _ZOOM // len(image))
-    pixels = image.repeat(zoom, axis=0).repeat(zoom, axis=1) / np.float32(255)
-    return cam.overlay(pixels, np.asarray(cam.to_image(jnp.asarray(raw), (pixels.shape[0], pixels.shape[1]))))
-
-
 def _draw(
     folder: Path,
     kind: str,
@@ -238,7 +222,7 @@ def _draw(
         label = f"true: {names[true]}\n" if true != predicted else ""
         titles.append(f"#{index}\n{label}predicted: {names[predicted]} {confidence}" + (f"\n{badge}" if badge else ""))
         explained = [predicted] if true == predicted else [predicted, true]
-        overlays.append([_overlay(image, analysis.map_of(position, c)) for c in explained])
+        overlays.append([drawing.overlay(image, analysis.map_of(position, c)) for c in explained])
         overlay_titles.append([f"for {names[c]}" for c in explained])
         said = f", {badge}" if badge else ""
         verdict = "correctly predicted" if true == predicted else f"taken for {names[predicted]}"

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from cifar_flax.explaining import cam, pages, tables
+from cifar_flax.explaining import drawing, pages, tables
 from cifar_flax.explaining.analysis import Analysis
 from cifar_flax.explaining.comparison import Comparison
 from cifar_flax.explaining.neighbours import Neighbours
@@ -171,7 +171,7 @@ def render(analysis: Analysis, manifest: dict[str, Any], pictures: Mapping[str, 
         "sprite_columns": _SPRITE_COLUMNS,
         "maps": _base64(quantised.tobytes()),
         "map_shape": list(pooled.shape[-2:]),
-        "jet": _base64(cam.JET.tobytes()),
+        "colors": {cmap: _base64(drawing.colors_of(cmap).tobytes()) for cmap in ("jet", drawing.CMAPS[0])},
         "network": embedded(analysis.network),
         "neighbours": behind or None,
     }

@@ -13,6 +13,7 @@ import re
 import jax
 import numpy as np
 import pytest
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 from PIL import Image
 from scipy.special import softmax
@@ -338,6 +339,12 @@ def test_the_page_holds_the_predictions_images_and_maps(page, ours, test_set):
     images, labels, indices = test_set
     assert page["is_sample"] is True and page["class_names"] == list(CIFAR10.class_names)
     assert page["image_size"] == 32 and all(image["classes"] == list(range(10)) for image in page["images"])
+    tables = {cmap: np.frombuffer(base64.b64decode(table), np.uint8) for cmap, table in page["colors"].items()}
+    inferno = np.round(255 * colormaps["inferno"](np.arange(256))[:, :3]).astype(np.uint8)
+    assert {cmap: table.tobytes() for cmap, table in tables.items()} == {
+        "jet": cam.JET.tobytes(),
+        "inferno": inferno.tobytes(),
+    }
     assert page["accuracy"] == (ours.guesses == labels).sum() / 1000
     assert page["rows"] == weights.load_weights(trained.PUBLISHED["compact"]).about["metrics"]
     place = {int(index): i for i, index in enumerate(indices)}

@@ -85,7 +85,7 @@ class Report:
             "sprite_columns": COLUMNS,
             "maps": encoded(np.concatenate(self.maps)),
             "map_shape": [4, 4],
-            "jet": encoded(cam.JET),
+            "colors": {"jet": encoded(cam.JET)},
             "network": None,
         }
 

@@ -7,6 +7,7 @@ import io
 import jax
 import numpy as np
 import pytest
+from matplotlib import colormaps
 from PIL import Image
 
 from cifar_flax.config import PRESETS
@@ -319,13 +320,13 @@ def values(epoch, shift):
     return {"loss": 2.0 / epoch + shift, "acc": 30.0 * epoch - 10 * shift}
 
 
-def mapped(image, raw, which):
+def mapped(image, raw, which, colors=cam.JET):
     """A map over its image at 256x256, by the definition; the difference in blue for positive and orange."""
     zoomed = image.repeat(8, axis=0).repeat(8, axis=1).astype(float)
     if which != 10:
         if (raw <= 0).all():
             return zoomed / 3
-        return cam.overlay(zoomed / 255, np.asarray(cam.to_image(raw, (256, 256)))).astype(float)
+        return cam.overlay(zoomed / 255, np.asarray(cam.to_image(raw, (256, 256))), colors).astype(float)
     large = np.asarray(jax.image.resize(raw, (256, 256), "bilinear", antialias=False), float)
     strength = np.minimum(1, 0.8 * abs(large) / abs(raw).max())[..., None]
     colour = np.where(large[..., None] > 0, [45, 109, 181], [179, 88, 6])
@@ -402,6 +403,31 @@ def test_the_gallery_draws_the_map_that_is_chosen(full_page, analysis, raw, choi
             expected = mapped(test.images[position], raw[position, which], which)
         assert alike(page, f".card[data-index='{3 * position}'] canvas", expected)
     choose(page)
+
+
+def test_colours_are_those_of_every_map(full_page, analysis, raw, compared):
+    """JET at first, and then inferno, as Matplotlib has it: in the galleries, the dialog and its other network."""
+    page, test, guesses = full_page[0], analysis.dataset.test, analysis.predictions.predicted
+    inferno = np.round(255 * colormaps["inferno"](np.arange(256))[:, :3]).astype(np.uint8)
+    assert [option.inner_text() for option in page.locator("#colors option").all()] == ["jet", "inferno"]
+    choose(page)
+    shown = {
+        ".card[data-index='15'] canvas": (5, raw[5, guesses[5]]),
+        "#changed-gallery .card:first-child .trio div:nth-child(3) canvas": (1, compared.maps[0]),
+    }
+    page.evaluate(f"location.hash = 'image={3 * 1}'")
+    page.wait_for_selector("#detail[open]")
+    page.locator("#detail-maps button").nth(4).click()
+    shown["#pair canvas:last-child"] = (1, raw[1, 4])
+    for name, colors in (("inferno", inferno), ("jet", cam.JET)):
+        page.locator("#colors").evaluate(
+            "(node, name) => { node.value = name; node.dispatchEvent(new Event('change')); }", name
+        )
+        page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        for selector, (position, values) in shown.items():
+            expected = mapped(test.images[position], values, 0, colors)
+            assert alike(page, selector, expected), (name, selector)
+    page.click("#close")
 
 
 def test_the_dialog_is_of_its_image_and_closes(full_page, analysis, raw):

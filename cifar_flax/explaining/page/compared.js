@@ -1,7 +1,7 @@
 /* Another network beside this one: tables, and the images that one of the two gets wrong. */
 
 import { $, data, make, names, percent } from "./dom.js";
-import { draw, newCanvas, otherMap, others, PLAIN } from "./draw.js";
+import { draw, forget, keepDrawing, newCanvas, otherMap, others, PLAIN } from "./draw.js";
 import { numbersOf } from "./figures.js";
 import { open, PAGE } from "./gallery.js";
 
@@ -11,6 +11,7 @@ function fill() {
   changed = others.filter((other) => other.mended === ($("changed").value === "mended"));
   if ($("changed-sort").value === "confidence")
     changed.sort((a, b) => Math.max(...b.probabilities) - Math.max(...a.probabilities));
+  document.querySelectorAll("#changed-gallery canvas").forEach(forget);
   $("changed-gallery").replaceChildren();
   more();
 }
@@ -18,7 +19,7 @@ function fill() {
 function column(image, which, raw, text) {
   const box = make("div");
   const canvas = newCanvas(128);
-  draw(canvas, image, which, raw);
+  keepDrawing(canvas, () => draw(canvas, image, which, raw));
   box.append(canvas, make("div", text));
   return box;
 }

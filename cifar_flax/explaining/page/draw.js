@@ -1,6 +1,6 @@
 /* Images and maps: how they are decoded, coloured and drawn. The definition is that of cam.to_image and cam.overlay. */
 
-import { data, make, names, SIDE } from "./dom.js";
+import { $, data, make, names, option, SIDE } from "./dom.js";
 
 /* What can be drawn over an image: the map of a class, which is a number, or one of these. */
 export const DIFFERENCE = "difference";
@@ -8,7 +8,8 @@ export const PLAIN = "none";
 
 export const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
 const decode = (text) => new Int8Array(bytes(text).buffer);
-const jet = bytes(data.jet);
+/* Tables of 256 RGB colours, by their names. */
+const tables = Object.fromEntries(Object.entries(data.colors).map(([name, table]) => [name, bytes(table)]));
 /* Blue and orange, of a difference. */
 const FOR = [45, 109, 181];
 const AGAINST = [179, 88, 6];
@@ -154,7 +155,8 @@ function mixHeat(pixels, raw, size) {
   const mixed = new Float32Array(3 * size * size);
   heat.forEach((x, i) => {
     const color = 3 * Math.floor(255 * x);
-    for (let c = 0; c < 3; c++) mixed[3 * i + c] = (opacity * jet[color + c] + (1 - opacity) * pixels[4 * i + c]) / 255;
+    for (let c = 0; c < 3; c++)
+      mixed[3 * i + c] = (opacity * colors[color + c] + (1 - opacity) * pixels[4 * i + c]) / 255;
   });
   const highest = mixed.reduce((a, b) => Math.max(a, b), 0);
   heat.forEach((_, i) => {
@@ -162,9 +164,10 @@ function mixHeat(pixels, raw, size) {
   });
 }
 
-/* ---- how opaque maps are ---- */
+/* ---- how opaque maps are, and of which colours ---- */
 
 let opacity = 0.5;
+let [colors] = Object.values(tables);
 const drawings = new Map(); // of every canvas with a map, what draws it again
 
 export function keepDrawing(canvas, drawing) {
@@ -200,4 +203,12 @@ export function startOpacity() {
       for (const other of sliders) other.value = slider.value;
       drawAgain();
     };
+}
+
+export function startColors() {
+  for (const name of Object.keys(tables)) option($("colors"), name, name);
+  $("colors").onchange = () => {
+    colors = tables[$("colors").value];
+    drawAgain();
+  };
 }

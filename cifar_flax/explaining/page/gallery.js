@@ -140,7 +140,7 @@ function showOther(image, other) {
   $("detail-other").hidden = !other;
   if (!other) return;
   const [canvas, note, bars] = $("detail-other").children;
-  draw(canvas, image, other.predicted, otherMap(other));
+  keepDrawing(canvas, () => draw(canvas, image, other.predicted, otherMap(other)));
   note.textContent = `The other network: ${names[other.predicted]}, and what speaks for it.`;
   const classes = [...new Set([...image.classes, other.predicted])];
   const p = other.probabilities;

@@ -1,7 +1,7 @@
 /* The report. */
 
 import { startCompared } from "./compared.js";
-import { fit, load, startOpacity } from "./draw.js";
+import { fit, load, startColors, startOpacity } from "./draw.js";
 import { showClasses, showConfusion, showCurves, showHead, showPairs, showPeople, showTrust } from "./figures.js";
 import { showCell, startGallery } from "./gallery.js";
 import { startLive } from "./live.js";
@@ -16,6 +16,7 @@ showBehind();
 showPeople();
 showTrust();
 startOpacity();
+startColors();
 for (const canvas of document.querySelectorAll("canvas")) fit(canvas, 256);
 load(() => {
   startGallery();
