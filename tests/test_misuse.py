@@ -183,7 +183,7 @@ FIGURE = {
     "--out x.pdf --indices 3,3": "--indices names 3 twice",
     "--out x.pdf --count 0": "--count is 0: expected 1 or more",
     "--out x.pdf --stage stage9": "--stage stage9 is not known",
-    "--out x.pdf --true kitten": "--true kitten is not known",
+    "--out x.pdf --true kitten": "--true kitten is no class of CIFAR-10",
     "--out x.pdf --true cat --predicted cat": "no wrong prediction fits this choice: choose other classes",
     "--out x.pdf --kind curves --indices 3": "--indices is not for --kind curves: leave it out",
     "--out x.pdf --kind curves --dataset sample": "--dataset is not for --kind curves: leave it out",
