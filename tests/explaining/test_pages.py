@@ -435,6 +435,47 @@ def test_pictures_have_the_maps_of_the_classes_they_were_explained_for(show, hun
 # ---- paper ---------------------------------------------------------------------------------------
 
 
+def test_pictures_with_labels_have_a_matrix_that_chooses_among_them(show, hundred):
+    square, names = "data:image/png;base64," + png(hundred.images[0]), ["cat", "dog", "eel"]
+    answers = [("cat", "dog"), ("cat", "cat"), ("eel", "dog"), ("cat", "dog")]
+    pictures = [
+        {
+            "title": f"{number}.png",
+            "size": [64, 64],
+            "true": true,
+            "predicted": predicted,
+            "probabilities": np.eye(3)[names.index(predicted)].tolist(),
+            "unlike": False,
+            "classes": [0],
+            "layers": [""],
+            "neighbours": [],
+            "nearest": [],
+            **dict.fromkeys(("whole", "middle", "input"), square),
+        }
+        for number, (true, predicted) in enumerate(answers)
+    ]
+    matrix = [[sum(pair == (a, b) for pair in answers) for b in names] for a in names]
+    about = {key: hundred.content[key] for key in ("checkpoint", "checkpoint_sha256", "model", "stage", "method")}
+    about |= {"rule": "", "class_names": names, "image_size": 24, "accuracy": 0.25, "confusion": matrix}
+    page = show(pages.render("pictures.html", about | {"pictures": pictures}), "article")
+    assert page.locator("#headline").inner_text() == "4 pictures, explained: 1 right, 25.0%"
+    rows = [row.locator("button").all_inner_texts() for row in page.locator("#confusion tbody tr").all()]
+    assert rows == [[str(x) for x in row] for row in matrix]
+    assert page.locator("#pairs button").all_inner_texts() == ["cat taken for dog: 2", "eel taken for dog: 1"]
+
+    def shown():
+        return [x.inner_text().partition(":")[0] for x in page.locator("article h2:visible").all()]
+
+    assert shown() == ["0.png", "2.png", "3.png", "1.png"]  # errors first
+    page.locator("#pairs button").first.click()
+    assert shown() == ["0.png", "3.png"] and page.locator("#chosen").inner_text().startswith("cat, predicted as dog:")
+    page.locator("#confusion tbody tr").first.locator("button").first.click()
+    assert shown() == ["1.png"]
+    page.locator("#chosen button").click()
+    assert len(shown()) == 4
+    page.close()
+
+
 def test_paper_is_light_and_keeps_shades(three_page):
     page = three_page
     visit(page, "")

@@ -1,6 +1,7 @@
 /* The page of a person's own pictures. */
 
 import { $, bar, data, MANY, make, names, percent, SIDE } from "./dom.js";
+import { showConfusion, showPairs } from "./figures.js";
 
 function img(src, alt, className) {
   const node = make("img", undefined, className);
@@ -79,6 +80,27 @@ if (data.rule) {
 }
 $("origin").textContent = `${data.checkpoint}, ${data.model}, SHA-256 ${data.checkpoint_sha256}`;
 $("opacity").oninput = (event) => document.body.style.setProperty("--opacity", event.target.value / 100);
-$("pictures").append(
-  ...[...data.pictures].sort((a, b) => isWrong(b) - isWrong(a)).map(article), // errors first
-);
+const ordered = [...data.pictures].sort((a, b) => isWrong(b) - isWrong(a)); // errors first
+const articles = ordered.map(article);
+$("pictures").append(...articles);
+
+/* Shows only the pictures of one cell of the confusion matrix. */
+function choose(isTrue, isPredicted) {
+  const is = (picture) => picture.true === names[isTrue] && picture.predicted === names[isPredicted];
+  articles.forEach((node, i) => {
+    node.hidden = !is(ordered[i]);
+  });
+  $("chosen").hidden = false;
+  $("chosen").firstElementChild.textContent = `${names[isTrue]}, predicted as ${names[isPredicted]}:`;
+  $("chosen").scrollIntoView();
+}
+
+if (data.confusion) {
+  $("matrix").hidden = false;
+  showPairs(choose);
+  showConfusion(choose);
+  $("chosen").lastElementChild.onclick = () => {
+    $("chosen").hidden = true;
+    for (const node of articles) node.hidden = false;
+  };
+}
