@@ -2,7 +2,7 @@
 
 import { startCompared } from "./compared.js";
 import { fit, load, startOpacity } from "./draw.js";
-import { showClasses, showConfusion, showCurves, showHead, showPeople, showTrust } from "./figures.js";
+import { showClasses, showConfusion, showCurves, showHead, showPeople, showRobustness, showTrust } from "./figures.js";
 import { showCell, startGallery } from "./gallery.js";
 import { startLive } from "./live.js";
 
@@ -12,6 +12,7 @@ showClasses();
 showConfusion(showCell);
 showPeople();
 showTrust();
+showRobustness();
 startOpacity();
 for (const canvas of document.querySelectorAll("canvas")) fit(canvas, 256);
 load(() => {
