@@ -160,6 +160,7 @@ EVALUATE = {
     "--num-images many": "argument --num-images: invalid int value: 'many'",
     "--seed -1": "--seed is -1: expected 0 or more",
     "--out text": "--out text is a file: choose another",
+    "--corruptions --compare nowhere": "OTHER nowhere is no checkpoint",
 }
 FIGURE = {
     "": "the following arguments are required: --out",
@@ -263,6 +264,9 @@ EXPORT = {
     "--format pytorch --out nowhere/x.safetensors": "nowhere/x.safetensors cannot be written",
     "--format pytorch --out x.safetensors --half": "--half is of --format flax, and not of pytorch",
     "--format card --out text": "--out text cannot be written",
+    "--format card --out new --evaluation there": "--evaluation there holds no robustness.json: expected what",
+    "--format card --out new --evaluation swept": "--evaluation swept is of another network, with SHA-256 aaaaaaaaaaa",
+    "--out x.safetensors --evaluation swept": "--evaluation is of --format card, and not of flax: leave it out",
     "--out text": "--out text: expected a name that ends in .safetensors",
     "--out cut.safetensors": "--out cut.safetensors exists",
     "--out nowhere/x.safetensors": "nowhere/x.safetensors cannot be written",
@@ -330,6 +334,7 @@ def folder(tmp_path, monkeypatch):
     smoke = config.to_json(config.PRESETS["smoke"])
     (tmp_path / "swept" / "smoke-0").mkdir(parents=True)
     (tmp_path / "swept" / "smoke-0" / "config.json").write_text(smoke.replace("16,", "8,"))
+    (tmp_path / "swept" / "robustness.json").write_text(json.dumps({"checkpoint_sha256": "a" * 64}))
     (tmp_path / "run" / "config.json").write_text(smoke)
     (tmp_path / "edited" / "config.json").write_text(smoke.replace('"batch_size": 64', '"batch_size": -5'))
     (tmp_path / "scribbled" / "config.json").write_bytes(b"\xff{")

@@ -261,5 +261,10 @@ def analyse(
             f"{figures['checkpoint']}: {100 * figures['other_accuracy']:.2f}%, mends {figures['mended']} and breaks "
             f"{figures['broken']} (p = {figures['p']:.2g})"
         )
+    if result.robustness is not None:
+        from cifar_flax.explaining import robustness
+
+        corrupted = 100 * robustness.mean(result.robustness.accuracy).mean()
+        print(f"Accuracy on corrupted images, {robustness.MEAN}: {corrupted:.2f}%")
     print(f"Wrong predictions explained: {len(content['wrong'])}, correct ones: {len(content['correct'])}")
     print(f"Wrote {out}: open {out / 'report.html'}")

@@ -7,9 +7,16 @@ from cifar_flax.errors import UserError
 
 
 def _parser(prog: str) -> Parser:
-    parser = Parser(prog, __doc__, "With all 10,000 images it takes the compact network some 15 minutes on two cores.")
+    time = (
+        "With all 10,000 images it takes the compact network some 15 minutes on two cores; corruptions take 10 more."
+    )
+    parser = Parser(prog, __doc__, time)
     parser.add_argument("--num-images", type=int, metavar="N", help="evaluate N images, drawn at random (all)")
     parser.add_argument("--seed", type=int, default=0, help="random seed (0)")
+    parser.add_argument(
+        "--corruptions", action="store_true", help="also on noisy, blurred, snowy ... images (docs/explanations.md)"
+    )
+    parser.add_argument("--compare", metavar="OTHER", help="also as `cifar-flax compare OTHER` does")
     common.add_analysis(parser, "evaluate")
     return parser
 
@@ -26,9 +33,9 @@ def _evaluate(argv: list[str] | None, prog: str) -> None:
 
         if flags.num_images is not None and flags.num_images > there:
             raise UserError(f"--num-images is {flags.num_images}: expected at most the {there:,} images there are")
-        return EvaluationOptions(flags.num_images, flags.seed)
+        return EvaluationOptions(flags.num_images, flags.seed, flags.corruptions)
 
-    common.analyse(flags, "evaluate", evaluate=options)
+    common.analyse(flags, "evaluate", other=flags.compare, evaluate=options)
 
 
 def main(argv: list[str] | None = None, prog: str = "cifar-flax evaluate") -> int:

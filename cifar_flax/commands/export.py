@@ -24,6 +24,9 @@ def _parser(prog: str) -> Parser:
     )
     parser.add_argument("--half", action="store_true", help="flax: numbers of 16 bits, and half the size")
     parser.add_argument(
+        "--evaluation", type=Path, metavar="FOLDER", help="card: with what evaluate --corruptions wrote there"
+    )
+    parser.add_argument(
         "--show-module", action="store_true", help="print the PyTorch module that loads a state dict, and exit"
     )
     return parser
@@ -39,6 +42,8 @@ def _export(flags: argparse.Namespace) -> None:
         raise UserError("export needs --out: the file to write")
     if flags.half and flags.format != "flax":
         raise UserError(f"--half is of --format flax, and not of {flags.format}: leave it out")
+    if flags.evaluation is not None and flags.format != "card":
+        raise UserError(f"--evaluation is of --format card, and not of {flags.format}: leave it out")
     import jax
 
     from cifar_flax.interop import card, stablehlo
@@ -51,7 +56,7 @@ def _export(flags: argparse.Namespace) -> None:
             "that it came from, or --format flax or stablehlo"
         )
     if flags.format == "card":
-        card.write(out, network)
+        card.write(out, network, flags.evaluation)
         print(f"Wrote {out / card.CARD} and {out / card.WEIGHTS}")
     elif flags.format == "stablehlo":
         stablehlo.write(out, network)

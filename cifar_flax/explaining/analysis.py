@@ -12,13 +12,14 @@ import numpy as np
 
 from cifar_flax.data import Dataset
 from cifar_flax.errors import UserError
-from cifar_flax.explaining import comparison, evaluation, neighbours, people
+from cifar_flax.explaining import comparison, evaluation, neighbours, people, robustness
 from cifar_flax.explaining.comparison import Comparison
 from cifar_flax.explaining.evaluation import Evaluation
 from cifar_flax.explaining.neighbours import Neighbours
 from cifar_flax.explaining.network import NO_CLASS, Network, Progress, no_progress
 from cifar_flax.explaining.people import People
 from cifar_flax.explaining.predictions import MOST_CLASSES, SORTS, Predictions
+from cifar_flax.explaining.robustness import Robustness
 
 NUM_CORRECT = 10
 _REPORT_CORRECT_PER_CLASS = 20
@@ -52,10 +53,11 @@ class Selection:
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationOptions:
-    """What to evaluate: so many images, drawn by the seed, or all where `num_images` is None."""
+    """What to evaluate: so many images, drawn by the seed, or all where `num_images` is None; corrupted ones, too."""
 
     num_images: int | None = None
     seed: int = 0
+    corruptions: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +80,8 @@ class Analysis:
       comparison: what another network makes of the images, or None.
       evaluation: how far maps and confidence can be trusted, or None.
       neighbours: the training images nearest to those shown, or None.
+      robustness: what becomes of accuracy and confidence on corrupted images, or None.
+      other_robustness: the same of the network compared with, or None.
     """
 
     network: Network
@@ -95,6 +99,8 @@ class Analysis:
     comparison: Comparison | None = None
     evaluation: Evaluation | None = None
     neighbours: Neighbours | None = None
+    robustness: Robustness | None = None
+    other_robustness: Robustness | None = None
 
     def map_of(self, position: int, label: int) -> np.ndarray:
         """The raw map `[h, w]` of a class of an image shown.
@@ -141,7 +147,7 @@ def analyse(
       dataset: the data set.
       selection: what to explain, and how; None for the first 20 wrong predictions by Grad-CAM at the last stage.
       compare_with: another network, to be asked about the same images.
-      evaluate: also measure how far maps and confidence can be trusted.
+      evaluate: also measure how far maps and confidence can be trusted, and what corruptions do to both networks.
       human_labels: what people said of these images.
       progress: (what, total) to a function that is told how many more are done.
 
@@ -182,7 +188,7 @@ def analyse(
     nearest = None
     if selection.neighbours and len(dataset.train.images):
         nearest = neighbours.measure(network, dataset, predictions, shown, selection.neighbours, progress)
-    evaluated = None
+    evaluated, robust = None, [None, None]
     if evaluate is not None:
         evaluated = evaluation.evaluate(
             network,
@@ -195,22 +201,31 @@ def analyse(
             seed=evaluate.seed,
             progress=progress,
         )
+        if evaluate.corruptions:
+            rng = np.random.default_rng(evaluate.seed)
+            images = test.take(evaluation.draw_images(len(test.images), evaluate.num_images, rng))
+            robust = [
+                each and robustness.measure(each, images, seed=evaluate.seed, progress=progress)
+                for each in (network, compare_with)
+            ]
     return Analysis(
-        network,
-        dataset,
-        selection,
-        predictions,
-        wrong,
-        correct,
-        shown,
-        classes,
-        raw[:, :-1],
-        raw[:, -1],
-        human_labels,
-        [None] * len(predictions) if human_labels is None else people.judge(human_labels, predictions),
-        compared,
-        evaluated,
-        nearest,
+        network=network,
+        dataset=dataset,
+        selection=selection,
+        predictions=predictions,
+        wrong=wrong,
+        correct=correct,
+        shown=shown,
+        classes=classes,
+        maps=raw[:, :-1],
+        differences=raw[:, -1],
+        people=human_labels,
+        badges=[None] * len(predictions) if human_labels is None else people.judge(human_labels, predictions),
+        comparison=compared,
+        evaluation=evaluated,
+        neighbours=nearest,
+        robustness=robust[0],
+        other_robustness=robust[1],
     )
 
 

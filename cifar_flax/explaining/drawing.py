@@ -1,5 +1,6 @@
 """The pictures of predictions, maps and what was measured of them."""
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -443,3 +444,50 @@ def plot_pairs(
         axes.set_ylabel(name, fontsize=8)
     _blank(grid[:, len(pairs) :].flat)
     return save_figure(figure, path)
+
+
+class Grid(NamedTuple):
+    """A heat map of numbers.
+
+    Attributes:
+      title: what the numbers are.
+      text: their definition.
+      columns: names.
+      rows: names.
+      cells: the numbers, as text; "" where there is none, or the same as beside it.
+      shades: float `[rows, columns]`, in [-1, 1]: how bad each is; below 0, how good.
+    """
+
+    title: str
+    text: str
+    columns: list[str]
+    rows: list[str]
+    cells: list[list[str]]
+    shades: np.ndarray
+
+
+def plot_grids(pairs: Sequence[tuple[Grid, Grid]], path: Path, title: str) -> None:
+    """Heat maps, two in a row.
+
+    Args:
+      pairs: the columns of the first are the same in all pairs, and those of the second.
+      path: the PNG to write.
+      title: printed above.
+    """
+    widths = [min(_MOST_NUMBERED, max(6, len(grid.columns))) for grid in pairs[0]]
+    height = 1.7 + 0.27 * len(pairs[0][0].rows)
+    figure = Figure(figsize=(3.5 + 0.42 * sum(widths), 0.4 + height * len(pairs)), layout="constrained")
+    figure.suptitle(title)
+    panels = figure.subplots(len(pairs), 2, width_ratios=widths, squeeze=False)
+    for axes, grid in zip(panels.flat, itertools.chain(*pairs), strict=True):
+        # The darkest colours are left out: on them numbers could not be read.
+        axes.imshow(-grid.shades, cmap=_DIFFERENCE_COLORS, vmin=-1.3, vmax=1.3, aspect="auto")
+        few = len(grid.columns) <= _MOST_NUMBERED
+        for row, column in np.ndindex(grid.shades.shape if few else (0, 0)):
+            axes.text(column, row, grid.cells[row][column], ha="center", va="center", fontsize=8)
+        turned = 90 if max(map(len, grid.columns)) > 2 else 0
+        axes.set_xticks(range(len(grid.columns)), grid.columns, rotation=turned, fontsize=8 if few else 5)
+        axes.set_yticks(range(len(grid.rows)), grid.rows, fontsize=8)
+        axes.tick_params(length=0)
+        axes.set_title(grid.title, fontsize=10)
+    save_figure(figure, path)

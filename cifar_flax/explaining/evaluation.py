@@ -70,6 +70,11 @@ class Evaluation(NamedTuple):
     confused: measures.Pairs
 
 
+def draw_images(total: int, count: int | None, rng: np.random.Generator) -> np.ndarray:
+    """Positions of `count` of `total` images, drawn at random, or of all: int, ascending."""
+    return np.sort(rng.permutation(total)[:count])
+
+
 def evaluate(
     network: Network,
     test: Split,
@@ -98,7 +103,7 @@ def evaluate(
       sizes: of what is not measured on all of them.
     """
     rng = np.random.default_rng(seed)
-    chosen = np.sort(rng.permutation(len(test.images))[:count])
+    chosen = draw_images(len(test.images), count, rng)
     images, predictions = test.images[chosen], predictions.take(chosen)
     predicted, correct, ranked = predictions.predicted, predictions.correct, predictions.ranked
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cifar_flax import config, files, plots
-from cifar_flax.explaining import cam, comparison, drawing, measures, neighbours, people, report
+from cifar_flax.explaining import cam, comparison, drawing, measures, neighbours, people, report, tables
 from cifar_flax.explaining.analysis import Analysis
 from cifar_flax.explaining.folder import EXPLANATION, replacing
 from cifar_flax.explaining.neighbours import Neighbours
@@ -42,6 +42,8 @@ def save(analysis: Analysis, folder: Path, *, overwrite: bool, progress: Progres
             pictures = _write_evaluation(new, analysis, content)
         if analysis.neighbours is not None:
             _draw_neighbours(new, analysis, analysis.neighbours)
+        if analysis.robustness is not None:
+            _write_robustness(new, analysis)
         if analysis.comparison is not None:
             (new / "comparison.json").write_text(files.to_json(analysis.comparison.figures, indent=1) + "\n")
             _draw_changed(new, analysis)
@@ -143,6 +145,21 @@ def _write_evaluation(folder: Path, analysis: Analysis, content: dict[str, Any])
     path, names = folder / "confusion_maps.png", analysis.predictions.class_names
     pictures[path.name] = drawing.plot_pairs(confused.maps, confused.pairs, names, path, title)
     return pictures
+
+
+def _write_robustness(folder: Path, analysis: Analysis) -> None:
+    """`robustness.json` and its picture, of both networks where there are two."""
+    ours, other = analysis.robustness, analysis.other_robustness
+    assert ours is not None
+    data = analysis.dataset.test_title
+    about = tables.about_robustness(ours, other, data)
+    figures = analysis.network.identity() | {"data": data, "about": about} | ours.figures()
+    if other is not None:
+        assert analysis.comparison is not None
+        figures["other"] = {"checkpoint": analysis.comparison.figures["checkpoint"]} | other.figures()
+    (folder / "robustness.json").write_text(files.to_json(figures, indent=1) + "\n")
+    title = f"{analysis.network.name} on corrupted images: {int(ours.count.sum()):,} images, {data}"
+    drawing.plot_grids([*tables.of_robustness(ours, other).values()], folder / "corruptions.png", title)
 
 
 def _draw_changed(folder: Path, analysis: Analysis) -> None:

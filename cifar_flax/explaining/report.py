@@ -175,6 +175,15 @@ def render(analysis: Analysis, manifest: dict[str, Any], pictures: Mapping[str, 
         "network": embedded(analysis.network),
         "neighbours": behind or None,
     }
+    if analysis.robustness is not None:
+        both = analysis.robustness, analysis.other_robustness
+        content["robustness"] = {
+            "about": tables.about_robustness(*both, manifest["data"]),
+            "heat_maps": {
+                name: [grid._asdict() | {"shades": grid.shades.round(3).tolist()} for grid in pair]
+                for name, pair in tables.of_robustness(*both).items()
+            },
+        }
     if analysis.comparison is not None:
         content["compared"] = _compared(analysis.comparison, shown)
     return pages.render("report.html", content)

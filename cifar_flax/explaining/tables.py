@@ -3,6 +3,13 @@
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from cifar_flax.explaining import robustness
+from cifar_flax.explaining.corruptions import SEVERITIES
+from cifar_flax.explaining.drawing import Grid
+from cifar_flax.explaining.robustness import Robustness
+
 
 class Table(NamedTuple):
     """A table of strings.
@@ -214,3 +221,70 @@ def of_neighbours(figures: dict[str, Any]) -> list[Table]:
     ]
     columns = ["of the training images", "carry the predicted label", "carry the true label"]
     return [Table("Which training images are nearest to an error?", text, columns, rows)]
+
+
+# ---- corruptions ---------------------------------------------------------------------------------
+
+
+def of_robustness(ours: Robustness, other: Robustness | None) -> dict[str, tuple[Grid, Grid]]:
+    """Pairs of heat maps of corrupted images, by what they show; the first by severity, the second by class."""
+    words = robustness.DEFINITIONS
+    by_class, become = ours.accuracy_by_class.mean(axis=1), ours.errors_become.mean(axis=1)
+    found = {
+        "accuracy": (
+            _grid(
+                ours, "Accuracy", "severity", "share of the images that are right", ours.accuracy, 1 - ours.accuracy
+            ),
+            _grid(ours, "Accuracy", "class", words["accuracy_by_class"], by_class, 1 - by_class),
+        ),
+        "calibration and errors": (
+            _grid(ours, "Calibration error (ECE)", "severity", words["ece"], ours.ece, ours.ece),
+            _grid(ours, "Errors", "class that they name", words["errors_become"], become, become),
+        ),
+    }
+    if other is not None:
+        name, text = "Gain of the other network", "its accuracy less this one's, points; blue where it is better"
+        gains = other.accuracy - ours.accuracy, (other.accuracy_by_class - ours.accuracy_by_class).mean(axis=1)
+        by_severity, by_class = (
+            _grid(ours, name, by, text, gain, -gain / (np.nanmax(abs(gain)) or 1), sign="+")
+            for by, gain in zip(("severity", "class"), gains, strict=True)
+        )
+        found[name.lower()] = (by_severity, by_class)
+    return found
+
+
+def _grid(
+    ours: Robustness, what: str, by: str, text: str, values: np.ndarray, shades: np.ndarray, sign: str = ""
+) -> Grid:
+    """A heat map of shares `[R, 5]` by severity, or `[R, C]` by class, means over the severities."""
+    rows, columns = [*robustness.NAMES, robustness.MEAN], [*ours.class_names]
+    values, shades = (np.vstack([x, robustness.mean(x)]) for x in (values, shades))
+    cells = [["" if np.isnan(x) else f"{100 * x:{sign}z.0f}" for x in row] for row in values]
+    if by == "severity":
+        columns = [str(severity) for severity in SEVERITIES]
+        for row in cells[: len(robustness.PLAIN)]:
+            row[:] = ["", "", row[0], "", ""]
+    else:
+        text += "; mean over severities"
+    text = f"{text[0].upper()}{text[1:]}."
+    return Grid(f"{what} by {by}, {'points' if sign else '%'}", text, columns, rows, cells, np.nan_to_num(shades))
+
+
+def about_robustness(ours: Robustness, other: Robustness | None, data: str) -> tuple[str, str]:
+    """What the heat maps show, and how it was measured, in words."""
+    words, accuracy, number = robustness.DEFINITIONS, 100 * ours.accuracy, int(ours.count.sum())
+    clean, first = accuracy[0, 0], len(robustness.PLAIN)
+    mild, severe = (first + int(accuracy[first:, column].argmin()) for column in (0, -1))
+    become = ours.errors_become[severe, -1]
+    text = f"Of clean images {clean:.1f}% are right, of corrupted ones {robustness.mean(accuracy).mean():.1f}%"
+    if other is not None:
+        text += f" (the other network: {100 * other.accuracy[0, 0]:.1f}% and "
+        text += f"{100 * robustness.mean(other.accuracy).mean():.1f}%)"
+    return (
+        f"{text}. At severity 1 {robustness.NAMES[mild]} costs most, {clean - accuracy[mild, 0]:.1f} points. At "
+        f"severity 5 {robustness.NAMES[severe]} does: {accuracy[severe, -1]:.1f}% are right, and "
+        f"{100 * become.max():.0f}% of the errors say {ours.class_names[become.argmax()]}.",
+        f"Measured on {number:,} images, {data}, seed {ours.seed}; chance moves an accuracy by up to "
+        f"{98 / number**0.5:.1f} points. Corruptions: {words['corruptions']}. {robustness.FROST.capitalize()}: "
+        f"{words[robustness.FROST]}. {robustness.MEAN.capitalize()}: {words[robustness.MEAN]}. {words['limits']}.",
+    )

@@ -13,19 +13,22 @@ from cifar_flax.training import trained
 from cifar_flax.training.trained import Trained
 
 WEIGHTS, CARD = "model.safetensors", "README.md"
+_ROBUSTNESS = "robustness.json"
 _HUB = {"CIFAR-10": "uoft-cs/cifar10"}  # names of data sets on the Hugging Face Hub
 
 
-def write(folder: Path, network: Trained) -> None:
+def write(folder: Path, network: Trained, evaluation: Path | None = None) -> None:
     """Writes `README.md` and `model.safetensors`.
 
     Args:
       folder: made if absent; must hold neither file.
       network: the network.
+      evaluation: what `evaluate --corruptions` wrote, if its figures are to be in the card.
 
     Raises:
-      UserError: one of the files exists, or cannot be written.
+      UserError: one of the files exists, or cannot be written; or the evaluation is none, or of another network.
     """
+    robustness = None if evaluation is None else _read(evaluation, network)
     for name in (CARD, WEIGHTS):
         if (folder / name).exists():
             raise UserError(f"--out {folder} holds a {name}: choose another folder, or delete it")
@@ -35,13 +38,36 @@ def write(folder: Path, network: Trained) -> None:
         config = dataclasses.replace(network.config, dataset=Path(network.config.dataset).name)
         network = dataclasses.replace(network, config=config)
         trained.export(network, folder / WEIGHTS)
-        (folder / CARD).write_text(text(network), encoding="utf-8")
+        (folder / CARD).write_text(text(network, robustness), encoding="utf-8")
     except OSError as error:
         raise UserError(f"--out {folder} cannot be written: {error.strerror}; choose another") from error
 
 
-def text(network: Trained) -> str:
-    """The card: YAML front matter with a model index, then what the network is, from its run's own figures."""
+def _read(evaluation: Path, network: Trained) -> dict[str, Any]:
+    """The figures of corrupted images.
+
+    Raises:
+      UserError: there are none, or they are of another network.
+    """
+    try:
+        found = json.loads((evaluation / _ROBUSTNESS).read_bytes())
+        of = str(found["checkpoint_sha256"])
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(
+            f"--evaluation {evaluation} holds no {_ROBUSTNESS}: expected what cifar-flax evaluate --corruptions wrote"
+        ) from error
+    if of != network.digest:
+        raise UserError(f"--evaluation {evaluation} is of another network, with SHA-256 {of[:12]}: evaluate this one")
+    return found
+
+
+def text(network: Trained, robustness: dict[str, Any] | None = None) -> str:
+    """The card: YAML front matter with a model index, then what the network is, from its run's own figures.
+
+    Args:
+      network: the network.
+      robustness: what `robustness.json` holds, or None.
+    """
     config, row = network.config, network.history[-1] if network.history else {}
     size = sum(leaf.size for leaf in jax.tree.leaves(network.params))
     name = f"cifar_flax {architecture(config)}, {size:,} parameters"
@@ -71,6 +97,7 @@ def text(network: Trained) -> str:
         "## Figures",
         "",
         *_figures(network, row),
+        *_robustness(robustness),
         "## How it was trained",
         "",
         "| setting | value |",
@@ -115,3 +142,18 @@ def _figures(network: Trained, row: dict[str, Any]) -> list[str]:
         best = max(network.history, key=lambda x: x["test_acc"])
         lines += ["", f"The best epoch, {best['epoch']}, has {best['test_acc']:.2f}%: it is chosen on the test set."]
     return [*lines, ""]
+
+
+def _robustness(found: dict[str, Any] | None) -> list[str]:
+    if found is None:
+        return []
+    rows = ([name, *(f"{100 * x:.1f}%" for x in values)] for name, values in found["accuracy"].items())
+    return [
+        "## On corrupted images",
+        "",
+        *(line for words in found["about"] for line in (words, "")),
+        "| accuracy at severity | 1 | 2 | 3 | 4 | 5 |",
+        "| --- | --: | --: | --: | --: | --: |",
+        *(f"| {' | '.join(row)}{' |' * (7 - len(row))}" for row in rows),
+        "",
+    ]

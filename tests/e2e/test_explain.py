@@ -158,8 +158,14 @@ def test_overwriting_replaces_the_directory(tmp_path, here):
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
-def test_an_evaluation_is_in_files_pictures_and_report(tmp_path, here):
-    assert here("evaluate", "--num-images", 30, "--count", 1, "--out", "a") == 0
+def colours(path):
+    with Image.open(path) as picture:
+        return len(np.unique(np.asarray(picture).reshape(-1, 4), axis=0))
+
+
+def test_an_evaluation_is_in_files_pictures_report_and_card(tmp_path, here):
+    words = ("evaluate", "--num-images", 30, "--count", 1, "--out", "a", "--corruptions", "--compare", "compact")
+    assert here(*words) == 0
     folder = tmp_path / "a"
     trust = json.loads((folder / "trust.json").read_text())
     assert trust["images"] == 30 and trust["seed"] == 0 and "SAMPLE" in trust["data"]
@@ -170,6 +176,14 @@ def test_an_evaluation_is_in_files_pictures_and_report(tmp_path, here):
     tables = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', html, re.DOTALL)[1])[
         "trust"
     ]
+    robust = json.loads((folder / "robustness.json").read_text())
+    assert robust["images"] == 30 and robust["accuracy"] == robust["other"]["accuracy"]
+    assert colours(folder / "corruptions.png") > 50 and robust["about"][0] in html
+    assert here("export", "--format", "card", "--out", "card", "--evaluation", "a") == 0
+    card = (tmp_path / "card" / "README.md").read_text()
+    assert robust["about"][0] in card and f"| clean | {100 * robust['accuracy']['clean'][0]:.1f}% | | | | |" in card
+    snow = " | ".join(f"{100 * x:.1f}%" for x in robust["accuracy"]["snow"])
+    assert f"| snow | {snow} |" in card
     check(folder, EXPLANATION, overwrite=True)  # all that it wrote may be replaced
     drawn = [base64.b64decode(table["picture"]) for table in tables if table["picture"]]
     assert drawn == [

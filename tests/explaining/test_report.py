@@ -18,6 +18,8 @@ from cifar_flax.explaining.evaluation import Evaluation
 from cifar_flax.explaining.measures import Pairs
 from cifar_flax.explaining.network import prepare
 from cifar_flax.explaining.predictions import Predictions
+from cifar_flax.explaining.robustness import NAMES as WAYS
+from cifar_flax.explaining.robustness import Robustness
 from cifar_flax.network import init_params
 from cifar_flax.network.build import build_model
 from cifar_flax.training.trained import Trained
@@ -496,3 +498,31 @@ def test_the_other_networks_gallery_shows_its_own_maps(full_page, analysis, raw,
         f"{100 * x:.1f}%" for x in compared.predictions.probabilities[i].round(4)
     ]
     page.click("#close")
+
+
+def test_heat_maps_of_corrupted_images_are_those_that_were_given(show, analysis, compared):
+    rng, count = np.random.default_rng(2), np.full(10, 20)
+    right, wrong = rng.integers(0, 21, (len(WAYS), 5, 10)), rng.integers(0, 9, (len(WAYS), 5, 10))
+    ours = Robustness(tuple(NAMES), 0, count, right, wrong, rng.random((len(WAYS), 5)))
+    other = dataclasses.replace(ours, right=right[::-1])
+    page = show(render(dataclasses.replace(analysis, comparison=compared, robustness=ours, other_robustness=other)))
+    section = page.locator("#robustness")
+    for words in tables.about_robustness(ours, other, "embedded SAMPLE of the made-up test set"):
+        assert words in section.inner_text()
+    for name, pair in tables.of_robustness(ours, other).items():
+        page.select_option("#heat-map", name)
+        for place, grid in enumerate(pair):
+            box = page.locator("#heat-maps > div").nth(place)
+            assert [box.locator("h3").inner_text(), box.locator("p").inner_text()] == [grid.title, grid.text]
+            assert box.locator("thead th").all_text_contents() == grid.columns
+            assert box.locator("tbody th").all_text_contents() == grid.rows
+            cells = [row.locator("td").all_text_contents() for row in box.locator("tbody tr").all()]
+            assert cells == grid.cells
+            colours = box.locator("tbody td").evaluate_all("all => all.map(x => x.style.background)")
+            for colour, shade in zip(colours, grid.shades.ravel(), strict=True):
+                share = float(colour.split("%")[0].split()[-1])
+                assert share == pytest.approx(75 * abs(shade), abs=0.1)
+                assert ("--wrong" in colour) == (shade.round(3) > 0)
+    page.set_viewport_size({"width": 360, "height": 740})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    page.close()

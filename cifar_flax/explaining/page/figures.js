@@ -1,6 +1,6 @@
 /* The figures of a report: its head, the curves, the accuracy of each class, the confusion matrix, and tables. */
 
-import { $, bar, data, MANY, make, names, percent } from "./dom.js";
+import { $, bar, data, MANY, make, names, option, percent } from "./dom.js";
 
 /* How many confusions are listed. */
 const WORST = 10;
@@ -143,6 +143,51 @@ export function showConfusion(choose) {
     $("confusion").style.zoom = event.target.value;
   };
   $("confusion").append(thead, body);
+}
+
+/* ---- corrupted images ---- */
+
+/* A heat map as Python gives it: orange where it is bad, blue where it is good. */
+function heatMap({ title, text, columns, rows, cells, shades }) {
+  const box = make("div");
+  const scroll = make("div", undefined, "scroll");
+  const table = make("table", undefined, "matrix");
+  const head = make("tr");
+  const thead = make("thead");
+  const body = make("tbody");
+  head.append(make("td"), ...columns.map(heading));
+  thead.append(head);
+  rows.forEach((name, i) => {
+    const line = make("tr");
+    line.append(heading(name));
+    cells[i].forEach((number, j) => {
+      const cell = make("td", number, "value");
+      const colour = `rgb(var(${shades[i][j] > 0 ? "--wrong" : "--right"})) ${75 * Math.abs(shades[i][j])}%`;
+      cell.style.background = `color-mix(in srgb, ${colour}, var(--ground))`;
+      line.append(cell);
+    });
+    body.append(line);
+  });
+  table.classList.toggle(
+    "upright",
+    columns.every((name) => name.length < 3),
+  );
+  table.classList.toggle("many", columns.length > MANY);
+  table.append(thead, body);
+  scroll.append(table);
+  box.append(make("h3", title), make("p", text, "soft"), scroll);
+  return box;
+}
+
+export function showRobustness() {
+  if (!data.robustness) return;
+  const { about, heat_maps: heatMaps } = data.robustness;
+  $("robustness").hidden = false;
+  $("robustness-found").textContent = about[0];
+  $("robustness-how").textContent = about[1];
+  for (const name of Object.keys(heatMaps)) option($("heat-map"), name, name);
+  $("heat-map").onchange = () => $("heat-maps").replaceChildren(...heatMaps[$("heat-map").value].map(heatMap));
+  $("heat-map").onchange();
 }
 
 /* ---- tables ---- */

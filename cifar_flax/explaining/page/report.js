@@ -2,7 +2,16 @@
 
 import { startCompared } from "./compared.js";
 import { fit, load, startColors, startOpacity } from "./draw.js";
-import { showClasses, showConfusion, showCurves, showHead, showPairs, showPeople, showTrust } from "./figures.js";
+import {
+  showClasses,
+  showConfusion,
+  showCurves,
+  showHead,
+  showPairs,
+  showPeople,
+  showRobustness,
+  showTrust,
+} from "./figures.js";
 import { showCell, startGallery } from "./gallery.js";
 import { startLive } from "./live.js";
 import { showBehind } from "./neighbours.js";
@@ -15,6 +24,7 @@ showConfusion(showCell);
 showBehind();
 showPeople();
 showTrust();
+showRobustness();
 startOpacity();
 startColors();
 for (const canvas of document.querySelectorAll("canvas")) fit(canvas, 256);
