@@ -16,7 +16,19 @@ from cifar_flax.commands import common, figure
 from cifar_flax.config import NOTED, Config
 from cifar_flax.explaining import cam, drawing, figures, predictions
 
-COMMANDS = ("train", "explain", "compare", "evaluate", "figure", "pictures", "sweep", "data", "export", "import")
+COMMANDS = (
+    "train",
+    "explain",
+    "compare",
+    "evaluate",
+    "figure",
+    "pictures",
+    "sweep",
+    "data",
+    "export",
+    "publish",
+    "import",
+)
 
 
 def helped(capsys, *words):

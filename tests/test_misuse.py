@@ -263,14 +263,19 @@ EXPORT = {
     "--format pytorch --out cut.safetensors": "cut.safetensors exists",
     "--format pytorch --out nowhere/x.safetensors": "nowhere/x.safetensors cannot be written",
     "--format pytorch --out x.safetensors --half": "--half is of --format flax, and not of pytorch",
-    "--format card --out text": "--out text cannot be written",
-    "--format card --out new --evaluation there": "--evaluation there holds no robustness.json: expected what",
-    "--format card --out new --evaluation swept": "--evaluation swept is of another network, with SHA-256 aaaaaaaaaaa",
-    "--out x.safetensors --evaluation swept": "--evaluation is of --format card, and not of flax: leave it out",
+    "--format card --out x": "argument --format: invalid choice: 'card'",
+    "--card x": "--card is not a flag of cifar-flax export: use cifar-flax publish DIR",
     "--out text": "--out text: expected a name that ends in .safetensors",
     "--out cut.safetensors": "--out cut.safetensors exists",
     "--out nowhere/x.safetensors": "nowhere/x.safetensors cannot be written",
     "--ckpt nothing --out x.safetensors": "--ckpt nothing is no checkpoint",
+}
+PUBLISH = {
+    "": "the following arguments are required: folder",
+    "text": "text cannot be written",
+    "new --ckpt nothing": "--ckpt nothing is no checkpoint",
+    "new --report there": "--report there is no report: expected a folder that cifar-flax explain wrote",
+    "new --report swept": "--report swept is of another network, with SHA-256 aaaaaaaaaaa",
 }
 TABLE = [
     pytest.param(command, words, message, id=f"{command} {words}", marks=marks)
@@ -286,6 +291,7 @@ TABLE = [
         ("sweep", SWEEP, ()),
         ("import", IMPORT, ()),
         ("export", EXPORT, ()),
+        ("publish", PUBLISH, ()),
     )
     for words, message in rows.items()
 ]
@@ -334,7 +340,8 @@ def folder(tmp_path, monkeypatch):
     smoke = config.to_json(config.PRESETS["smoke"])
     (tmp_path / "swept" / "smoke-0").mkdir(parents=True)
     (tmp_path / "swept" / "smoke-0" / "config.json").write_text(smoke.replace("16,", "8,"))
-    (tmp_path / "swept" / "robustness.json").write_text(json.dumps({"checkpoint_sha256": "a" * 64}))
+    (tmp_path / "swept" / "manifest.json").write_text(json.dumps({"checkpoint_sha256": "a" * 64}))
+    (tmp_path / "swept" / "report.html").write_text("")
     (tmp_path / "run" / "config.json").write_text(smoke)
     (tmp_path / "edited" / "config.json").write_text(smoke.replace('"batch_size": 64', '"batch_size": -5'))
     (tmp_path / "scribbled" / "config.json").write_bytes(b"\xff{")

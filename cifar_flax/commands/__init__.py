@@ -22,7 +22,8 @@ _COMMANDS = {
     "pictures": ("pictures", "explain your own pictures"),
     "sweep": ("sweep", "train several settings and seeds, and compare them"),
     "data": ("data", "download or check CIFAR-10, or show any data set"),
-    "export": ("export", "write a network for this program, PyTorch or StableHLO, or with a model card"),
+    "export": ("export", "write a network for this program, PyTorch or StableHLO"),
+    "publish": ("publish", "make a folder to publish: weights, model card, report"),
     "import": ("import_network", "import a network from PyTorch"),
 }
 

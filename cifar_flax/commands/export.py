@@ -1,4 +1,4 @@
-"""Writes a network in one file: this program's own, a PyTorch state dict, or StableHLO; or with a model card."""
+"""Writes a network in one file: this program's own, a PyTorch state dict, or StableHLO."""
 
 import argparse
 from pathlib import Path
@@ -14,18 +14,15 @@ def _parser(prog: str) -> Parser:
         prog,
         __doc__,
         "flax: .safetensors, which --ckpt takes. pytorch: .safetensors, .pth or .pt, names as in the common CIFAR "
-        "ResNet. stablehlo: uint8 images to logits, by JAX alone. card: a folder of weights and a model card, as the "
-        "Hugging Face Hub reads it.",
+        "ResNet. stablehlo: uint8 images to logits, by JAX alone.",
+        elsewhere={"--card": "cifar-flax publish DIR --ckpt ..."},
     )
     common.add_network(parser)
-    parser.add_argument("--out", type=Path, help="the file to write; for a card the folder")
+    parser.add_argument("--out", type=Path, help="the file to write")
     parser.add_argument(
-        "--format", choices=("flax", "pytorch", "stablehlo", "card"), default="flax", help="what is written (flax)"
+        "--format", choices=("flax", "pytorch", "stablehlo"), default="flax", help="what is written (flax)"
     )
     parser.add_argument("--half", action="store_true", help="flax: numbers of 16 bits, and half the size")
-    parser.add_argument(
-        "--evaluation", type=Path, metavar="FOLDER", help="card: with what evaluate --corruptions wrote there"
-    )
     parser.add_argument(
         "--show-module", action="store_true", help="print the PyTorch module that loads a state dict, and exit"
     )
@@ -42,23 +39,18 @@ def _export(flags: argparse.Namespace) -> None:
         raise UserError("export needs --out: the file to write")
     if flags.half and flags.format != "flax":
         raise UserError(f"--half is of --format flax, and not of {flags.format}: leave it out")
-    if flags.evaluation is not None and flags.format != "card":
-        raise UserError(f"--evaluation is of --format card, and not of {flags.format}: leave it out")
     import jax
 
-    from cifar_flax.interop import card, stablehlo
+    from cifar_flax.interop import stablehlo
     from cifar_flax.training import trained
 
     network, out = trained.load(flags.ckpt), flags.out
-    if network.config.norm == "affine" and flags.format in ("pytorch", "card"):
+    if network.config.norm == "affine" and flags.format == "pytorch":
         raise UserError(
-            f"--format {flags.format} is for networks with LayerNorm, and {network.name} had BatchNorm: use the file "
+            f"--format pytorch is for networks with LayerNorm, and {network.name} had BatchNorm: use the file "
             "that it came from, or --format flax or stablehlo"
         )
-    if flags.format == "card":
-        card.write(out, network, flags.evaluation)
-        print(f"Wrote {out / card.CARD} and {out / card.WEIGHTS}")
-    elif flags.format == "stablehlo":
+    if flags.format == "stablehlo":
         stablehlo.write(out, network)
         side, classes = network.spec.image_size, network.spec.num_classes
         print(f"Wrote {out}: jax.export.deserialize(...).call of uint8 [N,{side},{side},3] gives logits [N,{classes}]")

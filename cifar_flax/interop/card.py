@@ -12,53 +12,58 @@ from cifar_flax.errors import UserError
 from cifar_flax.training import trained
 from cifar_flax.training.trained import Trained
 
-WEIGHTS, CARD = "model.safetensors", "README.md"
-_ROBUSTNESS = "robustness.json"
+CARD, PAGE = "README.md", "index.html"
 _HUB = {"CIFAR-10": "uoft-cs/cifar10"}  # names of data sets on the Hugging Face Hub
 
 
-def write(folder: Path, network: Trained, evaluation: Path | None = None) -> None:
-    """Writes `README.md` and `model.safetensors`.
+def write(folder: Path, network: Trained, report: Path | None = None) -> list[str]:
+    """Writes a network's weights, its card, and a report as `index.html`; returns the names of the files.
 
     Args:
-      folder: made if absent; must hold neither file.
+      folder: made if absent; must hold none of these files.
       network: the network.
-      evaluation: what `evaluate --corruptions` wrote, if its figures are to be in the card.
+      report: what `explain`, `compare` or `evaluate` wrote of it, if that is to be shown.
 
     Raises:
-      UserError: one of the files exists, or cannot be written; or the evaluation is none, or of another network.
+      UserError: one of the files exists, or cannot be written; the report is none, or of another network; or the
+        network had BatchNorm.
     """
-    robustness = None if evaluation is None else _read(evaluation, network)
-    for name in (CARD, WEIGHTS):
+    if network.config.norm == "affine":
+        raise UserError(f"{network.name} had BatchNorm: publish the file that it came from")
+    page, robustness = (None, None) if report is None else _read(report, network)
+    names = [CARD, trained.PUBLISHED_AS, *([PAGE] if page else [])]
+    for name in names:
         if (folder / name).exists():
-            raise UserError(f"--out {folder} holds a {name}: choose another folder, or delete it")
+            raise UserError(f"{folder} holds a {name}: choose another folder, or delete it")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # A path would say where its maker's pictures are.
         config = dataclasses.replace(network.config, dataset=Path(network.config.dataset).name)
         network = dataclasses.replace(network, config=config)
-        trained.export(network, folder / WEIGHTS)
+        trained.export(network, folder / trained.PUBLISHED_AS)
         (folder / CARD).write_text(text(network, robustness), encoding="utf-8")
+        if page:
+            (folder / PAGE).write_bytes(page)
     except OSError as error:
-        raise UserError(f"--out {folder} cannot be written: {error.strerror}; choose another") from error
+        raise UserError(f"{folder} cannot be written: {error.strerror}; choose another") from error
+    return names
 
 
-def _read(evaluation: Path, network: Trained) -> dict[str, Any]:
-    """The figures of corrupted images.
+def _read(report: Path, network: Trained) -> tuple[bytes, dict[str, Any] | None]:
+    """A report's page, and its figures of corrupted images if it has them.
 
     Raises:
-      UserError: there are none, or they are of another network.
+      UserError: there is none, or it is of another network.
     """
     try:
-        found = json.loads((evaluation / _ROBUSTNESS).read_bytes())
-        of = str(found["checkpoint_sha256"])
+        of = str(json.loads((report / "manifest.json").read_bytes())["checkpoint_sha256"])
+        page, figures = (report / "report.html").read_bytes(), report / "robustness.json"
+        robustness = json.loads(figures.read_bytes()) if figures.exists() else None
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UserError(
-            f"--evaluation {evaluation} holds no {_ROBUSTNESS}: expected what cifar-flax evaluate --corruptions wrote"
-        ) from error
+        raise UserError(f"--report {report} is no report: expected a folder that cifar-flax explain wrote") from error
     if of != network.digest:
-        raise UserError(f"--evaluation {evaluation} is of another network, with SHA-256 {of[:12]}: evaluate this one")
-    return found
+        raise UserError(f"--report {report} is of another network, with SHA-256 {of[:12]}: explain this one")
+    return page, robustness
 
 
 def text(network: Trained, robustness: dict[str, Any] | None = None) -> str:
@@ -87,12 +92,12 @@ def text(network: Trained, robustness: dict[str, Any] | None = None) -> str:
         "```python",
         "import cifar_flax",
         "",
-        f'network = cifar_flax.load("{WEIGHTS}")',
+        f'network = cifar_flax.load("{trained.PUBLISHED_AS}")',
         'predictions = network.predict("picture.jpg")  # or uint8 [N, H, W, 3], RGB',
         "print(predictions.names, predictions.probabilities)",
         "```",
         "",
-        f"`cifar-flax explain --ckpt {WEIGHTS}` shows what it gets wrong, and what it was looking at.",
+        f"`cifar-flax explain --ckpt {trained.PUBLISHED_AS}` shows what it gets wrong, and what it was looking at.",
         "",
         "## Figures",
         "",

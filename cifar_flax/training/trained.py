@@ -20,6 +20,7 @@ from cifar_flax.training.program import build_program
 _FOLDER = Path(cifar_flax.__file__).parent / "pretrained"
 # The published networks, which come with this package; the first is taken where none is named.
 PUBLISHED = {name: _FOLDER / f"{name}.safetensors" for name in ("compact", "resnet18")}
+PUBLISHED_AS = "model.safetensors"  # in a folder that `cifar-flax publish` made
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +55,8 @@ def load(path: str | os.PathLike | None, flag: str = "--ckpt") -> Trained:
     """Loads a network.
 
     Args:
-      path: `runs/x`, `runs/x/checkpoints/12`, `x.safetensors`, a name of `PUBLISHED`, or None for the first of these.
+      path: `runs/x`, `runs/x/checkpoints/12`, `x.safetensors`, a folder that holds `model.safetensors`, a name of
+        `PUBLISHED`, or None for the first of these.
         A file or a folder of that name comes before a published network.
       flag: that named it, for messages.
 
@@ -65,6 +67,8 @@ def load(path: str | os.PathLike | None, flag: str = "--ckpt") -> Trained:
         name = next(iter(PUBLISHED)) if path is None else str(path)
         return _from_file(PUBLISHED[name], f"published {name} network", Path())
     path = Path(path)
+    if (path / PUBLISHED_AS).is_file():
+        path /= PUBLISHED_AS
     if path.is_file():
         return _from_file(path, str(path), path.parent)
     run, epoch = _locate(path, flag)

@@ -179,7 +179,8 @@ def test_an_evaluation_is_in_files_pictures_report_and_card(tmp_path, here):
     robust = json.loads((folder / "robustness.json").read_text())
     assert robust["images"] == 30 and robust["accuracy"] == robust["other"]["accuracy"]
     assert colours(folder / "corruptions.png") > 50 and robust["about"][0] in html
-    assert here("export", "--format", "card", "--out", "card", "--evaluation", "a") == 0
+    assert here("publish", "card", "--report", "a") == 0
+    assert (tmp_path / "card" / "index.html").read_bytes() == (tmp_path / "a" / "report.html").read_bytes()
     card = (tmp_path / "card" / "README.md").read_text()
     assert robust["about"][0] in card and f"| clean | {100 * robust['accuracy']['clean'][0]:.1f}% | | | | |" in card
     snow = " | ".join(f"{100 * x:.1f}%" for x in robust["accuracy"]["snow"])

@@ -42,7 +42,7 @@ def test_jax_alone_runs_it_for_any_number_of_images(tmp_path, sample, monkeypatc
 
 def test_the_card_is_read_by_the_hub_and_its_figures_are_the_runs(tmp_path, capsys):
     hub = pytest.importorskip("huggingface_hub", reason="needs huggingface-hub: the extra test")
-    assert commands.main(["export", "--format", "card", "--out", str(tmp_path / "card")]) == 0
+    assert commands.main(["publish", str(tmp_path / "card")]) == 0
     network = trained.load(None)
     read = hub.ModelCard.load(tmp_path / "card" / card.CARD)
     found = {result.metric_type: result.metric_value for result in read.data.eval_results}
@@ -52,7 +52,7 @@ def test_the_card_is_read_by_the_hub_and_its_figures_are_the_runs(tmp_path, caps
     assert (
         network.digest in read.text and f"| `muon_learning_rate` | {network.config.muon_learning_rate} |" in read.text
     )
-    assert trained.load(tmp_path / "card" / card.WEIGHTS).digest == network.digest
+    assert trained.load(tmp_path / "card").digest == network.digest
 
 
 def test_a_full_disk_leaves_no_cut_file(tmp_path, monkeypatch, capsys):
@@ -111,7 +111,7 @@ def test_a_card_without_figures_claims_none():
 def test_what_is_there_is_not_overwritten(tmp_path, capsys):
     (tmp_path / "README.md").write_text("mine")
     (tmp_path / "net").write_text("mine")
-    assert commands.main(["export", "--format", "card", "--out", str(tmp_path)]) == 2
+    assert commands.main(["publish", str(tmp_path)]) == 2
     assert commands.main(["export", "--format", "stablehlo", "--out", str(tmp_path / "net")]) == 2
     assert commands.main(["export"]) == 2
     errors = capsys.readouterr().err.splitlines()

@@ -179,9 +179,10 @@ def test_a_network_with_batch_norm_is_not_trained(tmp_path, capsys, compact, rng
     assert (fresh["norm"]["scale"] == 1).all() and (fresh["norm"]["bias"] == 0).all()
     trust = measures.measure_randomisation(network, few.test.images[:2], few.test.labels[:2], "stage4", [0, 1])
     assert all(np.isfinite(x["mean"]) for x in trust["from the head"]["to stem"].values())
-    for kind in ("pytorch", "card"):
-        code, output = run(capsys, "export", "--ckpt", "ours.safetensors", "--format", kind, "--out", "x.safetensors")
-        assert code == 2 and f"--format {kind} is for networks with LayerNorm" in output.err
+    words = ("export", "--format", "pytorch", "--out", "x.safetensors"), ("publish", "x.safetensors")
+    for command, message in zip(words, ("is for networks with LayerNorm", "had BatchNorm"), strict=True):
+        code, output = run(capsys, *command, "--ckpt", "ours.safetensors")
+        assert code == 2 and message in output.err
     rows = loop.fit(dataclasses.replace(tiny, teacher="ours.safetensors", epochs=1), few, tmp_path / "taught")
     assert np.isfinite(rows[0]["train_loss"])
     with pytest.raises(UserError, match="with BatchNorm is explained, not trained"):
