@@ -219,7 +219,7 @@ def analyse(
     folder_name: str,
     *,
     other: str | None = None,
-    evaluate: Callable[[int], "EvaluationOptions"] | None = None,
+    evaluate: "EvaluationOptions | None" = None,
 ) -> None:
     """Explains a network's predictions of a test set: the whole of `explain`, `compare` and `evaluate`.
 
@@ -227,7 +227,7 @@ def analyse(
       flags: as `add_analysis` has added them.
       folder_name: of the output folder, where none is given.
       other: a network to compare with.
-      evaluate: the number of test images to what is evaluated of them.
+      evaluate: what is evaluated.
     """
     check_selection(flags)
     from cifar_flax import machine  # heavy imports, not needed before here
@@ -241,14 +241,13 @@ def analyse(
     out = flags.out or found.folder / folder_name
     folder.check(out, folder.EXPLANATION, overwrite=flags.overwrite)  # before anything slow
     network, chosen, dataset = inputs(flags, found)
-    people, options = human_labels(flags, dataset), None if evaluate is None else evaluate(len(dataset.test.images))
     result = analysis.analyse(
         network,
         dataset,
         chosen,
         compare_with=compared and prepare(compared),
-        evaluate=options,
-        human_labels=people,
+        evaluate=evaluate,
+        human_labels=human_labels(flags, dataset),
         progress=progress(),
     )
     if not len(result.wrong):

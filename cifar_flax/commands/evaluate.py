@@ -27,14 +27,10 @@ def _evaluate(argv: list[str] | None, prog: str) -> None:
         raise UserError(f"--num-images is {flags.num_images}: expected 2 or more")
     if flags.seed < 0:
         raise UserError(f"--seed is {flags.seed}: expected 0 or more")
+    common.check_selection(flags)
+    from cifar_flax.explaining.analysis import EvaluationOptions  # a heavy import, not needed before here
 
-    def options(there: int):
-        from cifar_flax.explaining.analysis import EvaluationOptions  # a heavy import, not needed before here
-
-        if flags.num_images is not None and flags.num_images > there:
-            raise UserError(f"--num-images is {flags.num_images}: expected at most the {there:,} images there are")
-        return EvaluationOptions(flags.num_images, flags.seed, flags.corruptions)
-
+    options = EvaluationOptions(flags.num_images, flags.seed, flags.corruptions)
     common.analyse(flags, "evaluate", other=flags.compare, evaluate=options)
 
 

@@ -163,7 +163,7 @@ def analyse(
         _require_same_data(compare_with, dataset)
     there = len(test.images)
     if evaluate is not None and evaluate.num_images is not None and not 2 <= evaluate.num_images <= there:
-        raise UserError(f"num_images is {evaluate.num_images}: expected 2 to {there:,}, the images there are")
+        raise UserError(f"num_images is {evaluate.num_images}: expected 2 to {there:,}, the images that there are")
     predictions = network.predict(test.images, test.labels, progress("predicting", len(test.images)))
     wrong, correct = choose(network, dataset, predictions, selection)
     compared = None
