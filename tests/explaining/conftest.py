@@ -33,3 +33,15 @@ def show(tmp_path_factory):
         assert said == []
         assert all(url.startswith(("file:", "data:")) for url in asked)
         browser.close()
+
+
+@pytest.fixture(scope="session")
+def violations():
+    """A function of a page: what axe finds wrong for people who cannot see it or use no mouse, a line each."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python")
+
+    def find(page):
+        found = axe.Axe().run(page).response["violations"]
+        return [f"{each['id']}: {node['html'][:120]}" for each in found for node in each["nodes"]]
+
+    return find

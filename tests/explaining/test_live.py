@@ -139,6 +139,10 @@ def assert_says(page, network, test_set, image):
 # ---- the numbers ---------------------------------------------------------------------------------
 
 
+def test_it_can_be_used_by_all(page, violations):
+    assert violations(page) == []
+
+
 def test_logits_are_the_programs(page, test_set, logits):
     found = [
         page.evaluate(f"async pixels => {{ {NETWORK} return network.head(network.features(pixels)); }}", rgba(x))

@@ -320,6 +320,17 @@ def test_a_page_of_two_classes(show):
     page.close()
 
 
+def test_a_page_can_be_read_and_used_by_all(three_page, hundred_page, violations):
+    for page in (three_page, hundred_page):
+        visit(page, "")
+        for scheme in ("dark", "light"):
+            page.emulate_media(color_scheme=scheme)
+            assert violations(page) == []
+        page.locator("#gallery .card").first.click()
+        assert violations(page) == []
+        page.click("#close")
+
+
 def test_a_hundred_classes_and_a_long_name_fit(hundred_page, hundred):
     """The matrix scrolls in its own box, its names stay, and a number is only where there is one."""
     page = hundred_page
@@ -435,7 +446,7 @@ def test_pictures_have_the_maps_of_the_classes_they_were_explained_for(show, hun
 # ---- paper ---------------------------------------------------------------------------------------
 
 
-def test_pictures_with_labels_have_a_matrix_that_chooses_among_them(show, hundred):
+def test_pictures_with_labels_have_a_matrix_that_chooses_among_them(show, hundred, violations):
     square, names = "data:image/png;base64," + png(hundred.images[0]), ["cat", "dog", "eel"]
     answers = [("cat", "dog"), ("cat", "cat"), ("eel", "dog"), ("cat", "dog")]
     pictures = [
@@ -473,6 +484,7 @@ def test_pictures_with_labels_have_a_matrix_that_chooses_among_them(show, hundre
     assert shown() == ["1.png"]
     page.locator("#chosen button").click()
     assert len(shown()) == 4
+    assert violations(page) == []
     page.close()
 
 

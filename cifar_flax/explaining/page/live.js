@@ -92,7 +92,6 @@ function showTop({ order, logits, probabilities }, which) {
     button.hidden = i >= count;
     button.title = names[c];
     button.setAttribute("aria-pressed", c === which);
-    button.setAttribute("aria-label", `${names[c]}: ${percent(probabilities[c])}, logit ${logits[c].toFixed(2)}`);
     button.onclick = () => {
       $("live-which").value = c;
       answer();
