@@ -274,7 +274,7 @@ PUBLISH = {
     "": "the following arguments are required: folder",
     "text": "text cannot be written",
     "new --ckpt nothing": "--ckpt nothing is no checkpoint",
-    "new --report there": "--report there is no report: expected a folder that cifar-flax explain wrote",
+    "new --report there": "--report there is no report: expected what explain, compare or evaluate wrote",
     "new --report swept": "--report swept is of another network, with SHA-256 aaaaaaaaaaa",
 }
 TABLE = [

@@ -69,9 +69,7 @@ def add_dataset(parser: argparse._ActionsContainer) -> None:
 
 def add_selection(parser: argparse._ActionsContainer, rare: argparse._ActionsContainer) -> None:
     """Which predictions are drawn: `--count`, `--true`, `--predicted`; rarely `--sort`, `--indices`."""
-    parser.add_argument(
-        "--count", type=int, help="number of wrong predictions to draw (20); where correct ones are too, at most 10"
-    )
+    parser.add_argument("--count", type=int, help="number of wrong predictions to draw (20)")
     parser.add_argument("--true", metavar="CLASS", help="only images of this class")
     parser.add_argument("--predicted", metavar="CLASS", help="only images predicted as this class")
     rare.add_argument("--sort", choices=SORTS, help="order (index); confidence: the most confident first")

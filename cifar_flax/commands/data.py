@@ -117,15 +117,22 @@ def describe(dataset: "Dataset") -> list[str]:
         lines.append(f"{len(pairs):,} test images are in the training set too (training = test: {_shown(pairs)})")
     else:
         lines.append("no test image is in the training set too")
-    ours, theirs = (similar.thumbnails(split.images) for split in (dataset.train, dataset.test))
+    own, test_split = dataset.train, dataset.test
+    ours, theirs = (similar.thumbnails(split.images) for split in (own, test_split))
     for what, found, first, second in (
-        ("a training and a test image", similar.near_duplicates(ours, theirs), dataset.train, dataset.test),
-        ("two training images", similar.near_duplicates(ours), dataset.train, dataset.train),
-        ("two test images", similar.near_duplicates(theirs), dataset.test, dataset.test),
+        (
+            "test images are nearly the same as a training image",
+            similar.near_duplicates(theirs, ours),
+            test_split,
+            own,
+        ),
+        ("training images are nearly the same as an earlier one", similar.near_duplicates(ours), own, own),
+        ("test images are nearly the same as an earlier one", similar.near_duplicates(theirs), test_split, test_split),
     ):
         if len(found):
-            numbers = list(zip(first.indices[found[:, 0]].tolist(), second.indices[found[:, 1]].tolist(), strict=True))
-            lines.append(f"{len(found):,} pairs of {what} are nearly the same: {_shown(numbers)}")
+            few = found[:6]
+            numbers = list(zip(first.indices[few[:, 0]].tolist(), second.indices[few[:, 1]].tolist(), strict=True))
+            lines.append(f"{len(found):,} {what}: {_shown(numbers)}")
 
     used = train[train > 0]
     wrong = []

@@ -1,6 +1,6 @@
 """What decoding pictures gave, kept in the cache of this program: it takes minutes for a large set.
 
-One file for a source and its options. It holds the names, sizes and times of the files that it was made of, and is
+One file for a source and its options. It holds the names, sizes, times and inodes of the files that it was made of, and is
 made anew when these have changed.
 """
 
@@ -56,11 +56,13 @@ def kept(
     return dataset
 
 
-def _stat(path: Path) -> tuple[int, int]:
+def _stat(path: Path) -> tuple[int, ...]:
+    """What changes with a file: also where another one of the same size and time is put in its place."""
     try:
-        return path.stat().st_size, path.stat().st_mtime_ns
+        found = path.stat()
+        return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
     except OSError:  # a link to nothing: a broken picture
-        return -1, -1
+        return ()
 
 
 def _read(cache: Path, key: str) -> Dataset | None:

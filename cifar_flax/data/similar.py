@@ -90,20 +90,22 @@ def thumbnails(images: np.ndarray) -> np.ndarray:
 
 
 def near_duplicates(a: np.ndarray, b: np.ndarray | None = None) -> np.ndarray:
-    """Pairs of images whose thumbnails correlate by more than `CORRELATION`.
+    """The images whose thumbnails correlate by more than `CORRELATION` with another one's.
 
     Args:
-      a: thumbnails.
-      b: others, or None for pairs within `a`.
+      a: thumbnails `[N, K]`.
+      b: others, or None for those before each of `a`.
 
     Returns:
-      int `[pairs, 2]`, positions in `a` and in `b`, in order; within `a` the smaller one first.
+      int `[n, 2]`: the position of each such image in `a`, and that of the first one like it in `b`, or in `a`.
     """
-    found = [np.zeros((0, 2), int)]
+    partner, known = np.full(len(a), -1), a if b is None else b
     for start in range(0, len(a), _KNOWN):
-        for first in range(0 if b is not None else start, len(a if b is None else b), _KNOWN):
-            products = a[start : start + _KNOWN] @ (a if b is None else b)[first : first + _KNOWN].T
-            found.append(np.stack(_where(products > CORRELATION), axis=1) + [start, first])
-    pairs = np.concatenate(found)
-    pairs = pairs if b is not None else pairs[pairs[:, 0] < pairs[:, 1]]
-    return pairs[np.lexsort(pairs.T[::-1])]
+        for first in range(0, start + 1 if b is None else len(known), _KNOWN):
+            alike = a[start : start + _KNOWN] @ known[first : first + _KNOWN].T > CORRELATION
+            if b is None and first == start:
+                alike = np.tril(alike, -1)
+            rows = np.flatnonzero(alike.any(axis=1) & (partner[start : start + _KNOWN] < 0))
+            partner[start + rows] = first + alike[rows].argmax(axis=1)
+    found = np.flatnonzero(partner >= 0)
+    return np.stack([found, partner[found]], axis=1)

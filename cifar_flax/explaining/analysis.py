@@ -244,10 +244,12 @@ def require(network: Network, dataset: Dataset, selection: Selection) -> None:
             network.label_of(given, what)
     if selection.sort not in SORTS:
         raise UserError(f"sort {selection.sort} is not known: expected one of {', '.join(SORTS)}")
-    if selection.neighbours < 0:
-        raise UserError(f"neighbours is {selection.neighbours}: expected 0 or more")
-    if selection.num_wrong < 1:
-        raise UserError(f"num_wrong is {selection.num_wrong}: expected 1 or more")
+    for name, least in (("neighbours", 0), ("num_wrong", 1)):
+        value = getattr(selection, name)
+        if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
+            raise UserError(f"{name} is {value!r}: expected {least} or more, a whole number")
+    if selection.indices is not None and not len(selection.indices):
+        raise UserError("indices names no image: name one or more, or leave it out")
     if selection.indices is not None and len(set(selection.indices)) < len(selection.indices):
         raise UserError("indices names an image twice: name each image once")
 
@@ -302,7 +304,7 @@ def choose(
 
 def _first(positions: np.ndarray, count: int, predictions: Predictions) -> np.ndarray:
     """The first positions; where the images lie class by class, as many at equal distances, to show all classes."""
-    if len(positions) > count and (np.diff(predictions.true) >= 0).all():
+    if len(positions) > count and predictions.by_class:
         return positions[np.arange(count) * len(positions) // count]
     return positions[:count]
 

@@ -338,7 +338,7 @@ def confusion_figure(
     width = width or min(20.0, max(6.0, 3.0 + 0.4 * count)) + 0.6
     figure = Figure(figsize=(width, width - 0.6), layout="constrained")
     axes = figure.subplots()
-    errors = np.where(np.eye(count, dtype=bool), 0, matrix)
+    errors = np.ma.masked_array(matrix, np.eye(count, dtype=bool))  # what is masked is not drawn
     axes.imshow(errors, cmap="Oranges", vmin=0, vmax=max(1, 1.8 * errors.max()))
     cell = 0.6 * 72 * width / count  # points along it, about: names and labels take the rest
     size = min(0.8 * font, cell / (0.62 * len(str(matrix.max()))))

@@ -3,6 +3,7 @@
 What `explain` draws is for a person at a screen, and has titles; here a caption says what is seen.
 """
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -34,6 +35,7 @@ _ORDERS = {
     "index": "in the order of their numbers",
     "confidence": "the most confident first",
     "loss": "the largest loss first",
+    "class": "at equal distances among all, which lie class by class",
 }
 
 
@@ -77,6 +79,7 @@ def of_maps(
     predictions = network.predict(test.images, test.labels, progress("predicting", len(test.images)))
     if positions is None:
         positions, _ = analysis.choose(network, dataset, predictions, selection)
+    order = "class" if selection.sort == "index" and predictions.by_class else selection.sort
     if not len(positions):
         raise UserError("no wrong prediction fits this choice: choose other classes, or images by --indices")
     predictions = predictions.take(positions)
@@ -97,7 +100,7 @@ def of_maps(
     ]
     columns = [drawing.Column(_HEADINGS[name], raw[:, i], name == DIFFERENCE) for i, name in enumerate(maps)]
     figure = drawing.maps_figure(test.images[positions], said, columns, width=width, cmap=cmap)
-    caption = _caption_of_maps(network, dataset, selection, maps, cmap, predictions, test.indices[positions])
+    caption = _caption_of_maps(network, dataset, selection, maps, cmap, predictions, test.indices[positions], order)
     return Captioned(figure, caption)
 
 
@@ -109,6 +112,7 @@ def _caption_of_maps(
     cmap: str,
     predictions: Predictions,
     indices: np.ndarray,
+    order: str,
 ) -> str:
     names, lines = predictions.class_names, []
     for index, true, predicted, p in zip(
@@ -119,7 +123,7 @@ def _caption_of_maps(
     if selection.indices is None:
         of = "" if selection.true is None else f" of {names[network.label_of(selection.true)]}"
         of += "" if selection.predicted is None else f" as {names[network.label_of(selection.predicted)]}"
-        chosen = f"wrong predictions{of}, {_ORDERS[selection.sort]}"
+        chosen = f"wrong predictions{of}, {_ORDERS[order]}"
     images = "One image" if len(lines) == 1 else f"{len(lines)} images"
     parts = [
         f"{images} of the {dataset.test_title} ({chosen}), and maps by {selection.method} at {selection.stage} of "
@@ -176,12 +180,15 @@ def of_curves(network: Trained, *, width: float = plots.WIDTH) -> Captioned:
         for name, text in (("train", "augmented training"), ("val", "validation"), ("test", "test"))
         if f"{name}_acc" in rows[-1]
     ]
+    rates = [row.get("learning_rate", 0) for row in rows]
+    fell = any(after < before for before, after in itertools.pairwise(rates))
     last = ", ".join(
         f"{rows[-1][f'{name}_acc']:.2f}% on {name}" for name in ("val", "test") if f"{name}_acc" in rows[-1]
     )
     caption = (
-        f"Training of {_named(network)} on {network.spec.name} for {len(rows)} epochs: cross-entropy and accuracy on "
-        f"{' and '.join(splits)} images. Grey lines mark where the learning rate fell."
+        f"Loss and accuracy of {_named(network)} in {len(rows)} epochs of training on {network.spec.name}, of "
+        f"{' and '.join(splits)} images."
+        + (" Grey lines mark where the learning rate fell." if fell else "")
         + (f" Accuracy after the last epoch: {last}." if last else "")
     )
     return Captioned(plots.curves_figure(rows, width=width, font=plots.font_size(width)), caption)

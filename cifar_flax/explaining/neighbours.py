@@ -6,6 +6,7 @@ the network may have learned what it says from other images.
 
 import hashlib
 import io
+import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from cifar_flax.explaining.predictions import Predictions
 
 COUNT = 5
 DOUBTED, _VOTERS = 20, 10
+_VERSION = 1  # of what is kept; another one when the same network would give other features
 _KEPT_FROM = 5000  # training images; of fewer the features take seconds
 _BY_PIXELS = 1000  # errors that are looked up by pixels, at most
 
@@ -135,7 +137,10 @@ def training_features(network: Network, train: Split, progress: Progress) -> np.
     Those of many images are kept in the cache of this program, as float16; so all are rounded to that.
     """
     images = hashlib.sha256(np.ascontiguousarray(train.images).data).hexdigest()
-    key = hashlib.sha256(f"{network.trained.digest} {network.execution.precision} {images}".encode()).hexdigest()
+    model = network.model  # parameters say nothing of strides, mean and deviation
+    shape = [model.widths, model.strides, model.blocks_per_stage, model.norm_kind, network.spec.to_json()]
+    what = [_VERSION, network.trained.digest, network.execution.precision, shape, images]
+    key = hashlib.sha256(json.dumps(what).encode()).hexdigest()
     path = default_data_dir() / "features" / f"{key[:16]}.npy"
     try:
         found = np.load(path, allow_pickle=False)

@@ -72,6 +72,11 @@ class Predictions:
         return self.predicted == self.true
 
     @property
+    def by_class(self) -> bool:
+        """Whether the images lie class by class."""
+        return bool((np.diff(self.true) >= 0).all())
+
+    @property
     def accuracy(self) -> float:
         """The share of correct predictions, in [0, 1]."""
         return float(self.correct.mean())

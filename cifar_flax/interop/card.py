@@ -31,21 +31,29 @@ def write(folder: Path, network: Trained, report: Path | None = None) -> list[st
     if network.config.norm == "affine":
         raise UserError(f"{network.name} had BatchNorm: publish the file that it came from")
     page, robustness = (None, None) if report is None else _read(report, network)
+    # A path would say where its maker's pictures are.
+    name = network.config.dataset
+    config = dataclasses.replace(network.config, dataset=name if name.startswith("tfds:") else Path(name).name)
+    network = dataclasses.replace(network, config=config)
+    try:
+        card = text(network, robustness)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{report}: robustness.json is not what evaluate wrote: evaluate it again") from error
     names = [CARD, trained.PUBLISHED_AS, *([PAGE] if page else [])]
     for name in names:
         if (folder / name).exists():
             raise UserError(f"{folder} holds a {name}: choose another folder, or delete it")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # A path would say where its maker's pictures are.
-        config = dataclasses.replace(network.config, dataset=Path(network.config.dataset).name)
-        network = dataclasses.replace(network, config=config)
         trained.export(network, folder / trained.PUBLISHED_AS)
-        (folder / CARD).write_text(text(network, robustness), encoding="utf-8")
+        (folder / CARD).write_text(card, encoding="utf-8")
         if page:
             (folder / PAGE).write_bytes(page)
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written: {error.strerror}; choose another") from error
+    except (OSError, UserError) as error:
+        for name in names if folder.is_dir() else []:  # all or nothing
+            (folder / name).unlink(missing_ok=True)
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"{folder} cannot be written: {reason}; choose another") from error
     return names
 
 
@@ -60,7 +68,7 @@ def _read(report: Path, network: Trained) -> tuple[bytes, dict[str, Any] | None]
         page, figures = (report / "report.html").read_bytes(), report / "robustness.json"
         robustness = json.loads(figures.read_bytes()) if figures.exists() else None
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UserError(f"--report {report} is no report: expected a folder that cifar-flax explain wrote") from error
+        raise UserError(f"--report {report} is no report: expected what explain, compare or evaluate wrote") from error
     if of != network.digest:
         raise UserError(f"--report {report} is of another network, with SHA-256 {of[:12]}: explain this one")
     return page, robustness
@@ -97,7 +105,8 @@ def text(network: Trained, robustness: dict[str, Any] | None = None) -> str:
         "print(predictions.names, predictions.probabilities)",
         "```",
         "",
-        f"`cifar-flax explain --ckpt {trained.PUBLISHED_AS}` shows what it gets wrong, and what it was looking at.",
+        f"`cifar-flax explain --ckpt {trained.PUBLISHED_AS} --dataset DATASET` shows what it gets wrong, and what it was "
+        f"looking at, in the test images of {network.spec.name}.",
         "",
         "## Figures",
         "",
@@ -116,7 +125,7 @@ def text(network: Trained, robustness: dict[str, Any] | None = None) -> str:
 
 
 def _front_matter(name: str, data_name: str, data: str, row: dict[str, Any]) -> list[str]:
-    lines = ["---", "license: mit", "library_name: flax", "pipeline_tag: image-classification"]
+    lines = ["---", "library_name: flax", "pipeline_tag: image-classification"]
     lines += ["tags: [jax, flax, resnet, layer-normalization, grad-cam]"]
     hub = _HUB.get(data_name)
     lines += [f"datasets: [{hub}]"] * bool(hub) + ["metrics: [accuracy]"]

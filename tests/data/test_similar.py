@@ -38,8 +38,10 @@ def test_near_duplicates_are_those_that_correlate(rng):
     ours = similar.thumbnails(np.concatenate([images, flat]))
     found = similar.near_duplicates(ours, similar.thumbnails(others))
     assert found.tolist() == [[3, 0], [5, 1], [7, 2]]
+    twice = similar.thumbnails(np.concatenate([images[:8], images[3:4], images[3:4]]))
+    assert similar.near_duplicates(twice).tolist() == [[8, 3], [9, 3]]  # each with the first one like it
     both = np.concatenate([images, others[:3]])
-    assert similar.near_duplicates(similar.thumbnails(both)).tolist() == [[3, 60], [5, 61], [7, 62]]
+    assert similar.near_duplicates(similar.thumbnails(both)).tolist() == [[60, 3], [61, 5], [62, 7]]
 
     def small(image):
         return np.asarray(Image.fromarray(image).resize((8, 8), Image.Resampling.BOX), float).ravel()

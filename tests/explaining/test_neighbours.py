@@ -133,6 +133,10 @@ def test_features_of_many_images_are_kept(network, sample, tmp_path, monkeypatch
     np.testing.assert_array_equal(neighbours.training_features(network, sample.test, no_progress), first)
     with pytest.raises(TypeError):
         neighbours.training_features(network, sample.train, no_progress)
+    other = dataclasses.replace(network.spec, mean=(0.5, 0.5, 0.5))  # the same parameters, other features
+    with pytest.raises(TypeError):
+        shifted = dataclasses.replace(network, model=network.model.clone(spec=other))
+        neighbours.training_features(shifted, sample.test, no_progress)
     path.write_bytes(path.read_bytes()[:-5])
     monkeypatch.setattr(type(network), "predict", predict)
     np.testing.assert_array_equal(neighbours.training_features(network, sample.test, no_progress), first)

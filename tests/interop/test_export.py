@@ -48,7 +48,7 @@ def test_the_card_is_read_by_the_hub_and_its_figures_are_the_runs(tmp_path, caps
     found = {result.metric_type: result.metric_value for result in read.data.eval_results}
     assert found["accuracy"] == pytest.approx(network.history[-1]["test_acc"] / 100, abs=1e-4)
     assert found["loss"] == pytest.approx(network.history[-1]["test_loss"], abs=1e-4)
-    assert read.data.license == "mit" and read.data.eval_results[0].dataset_split == "test"
+    assert read.data.license is None and read.data.eval_results[0].dataset_split == "test"
     assert (
         network.digest in read.text and f"| `muon_learning_rate` | {network.config.muon_learning_rate} |" in read.text
     )
