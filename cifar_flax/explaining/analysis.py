@@ -10,15 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from cifar_flax.data import Dataset
+from cifar_flax.data import Dataset, similar
 from cifar_flax.errors import UserError
-from cifar_flax.explaining import comparison, evaluation, neighbours, people
+from cifar_flax.explaining import comparison, evaluation, neighbours, people, slices
 from cifar_flax.explaining.comparison import Comparison
 from cifar_flax.explaining.evaluation import Evaluation
 from cifar_flax.explaining.neighbours import Neighbours
 from cifar_flax.explaining.network import NO_CLASS, Network, Progress, no_progress
 from cifar_flax.explaining.people import People
 from cifar_flax.explaining.predictions import MOST_CLASSES, SORTS, Predictions
+from cifar_flax.explaining.slices import Slices
 
 NUM_CORRECT = 10
 _REPORT_CORRECT_PER_CLASS = 20
@@ -78,6 +79,7 @@ class Analysis:
       comparison: what another network makes of the images, or None.
       evaluation: how far maps and confidence can be trusted, or None.
       neighbours: the training images nearest to those shown, or None.
+      slices: the groups of images that fail more often than the others of their class, or None.
     """
 
     network: Network
@@ -95,6 +97,7 @@ class Analysis:
     comparison: Comparison | None = None
     evaluation: Evaluation | None = None
     neighbours: Neighbours | None = None
+    slices: Slices | None = None
 
     def map_of(self, position: int, label: int) -> np.ndarray:
         """The raw map `[h, w]` of a class of an image shown.
@@ -160,11 +163,26 @@ def analyse(
         raise UserError(f"num_images is {evaluate.num_images}: expected 2 to {there:,}, the images there are")
     predictions = network.predict(test.images, test.labels, progress("predicting", len(test.images)))
     wrong, correct = choose(network, dataset, predictions, selection)
+    raw = network.maps(
+        test.images,
+        predictions.predicted[:, None],
+        stage=selection.stage,
+        methods=[selection.method],
+        on_batch=progress("mapping", len(test.images)),
+    )[:, 0, 0]
+    groups = slices.find(slices.attributes(test.images, raw), similar.thumbnails(test.images), predictions)
     compared = None
     if compare_with is not None:
         stage = selection.stage if selection.stage in compare_with.stages else compare_with.stages[-1]
         compared = comparison.measure(
-            compare_with, test, predictions, stage=stage, method=selection.method, title=title, progress=progress
+            compare_with,
+            test,
+            predictions,
+            groups,
+            stage=stage,
+            method=selection.method,
+            title=title,
+            progress=progress,
         )
     shown = _for_report(
         predictions, np.concatenate([wrong, correct, *([] if compared is None else [compared.changed])])
@@ -211,6 +229,7 @@ def analyse(
         compared,
         evaluated,
         nearest,
+        groups,
     )
 
 

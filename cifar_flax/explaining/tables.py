@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from cifar_flax.explaining import slices
+
 
 class Table(NamedTuple):
     """A table of strings.
@@ -195,7 +197,30 @@ def of_comparison(figures: dict[str, Any]) -> list[Table]:
                 if row["images"]
             ],
         ),
+        *_groups_compared(figures["slices"]),
     ]
+
+
+def _groups_compared(rows: list[dict[str, Any]]) -> Iterator[Table]:
+    if rows:
+        yield Table(
+            "The groups that fail",
+            "How often the images of the groups above fail. The groups were chosen for this network's errors, so "
+            f"chance favours the other one. {len(rows)} tests at once.",
+            ["group", "error", "images", "this", "other", "mended", "broken", "p"],
+            [
+                [
+                    slices.name_of(row),
+                    slices.error_of(row),
+                    f"{row['images']:,}",
+                    *(f"{100 * row[key]:.1f}%" for key in ("rate", "other_rate")),
+                    str(row["mended"]),
+                    str(row["broken"]),
+                    f"{row['p']:.2g}",
+                ]
+                for row in rows
+            ],
+        )
 
 
 def of_neighbours(figures: dict[str, Any]) -> list[Table]:
@@ -214,3 +239,35 @@ def of_neighbours(figures: dict[str, Any]) -> list[Table]:
     ]
     columns = ["of the training images", "carry the predicted label", "carry the true label"]
     return [Table("Which training images are nearest to an error?", text, columns, rows)]
+
+
+def of_slices(figures: dict[str, Any]) -> Table:
+    """The table of the groups that `slices.find` tried on both halves."""
+    count = len(figures["confirmed"])
+    text = (
+        f"{figures['tried']:,} groups were tried on one half of the {figures['images']:,} test images. Those that "
+        f"fail more often there than the others of their class, {figures['carried']}, were tried again on the other "
+        f"half, and {count or 'none'} confirmed. Figures are of that half. A group is what errors have in common, not "
+        "their cause."
+    )
+    if not count:
+        text += f" With {figures['errors']:,} errors only large differences could be."
+    rows = [
+        [
+            slices.name_of(row),
+            slices.error_of(row),
+            *_rates(row["first_half"]),
+            f"{row['images']:,}",
+            *_rates(row),
+            f"{row['p']:.2g}",
+            f"{row['corrected_p']:.2g}",
+        ]
+        for row in figures["confirmed"] + figures["not_confirmed"]
+    ]
+    columns = ["group", "error", "first half", "others", "images", "second half", "others", "p", "corrected p"]
+    return Table("All that were tried on both halves", text, columns, rows)
+
+
+def _rates(test: dict[str, Any]) -> list[str]:
+    """How often a group fails, and the others of its class."""
+    return ["" if test[key] is None else f"{100 * test[key]:.1f}%" for key in ("rate", "others_rate")]

@@ -6,6 +6,7 @@ import { showClasses, showConfusion, showCurves, showHead, showPairs, showPeople
 import { showCell, startGallery } from "./gallery.js";
 import { startLive } from "./live.js";
 import { showBehind } from "./neighbours.js";
+import { startSlices } from "./slices.js";
 
 showHead();
 showCurves();
@@ -20,6 +21,7 @@ startColors();
 for (const canvas of document.querySelectorAll("canvas")) fit(canvas, 256);
 load(() => {
   startGallery();
+  startSlices();
   startLive();
   startCompared();
 });
