@@ -22,7 +22,7 @@ PURE = {
     "data": {"augment", "spec"},
     "network": {"model", "forms", "cpu/norm", "cpu/convolution", "cpu/operations"},
     "training": {"metrics", "optim", "step"},
-    "explaining": {"agreement", "cam", "calibration", "corruptions", "faithfulness"},
+    "explaining": {"agreement", "cam", "calibration", "corruptions", "faithfulness", "slices"},
 }
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts): path

@@ -1,7 +1,7 @@
 """What decoding pictures gave, kept in the cache of this program: it takes minutes for a large set.
 
-One file for a source and its options. It holds the names, sizes, times and inodes of the files that it was made of, and is
-made anew when these have changed.
+One file for a source and its options. It holds the names, sizes, times and inodes of the files that it was made of,
+and is made anew when these have changed.
 """
 
 import hashlib

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from cifar_flax.data import Dataset
+from cifar_flax.data import Dataset, similar
 from cifar_flax.errors import UserError
-from cifar_flax.explaining import comparison, evaluation, neighbours, people, robustness
+from cifar_flax.explaining import comparison, evaluation, neighbours, people, robustness, slices
 from cifar_flax.explaining.comparison import Comparison
 from cifar_flax.explaining.evaluation import Evaluation
 from cifar_flax.explaining.neighbours import Neighbours
@@ -20,6 +20,7 @@ from cifar_flax.explaining.network import NO_CLASS, Network, Progress, no_progre
 from cifar_flax.explaining.people import People
 from cifar_flax.explaining.predictions import MOST_CLASSES, SORTS, Predictions
 from cifar_flax.explaining.robustness import Robustness
+from cifar_flax.explaining.slices import Slices
 
 NUM_CORRECT = 10
 _REPORT_CORRECT_PER_CLASS = 20
@@ -82,6 +83,7 @@ class Analysis:
       neighbours: the training images nearest to those shown, or None.
       robustness: what becomes of accuracy and confidence on corrupted images, or None.
       other_robustness: the same of the network compared with, or None.
+      slices: the groups of images that fail more often than the others of their class, or None.
     """
 
     network: Network
@@ -101,6 +103,7 @@ class Analysis:
     neighbours: Neighbours | None = None
     robustness: Robustness | None = None
     other_robustness: Robustness | None = None
+    slices: Slices | None = None
 
     def map_of(self, position: int, label: int) -> np.ndarray:
         """The raw map `[h, w]` of a class of an image shown.
@@ -166,11 +169,26 @@ def analyse(
         raise UserError(f"num_images is {evaluate.num_images}: expected 2 to {there:,}, the images that there are")
     predictions = network.predict(test.images, test.labels, progress("predicting", len(test.images)))
     wrong, correct = choose(network, dataset, predictions, selection)
+    raw = network.maps(
+        test.images,
+        predictions.predicted[:, None],
+        stage=selection.stage,
+        methods=[selection.method],
+        on_batch=progress("mapping", len(test.images)),
+    )[:, 0, 0]
+    groups = slices.find(slices.attributes(test.images, raw), similar.thumbnails(test.images), predictions)
     compared = None
     if compare_with is not None:
         stage = selection.stage if selection.stage in compare_with.stages else compare_with.stages[-1]
         compared = comparison.measure(
-            compare_with, test, predictions, stage=stage, method=selection.method, title=title, progress=progress
+            compare_with,
+            test,
+            predictions,
+            groups,
+            stage=stage,
+            method=selection.method,
+            title=title,
+            progress=progress,
         )
     shown = _for_report(
         predictions, np.concatenate([wrong, correct, *([] if compared is None else [compared.changed])])
@@ -226,6 +244,7 @@ def analyse(
         neighbours=nearest,
         robustness=robust[0],
         other_robustness=robust[1],
+        slices=groups,
     )
 
 

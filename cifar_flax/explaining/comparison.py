@@ -8,6 +8,7 @@ from scipy.stats import binomtest
 from cifar_flax.data import Split
 from cifar_flax.explaining.network import Network, Progress, no_progress
 from cifar_flax.explaining.predictions import Predictions
+from cifar_flax.explaining.slices import Slices, failed
 
 MOST = 300  # of each kind are explained: all in the page would make it too large
 
@@ -73,10 +74,25 @@ def compare(ours: Predictions, theirs: Predictions) -> dict[str, Any]:
     }
 
 
+def compare_slices(ours: Predictions, theirs: Predictions, found: Slices) -> list[dict[str, Any]]:
+    """How the other network fares with the groups that fail more often with this one; `mended` fail no longer."""
+    rows = []
+    for one, row in zip(found.confirmed, found.figures["confirmed"], strict=True):
+        our, their = (failed(by, one.positions, one.taken) for by in (ours, theirs))
+        counts = _count(~our, ~their)
+        rows.append(
+            {key: row[key] for key in ("class", "taken_for", "words", "images", "rate")}
+            | {"other_rate": float(their.mean())}
+            | {key: counts[key] for key in ("mended", "broken", "p")}
+        )
+    return rows
+
+
 def measure(
     other: Network,
     test: Split,
     ours: Predictions,
+    groups: Slices,
     *,
     stage: str,
     method: str,
@@ -89,11 +105,11 @@ def measure(
       other: the other network.
       test: the images.
       ours: this network's predictions of them.
+      groups: those that fail more often with this network.
       stage: the other's stage that is explained.
       method: one of `cam.METHODS`.
       title: what the images are, for a person to read.
       progress: (what, total) to a function that is told how many more are done.
-
     """
     theirs = other.predict(test.images, test.labels, progress("predicting, the other", len(test.images)))
 
@@ -111,4 +127,5 @@ def measure(
         on_batch=progress("explaining, the other", len(changed)),
     )[:, 0, 0]
     figures = other.identity() | {"stage": stage, "data": title, "definitions": DEFINITIONS, **compare(ours, theirs)}
+    figures["slices"] = compare_slices(ours, theirs, groups)
     return Comparison(figures, theirs, mended, broken, maps)

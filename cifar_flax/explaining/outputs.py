@@ -71,6 +71,8 @@ def manifest(analysis: Analysis) -> dict[str, Any]:
     }
     if analysis.neighbours is not None:
         content["neighbours"] = analysis.neighbours.figures | {"doubted": _doubted(analysis, analysis.neighbours)}
+    if analysis.slices is not None:
+        content["slices"] = analysis.slices.figures
     if analysis.people is not None:
         content["people"] = people.summarise(analysis.people, analysis.predictions, analysis.badges)
     return content

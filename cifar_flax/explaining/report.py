@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from cifar_flax.explaining import drawing, pages, tables
+from cifar_flax.explaining import drawing, pages, slices, tables
 from cifar_flax.explaining.analysis import Analysis
 from cifar_flax.explaining.comparison import Comparison
 from cifar_flax.explaining.neighbours import Neighbours
 from cifar_flax.explaining.network import Network
+from cifar_flax.explaining.slices import Slices
 from cifar_flax.network import weights
 
 _SPRITE_COLUMNS = 40
@@ -105,6 +106,26 @@ def _neighbours(analysis: Analysis, found: Neighbours) -> tuple[dict[str, Any], 
     return behind, nearest
 
 
+def _slices(found: Slices) -> tuple[dict[str, Any], dict[int, list[int]]]:
+    """What the page says of groups that fail; and the numbers of those that each image is in, by position."""
+    numbers: dict[int, list[int]] = {}
+    for number, one in enumerate(found.confirmed):
+        for position in one.positions.tolist():
+            numbers.setdefault(position, []).append(number)
+    groups = [
+        {
+            "name": slices.name_of(row),
+            "error": slices.error_of(row),
+            "sentence": row["sentence"],
+            "true": one.label,
+            "predicted": one.taken,
+        }
+        for one, row in zip(found.confirmed, found.figures["confirmed"], strict=True)
+    ]
+    table = tables.of_slices(found.figures)._asdict()
+    return {"confirmed": groups, "table": table, "definitions": found.figures["definitions"]}, numbers
+
+
 def embedded(network: Network) -> dict[str, Any]:
     """What `network.js` makes the network of; without its parameters where these are too many.
 
@@ -144,6 +165,7 @@ def render(analysis: Analysis, manifest: dict[str, Any], pictures: Mapping[str, 
     test, predictions, shown = analysis.dataset.test, analysis.predictions, analysis.shown
     pooled = pool(np.concatenate([analysis.maps, analysis.differences[:, None]], axis=1))
     quantised, scales = _quantised(pooled)
+    groups, numbers = ({}, {}) if analysis.slices is None else _slices(analysis.slices)
     behind, nearest = ({}, {}) if analysis.neighbours is None else _neighbours(analysis, analysis.neighbours)
     images = [
         {
@@ -156,6 +178,7 @@ def render(analysis: Analysis, manifest: dict[str, Any], pictures: Mapping[str, 
         }
         | ({"badge": badge} if (badge := analysis.badges[position]) else {})
         | nearest.get(int(position), {})
+        | ({"slices": numbers[position]} if position in numbers else {})
         for position, classes, scale in zip(shown.tolist(), analysis.classes, scales, strict=True)
     ]
     keys = ("checkpoint", "checkpoint_sha256", "model", "stage", "method", "data", "is_sample", "class_names")
@@ -174,6 +197,7 @@ def render(analysis: Analysis, manifest: dict[str, Any], pictures: Mapping[str, 
         "colors": {cmap: _base64(drawing.colors_of(cmap).tobytes()) for cmap in ("jet", drawing.CMAPS[0])},
         "network": embedded(analysis.network),
         "neighbours": behind or None,
+        "slices": groups or None,
     }
     if analysis.robustness is not None:
         both = analysis.robustness, analysis.other_robustness

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cifar_flax.explaining import robustness
+from cifar_flax.explaining import robustness, slices
 from cifar_flax.explaining.corruptions import SEVERITIES
 from cifar_flax.explaining.drawing import Grid
 from cifar_flax.explaining.robustness import Robustness
@@ -202,7 +202,30 @@ def of_comparison(figures: dict[str, Any]) -> list[Table]:
                 if row["images"]
             ],
         ),
+        *_groups_compared(figures["slices"]),
     ]
+
+
+def _groups_compared(rows: list[dict[str, Any]]) -> Iterator[Table]:
+    if rows:
+        yield Table(
+            "The groups that fail",
+            "How often the images of the groups above fail. The groups were chosen for this network's errors, so "
+            f"chance favours the other one. {len(rows)} tests at once.",
+            ["group", "error", "images", "this", "other", "mended", "broken", "p"],
+            [
+                [
+                    slices.name_of(row),
+                    slices.error_of(row),
+                    f"{row['images']:,}",
+                    *(f"{100 * row[key]:.1f}%" for key in ("rate", "other_rate")),
+                    str(row["mended"]),
+                    str(row["broken"]),
+                    f"{row['p']:.2g}",
+                ]
+                for row in rows
+            ],
+        )
 
 
 def of_neighbours(figures: dict[str, Any]) -> list[Table]:
@@ -288,3 +311,35 @@ def about_robustness(ours: Robustness, other: Robustness | None, data: str) -> t
         f"{98 / number**0.5:.1f} points. Corruptions: {words['corruptions']}. {robustness.FROST.capitalize()}: "
         f"{words[robustness.FROST]}. {robustness.MEAN.capitalize()}: {words[robustness.MEAN]}. {words['limits']}.",
     )
+
+
+def of_slices(figures: dict[str, Any]) -> Table:
+    """The table of the groups that `slices.find` tried on both halves."""
+    count = len(figures["confirmed"])
+    text = (
+        f"{figures['tried']:,} groups were tried on one half of the {figures['images']:,} test images. Those that "
+        f"fail more often there than the others of their class, {figures['carried']}, were tried again on the other "
+        f"half, and {count or 'none'} confirmed. Figures are of that half. A group is what errors have in common, not "
+        "their cause."
+    )
+    if not count:
+        text += f" With {figures['errors']:,} errors only large differences could be."
+    rows = [
+        [
+            slices.name_of(row),
+            slices.error_of(row),
+            *_rates(row["first_half"]),
+            f"{row['images']:,}",
+            *_rates(row),
+            f"{row['p']:.2g}",
+            f"{row['corrected_p']:.2g}",
+        ]
+        for row in figures["confirmed"] + figures["not_confirmed"]
+    ]
+    columns = ["group", "error", "first half", "others", "images", "second half", "others", "p", "corrected p"]
+    return Table("All that were tried on both halves", text, columns, rows)
+
+
+def _rates(test: dict[str, Any]) -> list[str]:
+    """How often a group fails, and the others of its class."""
+    return ["" if test[key] is None else f"{100 * test[key]:.1f}%" for key in ("rate", "others_rate")]

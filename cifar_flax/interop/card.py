@@ -105,8 +105,8 @@ def text(network: Trained, robustness: dict[str, Any] | None = None) -> str:
         "print(predictions.names, predictions.probabilities)",
         "```",
         "",
-        f"`cifar-flax explain --ckpt {trained.PUBLISHED_AS} --dataset DATASET` shows what it gets wrong, and what it was "
-        f"looking at, in the test images of {network.spec.name}.",
+        f"`cifar-flax explain --ckpt {trained.PUBLISHED_AS} --dataset DATASET` shows what it gets wrong among the "
+        f"test images of {network.spec.name}, and what it was looking at.",
         "",
         "## Figures",
         "",

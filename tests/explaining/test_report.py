@@ -291,7 +291,7 @@ def compared(analysis):
     maps = rng.normal(size=(len(mended) + len(broken), 8, 8)).astype(np.float32)
     theirs = Predictions(np.log(p), analysis.dataset.spec.class_names, labels)
     figures = {"checkpoint": "other one", "model": "smoke", "data": "embedded SAMPLE"}
-    figures |= {"definitions": comparison.DEFINITIONS, **comparison.compare(analysis.predictions, theirs)}
+    figures |= {"definitions": comparison.DEFINITIONS, "slices": []} | comparison.compare(analysis.predictions, theirs)
     return comparison.Comparison(figures, theirs, mended, broken, maps)
 
 

@@ -18,7 +18,7 @@ import { askAbout } from "./live.js";
 import { showNeighbours } from "./neighbours.js";
 
 export const PAGE = 60;
-const FILTERS = ["kind", "true", "predicted", "sort", "badge", "map"];
+const FILTERS = ["kind", "true", "predicted", "slice", "sort", "badge", "map"];
 const OF_CLASSES = ["true", "predicted", "map"];
 
 /* What is to be drawn over an image. */
@@ -36,7 +36,8 @@ function isChosen(image) {
   const kind = $("kind").value;
   const is = (id) => $(id).value === "any" || String(image[id]) === $(id).value;
   const ofKind = kind === "all" || (image.true === image.predicted) === (kind === "correct");
-  return ofKind && is("true") && is("predicted") && is("badge");
+  const ofSlice = $("slice").value === "any" || image.slices?.includes(Number($("slice").value));
+  return ofKind && is("true") && is("predicted") && ofSlice && is("badge");
 }
 
 function fill() {
@@ -72,10 +73,13 @@ function more() {
 
 /* Shows the images of one cell of the confusion matrix. */
 export function showCell(isTrue, isPredicted) {
-  $("kind").value = isTrue === isPredicted ? "correct" : "wrong";
-  $("true").value = isTrue;
-  $("predicted").value = isPredicted;
-  $("badge").value = "any";
+  show(isTrue === isPredicted ? "correct" : "wrong", isTrue, isPredicted);
+}
+
+/* Shows the images of some classes, or "any", that are wrong or correct, of all groups or of one by its number. */
+export function show(kind, isTrue, isPredicted, slice = "any") {
+  const values = { kind, true: isTrue, predicted: isPredicted, slice, badge: "any" };
+  for (const [id, value] of Object.entries(values)) $(id).value = value;
   fill();
   $("images").scrollIntoView();
   $("kind").focus({ preventScroll: true });
@@ -203,6 +207,10 @@ export function startGallery() {
   option($("map"), DIFFERENCE, "predicted minus true");
   option($("map"), PLAIN, "none");
   for (const c of mapped) option($("map"), c, `of ${names[c]}`);
+  option($("slice"), "any", "any");
+  $("slice-filter").hidden = !data.slices?.confirmed.length;
+  for (const [i, slice] of (data.slices?.confirmed ?? []).entries())
+    option($("slice"), i, `${slice.name}: ${slice.error}`);
   option($("badge"), "any", "any");
   if (data.people) {
     $("people-filter").hidden = false;

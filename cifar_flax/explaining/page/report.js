@@ -15,6 +15,7 @@ import {
 import { showCell, startGallery } from "./gallery.js";
 import { startLive } from "./live.js";
 import { showBehind } from "./neighbours.js";
+import { startSlices } from "./slices.js";
 
 showHead();
 showCurves();
@@ -30,6 +31,7 @@ startColors();
 for (const canvas of document.querySelectorAll("canvas")) fit(canvas, 256);
 load(() => {
   startGallery();
+  startSlices();
   startLive();
   startCompared();
 });
