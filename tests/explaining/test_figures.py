@@ -285,7 +285,7 @@ def test_confusion_and_curves_have_figures_too(sample, here, tmp_path):
     assert here("--kind curves --ckpt resnet18 --out b.png --width 3.3 --dpi 100") == 0
     rows = load("resnet18").history
     caption = (tmp_path / "b.png.txt").read_text()
-    assert f"for {len(rows)} epochs" in caption and f"{rows[-1]['test_acc']:.2f}% on test" in caption
+    assert f"in {len(rows)} epochs" in caption and f"{rows[-1]['test_acc']:.2f}% on test" in caption
     with Image.open(tmp_path / "b.png") as picture:
         assert picture.width == 330
     before = (tmp_path / "b.png").read_bytes()
