@@ -80,6 +80,7 @@ def test_it_says_that_it_is_a_sample_and_writes_everything(explained):
         "gradcam_wrong.png",
         "gradcam_correct.png",
         "loss_accuracy.png",
+        "neighbours_wrong.png",
         "confusion_matrix.png",
         "manifest.json",
         "cams.npz",
