@@ -3,14 +3,14 @@
 import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cifar_flax.cli import Parser
 from cifar_flax.errors import UserError
 
 if TYPE_CHECKING:  # heavy imports, which --help does without
     from cifar_flax.data import Dataset
-    from cifar_flax.explaining.analysis import EvaluationOptions, Selection
+    from cifar_flax.explaining.analysis import Selection
     from cifar_flax.explaining.network import Network
     from cifar_flax.explaining.people import People
     from cifar_flax.training.trained import Trained
@@ -217,7 +217,7 @@ def analyse(
     folder_name: str,
     *,
     other: str | None = None,
-    evaluate: "EvaluationOptions | None" = None,
+    evaluate: dict[str, Any] | None = None,
 ) -> None:
     """Explains a network's predictions of a test set: the whole of `explain`, `compare` and `evaluate`.
 
@@ -225,7 +225,7 @@ def analyse(
       flags: as `add_analysis` has added them.
       folder_name: of the output folder, where none is given.
       other: a network to compare with.
-      evaluate: what is evaluated.
+      evaluate: what is evaluated: the fields of `EvaluationOptions`.
     """
     check_selection(flags)
     from cifar_flax import machine  # heavy imports, not needed before here
@@ -244,7 +244,7 @@ def analyse(
         dataset,
         chosen,
         compare_with=compared and prepare(compared),
-        evaluate=evaluate,
+        evaluate=None if evaluate is None else analysis.EvaluationOptions(**evaluate),
         human_labels=human_labels(flags, dataset),
         progress=progress(),
     )

@@ -27,10 +27,7 @@ def _evaluate(argv: list[str] | None, prog: str) -> None:
         raise UserError(f"--num-images is {flags.num_images}: expected 2 or more")
     if flags.seed < 0:
         raise UserError(f"--seed is {flags.seed}: expected 0 or more")
-    common.check_selection(flags)
-    from cifar_flax.explaining.analysis import EvaluationOptions  # a heavy import, not needed before here
-
-    options = EvaluationOptions(flags.num_images, flags.seed, flags.corruptions)
+    options = {"num_images": flags.num_images, "seed": flags.seed, "corruptions": flags.corruptions}
     common.analyse(flags, "evaluate", other=flags.compare, evaluate=options)
 
 

@@ -40,21 +40,24 @@ class DataSpec:
         """Rows, columns and channels: RGB."""
         return (self.image_size, self.image_size, 3)
 
+    def _mean_and_std(self, shape: tuple[int, ...]) -> list[jax.Array]:
+        return [jnp.broadcast_to(np.array(x, np.float32), shape) for x in (self.mean, self.std)]
+
     def normalize(self, images: jax.Array | np.ndarray) -> jax.Array:
         """uint8 `[..., 3]` to float32 with zero mean and unit variance a channel over the training set."""
-        mean, std = (jnp.broadcast_to(np.array(x, np.float32), images.shape) for x in (self.mean, self.std))
+        mean, std = self._mean_and_std(images.shape)
         return jnp.asarray((images.astype(jnp.float32) / 255 - mean) / std)
 
     def denormalize(self, images: jax.Array) -> jax.Array:
         """The inverse of `normalize`: float32 `[..., 3]` to float32 in [0, 1], for drawing."""
-        mean, std = (jnp.broadcast_to(np.array(x, np.float32), images.shape) for x in (self.mean, self.std))
+        mean, std = self._mean_and_std(images.shape)
         return images * std + mean
 
     def renormalize(self, images: jax.Array, before: "DataSpec") -> jax.Array:
         """What `before.normalize` has normalised, as `normalize` would have done it."""
         if (self.mean, self.std) == (before.mean, before.std):
             return images
-        mean, std = (jnp.broadcast_to(np.array(x, np.float32), images.shape) for x in (self.mean, self.std))
+        mean, std = self._mean_and_std(images.shape)
         return (before.denormalize(images) - mean) / std
 
     def difference(self, other: "DataSpec") -> str:

@@ -176,7 +176,8 @@ def analyse(
         methods=[selection.method],
         on_batch=progress("mapping", len(test.images)),
     )[:, 0, 0]
-    groups = slices.find(slices.attributes(test.images, raw), similar.thumbnails(test.images), predictions)
+    looks = similar.thumbnails(test.images)
+    groups = slices.find(slices.attributes(test.images, raw), looks, predictions)
     compared = None
     if compare_with is not None:
         stage = selection.stage if selection.stage in compare_with.stages else compare_with.stages[-1]
@@ -205,7 +206,7 @@ def analyse(
     )[:, :, 0]
     nearest = None
     if selection.neighbours and len(dataset.train.images):
-        nearest = neighbours.measure(network, dataset, predictions, shown, selection.neighbours, progress)
+        nearest = neighbours.measure(network, dataset, predictions, looks, shown, selection.neighbours, progress)
     evaluated, robust = None, [None, None]
     if evaluate is not None:
         evaluated = evaluation.evaluate(

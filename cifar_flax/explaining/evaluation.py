@@ -70,9 +70,9 @@ class Evaluation(NamedTuple):
     confused: measures.Pairs
 
 
-def draw_images(total: int, count: int | None, rng: np.random.Generator) -> np.ndarray:
-    """Positions of `count` of `total` images, drawn at random, or of all: int, ascending."""
-    return np.sort(rng.permutation(total)[:count])
+def draw_images(among: int | np.ndarray, count: int | None, rng: np.random.Generator) -> np.ndarray:
+    """`count` of so many positions, or of those given, drawn at random; or all: int, ascending."""
+    return np.sort(rng.permutation(among)[:count])
 
 
 def evaluate(
@@ -110,12 +110,9 @@ def evaluate(
     def maps_of(images, classes, methods, what):
         return network.maps(images, classes, stage=stage, methods=methods, on_batch=progress(what, len(images)))
 
-    def draw(positions, count):
-        return np.sort(rng.permutation(positions)[:count])
-
     maps = maps_of(images, np.stack([predicted, predictions.true], axis=1), [method], "maps")[:, :, 0]
     whole, confused = measures.measure_whole(maps, predictions, network.spec.image_size)
-    few = np.concatenate([draw(np.flatnonzero(kind), sizes.faithful) for kind in (~correct, correct)])
+    few = np.concatenate([draw_images(np.flatnonzero(kind), sizes.faithful, rng) for kind in (~correct, correct)])
     few = rng.permutation(few)  # so that another image's map is of a wrong prediction as often as of a right one
     maps = maps_of(images[few], ranked[few, :2], [*cam.METHODS], "maps by every method")
     faithful = measures.measure_faithfulness(
@@ -128,7 +125,7 @@ def evaluate(
         seed=seed,
         progress=progress,
     )
-    some = draw(np.arange(len(images)), sizes.randomised)
+    some = draw_images(len(images), sizes.randomised, rng)
     figures = network.identity() | {
         "stage": stage,
         "method": method,

@@ -57,6 +57,7 @@ def measure(
     network: Network,
     dataset: Dataset,
     predictions: Predictions,
+    looks: np.ndarray,
     shown: np.ndarray,
     count: int,
     progress: Progress,
@@ -67,6 +68,7 @@ def measure(
       network: the network.
       dataset: the data set.
       predictions: of its `N` test images, with their features.
+      looks: thumbnails of these, as `similar.thumbnails` makes them.
       shown: int `[n]`, positions of the test images to look up.
       count: how many training images of each; fewer where there are no more.
       progress: (what, total) to a function that is told how many more are done.
@@ -78,7 +80,7 @@ def measure(
     wrong = np.flatnonzero(~predictions.correct)
     few = np.random.default_rng(0).permutation(wrong)[:_BY_PIXELS]
     alike = similar.nearest(test.images[few], train.images, count, _less_distance)
-    pairs = similar.near_duplicates(similar.thumbnails(test.images), similar.thumbnails(train.images))
+    pairs = similar.near_duplicates(looks, similar.thumbnails(train.images))
     apart = np.ones(len(predictions), bool)
     apart[pairs[:, 0]] = False
     doubted, instead = doubt(known, train.labels)

@@ -160,17 +160,15 @@ def write(
     predictions = network.predict(images, labels)
     count, names = len(pictures), network.spec.class_names
     distances, limit = np.full(count, np.nan), np.inf
-    nearest: list[tuple[list[dict[str, Any]], list[str]]] = [([], [])] * count
+    nearest, thumbnails = [[] for _ in pictures], [[] for _ in pictures]  # training images, and their pictures
     if reference is not None:
         distances, limit = distance(network, images, reference)
         known = neighbours.training_features(network, reference.train, no_progress)
         found = neighbours.nearest(known, predictions, neighbours.COUNT)
-        nearest = [
-            (
-                neighbours.entries(reference.train, names, places, similarity),
-                [_encoded(Image.fromarray(image), "PNG") for image in reference.train.images[places]],
-            )
-            for places, similarity in zip(found.places, found.similarity, strict=True)
+        nearest = [neighbours.entries(reference.train, names, *pair) for pair in zip(*found, strict=True)]
+        thumbnails = [
+            [_encoded(Image.fromarray(image), "PNG") for image in reference.train.images[places]]
+            for places in found.places
         ]
     classes = predictions.explained_classes()
     raw = network.maps(images, classes, stage=stage, methods=[method], on_batch=on_batch)[:, :, 0]
@@ -182,7 +180,7 @@ def write(
             "probabilities": [round(float(x), 6) for x in predictions.probabilities[i]],
             "distance": None if reference is None else round(float(distances[i]), 4),
             "unlike": bool(distances[i] > limit),
-            "neighbours": nearest[i][0],
+            "neighbours": nearest[i],
         }
         | ({} if labels is None else {"true": names[labels[i]]})
         for i, picture in enumerate(pictures)
@@ -205,7 +203,7 @@ def write(
     )
     cards = [
         _card(picture, entry, maps) | {"classes": explained.tolist(), "nearest": shown}
-        for picture, entry, maps, explained, (_, shown) in zip(pictures, entries, raw, classes, nearest, strict=True)
+        for picture, entry, maps, explained, shown in zip(pictures, entries, raw, classes, thumbnails, strict=True)
     ]
     content = manifest | {"pictures": cards, "image_size": network.spec.image_size}
     with replacing(folder, PICTURES, overwrite=overwrite) as new:

@@ -79,22 +79,16 @@ def _compared(compared: Comparison, shown: np.ndarray) -> dict[str, Any]:
     }
 
 
-def _neighbours(analysis: Analysis, found: Neighbours) -> tuple[dict[str, Any], dict[int, dict[str, Any]]]:
-    """What the page says of training images; and of each image shown, by position, the nearest on the sheet."""
+def _neighbours(analysis: Analysis, found: Neighbours) -> tuple[dict[str, Any], list[list[list[float]]]]:
+    """What the page says of training images; and for each image shown the nearest: place on the sheet, and cosine."""
     train = analysis.dataset.train
     count = max(1, min(found.places.shape[1], _NEIGHBOURS // max(1, len(found.places))))
     places = found.places[:, :count]
     on_sheet = np.unique(np.concatenate([places.ravel(), found.doubted]))
-    nearest = {
-        position: {
-            "neighbours": [
-                [cell, round(float(cosine), 2)] for cell, cosine in zip(cells, cosines[:count], strict=True)
-            ]
-        }
-        for position, cells, cosines in zip(
-            analysis.shown.tolist(), np.searchsorted(on_sheet, places).tolist(), found.similarity, strict=True
-        )
-    }
+    nearest = [
+        [[cell, round(float(cosine), 2)] for cell, cosine in zip(cells, cosines, strict=True)]
+        for cells, cosines in zip(np.searchsorted(on_sheet, places).tolist(), found.similarity[:, :count], strict=True)
+    ]
     doubted = np.stack([np.searchsorted(on_sheet, found.doubted), found.instead], axis=1)
     behind = {
         "images": [{"index": int(train.indices[i]), "label": int(train.labels[i])} for i in on_sheet],
@@ -166,7 +160,7 @@ def render(analysis: Analysis, manifest: dict[str, Any], pictures: Mapping[str, 
     pooled = pool(np.concatenate([analysis.maps, analysis.differences[:, None]], axis=1))
     quantised, scales = _quantised(pooled)
     groups, numbers = ({}, {}) if analysis.slices is None else _slices(analysis.slices)
-    behind, nearest = ({}, {}) if analysis.neighbours is None else _neighbours(analysis, analysis.neighbours)
+    behind, nearest = ({}, []) if analysis.neighbours is None else _neighbours(analysis, analysis.neighbours)
     images = [
         {
             "index": int(test.indices[position]),
@@ -177,9 +171,9 @@ def render(analysis: Analysis, manifest: dict[str, Any], pictures: Mapping[str, 
             "scales": [float(f"{x:.4g}") for x in scale],
         }
         | ({"badge": badge} if (badge := analysis.badges[position]) else {})
-        | nearest.get(int(position), {})
+        | ({"neighbours": nearest[place]} if nearest else {})
         | ({"slices": numbers[position]} if position in numbers else {})
-        for position, classes, scale in zip(shown.tolist(), analysis.classes, scales, strict=True)
+        for place, (position, classes, scale) in enumerate(zip(shown.tolist(), analysis.classes, scales, strict=True))
     ]
     keys = ("checkpoint", "checkpoint_sha256", "model", "stage", "method", "data", "is_sample", "class_names")
     evaluated = [] if analysis.evaluation is None else tables.of_evaluation(analysis.evaluation.figures)

@@ -1,10 +1,20 @@
-"""Pages in a real browser."""
+"""Pages in a real browser, and what is to be seen of maps."""
 
 import shutil
 
+import numpy as np
 import pytest
 
+from cifar_flax.explaining import cam
+from cifar_flax.explaining.network import load
+
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="session")
+def network():
+    """The embedded one, as it is."""
+    return load("compact")
 
 
 @pytest.fixture(scope="module")
@@ -45,3 +55,32 @@ def violations():
         return [f"{each['id']}: {node['html'][:120]}" for each in found for node in each["nodes"]]
 
     return find
+
+
+class Drawn:
+    """What is to be seen of maps, worked out without the program's own drawing."""
+
+    @staticmethod
+    def enlarged(array, size=256):
+        """A map `[h, w]` at `[size, size]`, bilinear between the middles of its places."""
+        for _ in range(2):
+            n = len(array)
+            at = np.clip((np.arange(size) + 0.5) * n / size - 0.5, 0, n - 1)
+            array = np.stack([np.interp(at, np.arange(n), column) for column in array.T], axis=0)
+        return array
+
+    @staticmethod
+    def overlay(image, raw, colors=cam.JET):
+        """A class's map over its image, `[256, 256, 3]` of 0 to 255."""
+
+        def unit(x):
+            return (x - x.min()) / (1e-7 + np.ptp(x))
+
+        heat = unit(Drawn.enlarged(unit(np.maximum(raw, 0))))
+        mixed = colors[(255 * heat).astype(int)] / 510 + image.repeat(8, axis=0).repeat(8, axis=1) / 510
+        return 255 * mixed / mixed.max()
+
+
+@pytest.fixture(scope="session")
+def drawn():
+    return Drawn

@@ -9,13 +9,7 @@ from cifar_flax.data import open_dataset
 from cifar_flax.errors import UserError
 from cifar_flax.explaining import analysis
 from cifar_flax.explaining.analysis import EvaluationOptions, Selection, analyse
-from cifar_flax.explaining.network import load
 from cifar_flax.explaining.predictions import Predictions
-
-
-@pytest.fixture(scope="module")
-def network():
-    return load("compact")
 
 
 @pytest.fixture(scope="module")

@@ -63,27 +63,6 @@ class Oracle:
         return self.maps(positions, np.eye(10, dtype=np.float32)[classes])
 
 
-def enlarged(array, size):
-    """A map `[h, w]` at `[size, size]`, bilinear between the middles of its places."""
-    for _ in range(2):
-        n = len(array)
-        at = np.clip((np.arange(size) + 0.5) * n / size - 0.5, 0, n - 1)
-        array = np.stack([np.interp(at, np.arange(n), column) for column in array.T], axis=0)
-    return array
-
-
-def overlay(image, raw, size=256):
-    """What is shown of a map over its image: uint8 `[size, size, 3]`."""
-
-    def unit(x):
-        return (x - x.min()) / (1e-7 + np.ptp(x))
-
-    heat = unit(enlarged(unit(np.maximum(raw, 0)), size))
-    zoomed = image.repeat(size // 32, axis=0).repeat(size // 32, axis=1)
-    mixed = cam.JET[(255 * heat).astype(int)] / 510 + zoomed / 510
-    return 255 * mixed / mixed.max()
-
-
 def same(picture, expected):
     """Whether two pictures are the same but for places where a colour of the table's 256 gives way to the next."""
     return abs(np.asarray(picture, float) - expected).mean() < 1.5
@@ -260,7 +239,7 @@ def at_size(picture, expected):
     return abs(picture.astype(float) - expected[rows][:, columns]).mean()
 
 
-def test_one_picture_shows_its_image_its_maps_and_their_difference(folder, figures, ours, test_set, chosen):
+def test_one_picture_shows_its_image_its_maps_and_their_difference(folder, figures, ours, test_set, chosen, drawn):
     """Decoded from the PNG: which image, which class, which colours, and which sign."""
     images, labels, indices = test_set
     position = chosen["wrong"][0]
@@ -268,7 +247,7 @@ def test_one_picture_shows_its_image_its_maps_and_their_difference(folder, figur
     found = panels(folder, "gradcam_images/wrong_1.png", figures, f"test image {indices[position]}:")
     zoomed = images[position].repeat(8, axis=0).repeat(8, axis=1)
     assert at_size(found["image"], zoomed) < 8
-    shown = {label: overlay(images[position], ours.maps_of([position], [label])[0]) for label in (true, guess)}
+    shown = {label: drawn.overlay(images[position], ours.maps_of([position], [label])[0]) for label in (true, guess)}
     for label, another in ((true, guess), (guess, true)):
         panel = found[f"for {CIFAR10.class_names[label]}"]
         assert at_size(panel, shown[label]) < 8 < at_size(panel, shown[another])
@@ -277,7 +256,7 @@ def test_one_picture_shows_its_image_its_maps_and_their_difference(folder, figur
     panel = found["predicted minus true"].astype(int)
     decoded = panel[..., 2] - panel[..., 0]  # blue is for the predicted class, orange for the true one
     rows, columns = (((np.arange(n) + 0.5) * 256 / n).astype(int) for n in panel.shape[:2])
-    expected = enlarged(raw, 256)[rows][:, columns]
+    expected = drawn.enlarged(raw)[rows][:, columns]
     assert np.corrcoef(decoded.ravel(), expected.ravel())[0, 1] > 0.97
 
 
@@ -293,7 +272,7 @@ def test_the_picture_of_training_images_shows_those_of_the_manifest(figures, fol
             assert axes.get_title() == f"{found['label']}\n{found['similarity']:.2f}"
 
 
-def test_all_pictures_show_their_images_and_maps(figures, ours, test_set, chosen):
+def test_all_pictures_show_their_images_and_maps(figures, ours, test_set, chosen, drawn):
     images, labels, indices = test_set
     for kind, word in (("wrong", "Wrong predictions"), ("correct", "Correct predictions")):
         positions = chosen[kind]
@@ -319,7 +298,7 @@ def test_all_pictures_show_their_images_and_maps(figures, ours, test_set, chosen
                 raw = ours.maps_of([position], [label])[0]
                 assert axes.get_title() == f"for {CIFAR10.class_names[label]}"
                 if (raw > 0).any():
-                    assert same(axes.images[0].get_array(), overlay(images[position], raw))
+                    assert same(axes.images[0].get_array(), drawn.overlay(images[position], raw))
                 else:
                     assert "zero map" in axes.texts[0].get_text()
 
@@ -459,7 +438,7 @@ def test_the_page_holds_the_other_networks_own_maps(page, other, test_set, chang
     assert (abs(kept * scales / 127 - expected) < scales / 200 + 3e-3).all()
 
 
-def test_pictures_of_what_changed_show_both_networks_maps(figures, ours, other, test_set, changed):
+def test_pictures_of_what_changed_show_both_networks_maps(figures, ours, other, test_set, changed, drawn):
     images, labels, indices = test_set
     for kind in ("mended", "broken"):
         shown = [axes for axes in figure_named(figures, f" {kind}: ").axes if axes.images]
@@ -475,6 +454,6 @@ def test_pictures_of_what_changed_show_both_networks_maps(figures, ours, other, 
                 assert axes.get_title() == f"{who}: {CIFAR10.class_names[guess]} {sure}"
                 raw = oracle.maps_of([position], [guess])[0]
                 if (raw > 0).any():
-                    assert same(axes.images[0].get_array(), overlay(images[position], raw))
+                    assert same(axes.images[0].get_array(), drawn.overlay(images[position], raw))
                 else:
                     assert "zero map" in axes.texts[0].get_text()

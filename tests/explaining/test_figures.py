@@ -27,29 +27,9 @@ def table(cmap):
     return cam.JET if cmap == "jet" else np.round(255 * colormaps[cmap](np.arange(256))[:, :3]).astype(int)
 
 
-def enlarged(array, size):
-    """A map `[h, w]` at `[size, size]`, bilinear between the middles of its places."""
-    for _ in range(2):
-        n = len(array)
-        at = np.clip((np.arange(size) + 0.5) * n / size - 0.5, 0, n - 1)
-        array = np.stack([np.interp(at, np.arange(n), column) for column in array.T], axis=0)
-    return array
-
-
-def overlay(image, raw, cmap):
-    """What is to be seen of a class's map over its image, `[256, 256, 3]` of 0 to 255."""
-
-    def unit(x):
-        return (x - x.min()) / (1e-7 + np.ptp(x))
-
-    heat = unit(enlarged(unit(np.maximum(raw, 0)), 256))
-    mixed = table(cmap)[(255 * heat).astype(int)] / 510 + image.repeat(8, axis=0).repeat(8, axis=1) / 510
-    return 255 * mixed / mixed.max()
-
-
-def difference(image, raw):
+def difference(drawn, image, raw):
     """What is to be seen of a difference: blue for, orange against, and the grey image where there is neither."""
-    share = enlarged(raw / abs(raw).max(), 256)[..., None]
+    share = drawn.enlarged(raw / abs(raw).max())[..., None]
     grey = image.repeat(8, axis=0).repeat(8, axis=1) @ [0.3, 0.59, 0.11]
     colour = np.where(share > 0, [45, 109, 181], [179, 88, 6])
     return (1 - 0.8 * abs(share)) * grey[..., None] + 0.8 * abs(share) * colour
@@ -83,7 +63,7 @@ def labels(count, names=SHORT):
 
 
 @pytest.mark.parametrize("cmap", drawing.CMAPS)
-def test_each_image_stands_beside_its_maps_in_their_colours(sample, rng, tmp_path, cmap):
+def test_each_image_stands_beside_its_maps_in_their_colours(sample, rng, tmp_path, cmap, drawn):
     images, shown = sample.test.images[:3], columns(rng, 3)
     shown[0].raw[1] = -1  # no evidence
     shown[2].raw[2] = 0  # no difference
@@ -94,8 +74,8 @@ def test_each_image_stands_beside_its_maps_in_their_colours(sample, rng, tmp_pat
     for i, image in enumerate(images):
         zoomed, (first, *maps) = image.repeat(8, axis=0).repeat(8, axis=1), found[4 * i : 4 * i + 4]
         np.testing.assert_array_equal(first, zoomed)
-        expected = [overlay(image, column.raw[i], cmap) for column in shown[:2]]
-        expected.append(zoomed // 3 if i == 2 else difference(image, shown[2].raw[i]))
+        expected = [drawn.overlay(image, column.raw[i], table(cmap)) for column in shown[:2]]
+        expected.append(zoomed // 3 if i == 2 else difference(drawn, image, shown[2].raw[i]))
         if i == 1:
             expected[0] = zoomed // 3
         assert [nearly(a, b) for a, b in zip(maps, expected, strict=True)] == [True] * 3
@@ -234,7 +214,7 @@ def here(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_images_stand_in_the_order_asked_for_and_the_caption_says_which(sample, here, tmp_path, capsys):
+def test_images_stand_in_the_order_asked_for_and_the_caption_says_which(sample, here, tmp_path, capsys, drawn):
     """57 is wrong and 3 is right: the order is not that of what was predicted."""
     network, test = load("compact"), sample.test
     place = [test.indices.tolist().index(index) for index in (57, 3)]
@@ -256,10 +236,10 @@ def test_images_stand_in_the_order_asked_for_and_the_caption_says_which(sample, 
     for k, i in enumerate(place):
         image, true = test.images[i], network.explain(test.images[i : i + 1], int(test.labels[i]), method="hires-cam")
         np.testing.assert_array_equal(found[3 * k], image.repeat(8, axis=0).repeat(8, axis=1))
-        assert nearly(found[3 * k + 2], overlay(image, true.raw[0], "viridis"))
+        assert nearly(found[3 * k + 2], drawn.overlay(image, true.raw[0], table("viridis")))
     guess = network.explain(test.images[place[:1]], method="hires-cam").raw[0]
     true = network.explain(test.images[place[:1]], int(test.labels[place[0]]), method="hires-cam").raw[0]
-    assert nearly(found[1], difference(test.images[place[0]], guess - true))  # HiResCAM is linear in the score
+    assert nearly(found[1], difference(drawn, test.images[place[0]], guess - true))  # HiResCAM is linear in the score
     assert nearly(found[4], test.images[place[1]].repeat(8, axis=0).repeat(8, axis=1) // 3)
 
 

@@ -12,12 +12,7 @@ from sklearn.neighbors import NearestNeighbors
 from cifar_flax.data import open_dataset
 from cifar_flax.explaining import neighbours
 from cifar_flax.explaining.analysis import Selection, analyse
-from cifar_flax.explaining.network import load, no_progress
-
-
-@pytest.fixture(scope="module")
-def network():
-    return load("compact")
+from cifar_flax.explaining.network import no_progress
 
 
 @pytest.fixture(scope="module")

@@ -99,8 +99,10 @@ function heading(name) {
   return cell;
 }
 
-/* The worst pairs first. `choose` is called with the true and the predicted class. */
-export function showPairs(choose) {
+/* The worst pairs first. */
+function worstPairs(choose) {
+  const list = make("ol");
+  list.id = "pairs";
   const pairs = data.confusion.flatMap((row, i) => row.map((count, j) => ({ i, j, count: i === j ? 0 : count })));
   pairs.sort((a, b) => b.count - a.count);
   for (const { i, j, count } of pairs.slice(0, WORST).filter((pair) => pair.count)) {
@@ -108,12 +110,13 @@ export function showPairs(choose) {
     button.onclick = () => choose(i, j);
     const item = make("li");
     item.append(button);
-    $("pairs").append(item);
+    list.append(item);
   }
+  return list;
 }
 
-/* `choose` is called with the true and the predicted class of a cell. */
-export function showConfusion(choose) {
+function matrix(choose) {
+  const table = make("table", undefined, "matrix");
   const head = make("tr");
   const thead = make("thead");
   const body = make("tbody");
@@ -137,12 +140,38 @@ export function showConfusion(choose) {
     });
     body.append(line);
   });
-  $("confusion").classList.toggle("many", many);
-  $("zoom").hidden = !many;
-  $("zoom").oninput = (event) => {
-    $("confusion").style.zoom = event.target.value;
+  table.id = "confusion";
+  table.classList.toggle("many", many);
+  table.append(thead, body);
+  return table;
+}
+
+/* A slider for how large a table of many classes is. */
+function zoomOf(table) {
+  const label = make("label", "Zoom ");
+  const slider = make("input");
+  Object.assign(slider, { type: "range", min: 0.4, max: 1.6, step: 0.1, value: 1 });
+  slider.oninput = () => {
+    table.style.zoom = slider.value;
   };
-  $("confusion").append(thead, body);
+  label.id = "zoom";
+  label.hidden = !table.classList.contains("many");
+  label.append(slider);
+  return label;
+}
+
+/* Fills #matrix. `choose` is called with the true and the predicted class of a pair. */
+export function showConfusions(choose) {
+  const table = matrix(choose);
+  const scroll = make("div", undefined, "scroll");
+  scroll.append(table);
+  $("matrix").append(
+    make("p", "The most frequent confusions. Choose one to see its images.", "soft"),
+    worstPairs(choose),
+    make("p", "All of them: rows are true classes, columns predictions.", "soft"),
+    zoomOf(table),
+    scroll,
+  );
 }
 
 /* ---- corrupted images ---- */

@@ -1,7 +1,7 @@
 /* The page of a person's own pictures. */
 
 import { $, bar, data, MANY, make, names, percent, SIDE } from "./dom.js";
-import { showConfusion, showPairs } from "./figures.js";
+import { showConfusions } from "./figures.js";
 
 function img(src, alt, className) {
   const node = make("img", undefined, className);
@@ -97,8 +97,7 @@ function choose(isTrue, isPredicted) {
 
 if (data.confusion) {
   $("matrix").hidden = false;
-  showPairs(choose);
-  showConfusion(choose);
+  showConfusions(choose);
   $("chosen").lastElementChild.onclick = () => {
     $("chosen").hidden = true;
     for (const node of articles) node.hidden = false;

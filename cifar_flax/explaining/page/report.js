@@ -2,16 +2,7 @@
 
 import { startCompared } from "./compared.js";
 import { fit, load, startColors, startOpacity } from "./draw.js";
-import {
-  showClasses,
-  showConfusion,
-  showCurves,
-  showHead,
-  showPairs,
-  showPeople,
-  showRobustness,
-  showTrust,
-} from "./figures.js";
+import { showClasses, showConfusions, showCurves, showHead, showPeople, showRobustness, showTrust } from "./figures.js";
 import { showCell, startGallery } from "./gallery.js";
 import { startLive } from "./live.js";
 import { showBehind } from "./neighbours.js";
@@ -20,8 +11,7 @@ import { startSlices } from "./slices.js";
 showHead();
 showCurves();
 showClasses();
-showPairs(showCell);
-showConfusion(showCell);
+showConfusions(showCell);
 showBehind();
 showPeople();
 showTrust();
