@@ -1,5 +1,6 @@
 """The pictures of predictions, maps and what was measured of them."""
 
+import functools
 import itertools
 import math
 from collections.abc import Iterable, Sequence
@@ -315,6 +316,7 @@ def cut(text: str, end: str, size: float, width: float) -> str:
     return text + end
 
 
+@functools.lru_cache(10_000)  # names come again and again
 def _extent(text: str, size: float) -> float:
     """The width of a text of one line, in points; a little more, since letters are moved to whole pixels."""
     return 1.06 * text_to_path.get_text_width_height_descent(text, FontProperties(size=size), ismath=False)[0]

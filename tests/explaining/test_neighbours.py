@@ -81,6 +81,7 @@ def test_planted_labels_are_found(features, sample, rng):
     assert (instead == true)[np.isin(found, planted)].mean() >= 0.8
 
 
+@pytest.mark.slow
 def test_artefacts_name_them(analysis, sample, tmp_path, show):
     """Manifest, picture and page show the same training images, with their labels."""
     manifest = analysis.save(tmp_path / "a")

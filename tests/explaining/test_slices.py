@@ -103,6 +103,7 @@ def made_up():
     return make
 
 
+@pytest.mark.slow
 def test_of_chance_hardly_anything_is_confirmed(made_up):
     """In at most one run of twenty, though each tries some 200 groups."""
     runs = []
