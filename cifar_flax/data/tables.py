@@ -21,7 +21,6 @@ from cifar_flax.data.kept import kept
 from cifar_flax.data.spec import Dataset
 from cifar_flax.errors import UserError
 
-_NPZ_NAMES = ("x_train", "y_train", "x_test", "y_test")
 _LABEL_COLUMNS = ("label", "fine_label", "labels")
 
 
@@ -40,6 +39,8 @@ def _reading(path: Path, kind: str) -> Iterator[None]:
 def load_npz(path: Path, **options: Any) -> Dataset:
     """The arrays `x_train`, `y_train`, `x_test` and `y_test` of a file, and `class_names` if it has them.
 
+    Without the last two, a fifth of the images is for testing.
+
     Raises:
       UserError: it cannot be read, or as `assemble`.
     """
@@ -47,12 +48,16 @@ def load_npz(path: Path, **options: Any) -> Dataset:
         arrays = np.load(file, allow_pickle=False)
         if not isinstance(arrays, np.lib.npyio.NpzFile):
             raise ValueError("it is a single array")
-        if missing := [name for name in _NPZ_NAMES if name not in arrays]:
-            raise UserError(f"{path} lacks {missing[0]}: expected {', '.join(_NPZ_NAMES)}, and maybe class_names")
-        x_train, y_train, x_test, y_test = (arrays[name] for name in _NPZ_NAMES)
+        is_split = "x_test" in arrays or "y_test" in arrays
+        expected = ["x_train", "y_train", *(["x_test", "y_test"] if is_split else [])]
+        if missing := [name for name in expected if name not in arrays]:
+            raise UserError(
+                f"{path} lacks {missing[0]}: expected x_train, y_train, maybe x_test and y_test, maybe class_names"
+            )
+        train = Labelled(arrays["x_train"], arrays["y_train"], f"{path}, train" if is_split else str(path))
+        test = Labelled(arrays["x_test"], arrays["y_test"], f"{path}, test") if is_split else None
         names = arrays["class_names"].astype(str).ravel().tolist() if "class_names" in arrays else None
-    test = Labelled(x_test, y_test, f"{path}, test")
-    return assemble(path.stem, names, Labelled(x_train, y_train, f"{path}, train"), test, **options)
+    return assemble(path.stem, names, train, test, **options)
 
 
 # ---- IDX ----

@@ -234,6 +234,13 @@ def test_npz_may_name_classes_and_leave_gaps(digits, tmp_path):
     )
 
 
+def test_npz_without_test_images_is_split(digits, tmp_path):
+    opened = data.open_dataset(npz(tmp_path, digits, x_test=None, y_test=None))
+    assert len(opened.train.labels) + len(opened.test.labels) == len(digits["y_train"])
+    counts = np.bincount(digits["y_train"])
+    np.testing.assert_array_equal(np.bincount(opened.test.labels), (counts / 5).round())
+
+
 def test_a_constant_channel_has_deviation_one():
     images = np.zeros((4, 8, 8, 3), np.uint8)
     images[:2, ..., 1] = 255
@@ -563,7 +570,7 @@ def case_names_of_objects(path, digits):
 
 
 def case_array_missing(path, digits):
-    return npz(path, digits, y_test=None), "lacks y_test: expected x_train, y_train, x_test, y_test"
+    return npz(path, digits, y_test=None), "lacks y_test: expected x_train, y_train, maybe x_test"
 
 
 def case_cut_npz(path, digits):
