@@ -137,6 +137,7 @@ def embedded(network: Network) -> dict[str, Any]:
         "largest": LARGEST_NETWORK,
         "dtype": stored.dtype.name,
         "shapes": {name: x.shape for name, x in tensors.items()},
+        "stages": network.stages,
         "blocks": [(name, stride) for name, _, stride in network.model.blocks()],
         "norm": network.model.norm_kind,
         "mean": network.spec.mean,

@@ -2,6 +2,7 @@
 
 import base64
 import dataclasses
+import functools
 import io
 
 import jax
@@ -19,7 +20,7 @@ from cifar_flax.training import trained
 
 COUNT = 100
 TRAINING_MEAN = np.round(255 * np.array(CIFAR10.mean, np.float32)).astype(np.uint8)
-NETWORK = "const {network} = await import('live.js');"
+NETWORK = "const {network, rawMapOf} = await import('live.js');"
 MARKUP = "<img src=x onerror=alert(1)>"
 
 pytestmark = pytest.mark.slow
@@ -145,7 +146,7 @@ def test_it_can_be_used_by_all(page, violations):
 
 def test_logits_are_the_programs(page, test_set, logits):
     found = [
-        page.evaluate(f"async pixels => {{ {NETWORK} return network.head(network.features(pixels)); }}", rgba(x))
+        page.evaluate(f"async pixels => {{ {NETWORK} return network(pixels).logits; }}", rgba(x))
         for x in test_set.images
     ]
     np.testing.assert_allclose(found, logits, rtol=0, atol=1e-3)
@@ -156,11 +157,35 @@ def test_maps_are_the_programs(page, test_set, logits, raw):
     for image, label, scores, maps in list(zip(test_set.images, test_set.labels, logits, raw, strict=True))[:30]:
         difference = targets[scores.argmax()] - targets[label]
         found = page.evaluate(
-            f"async ([pixels, targets]) => {{ {NETWORK} const x = network.features(pixels); "
-            "return targets.map(target => Array.from(network.gradCam(x, target))); }",
+            f"async ([pixels, targets]) => {{ {NETWORK} const found = network(pixels); "
+            "return targets.map(target => Array.from(rawMapOf(found, 'stage4', 'grad-cam', target))); }",
             [rgba(image), [*targets.tolist(), difference.tolist()]],
         )
         np.testing.assert_allclose(np.reshape(found, maps.shape), maps, rtol=0, atol=1e-4)
+
+
+def assert_maps_of_all_stages(page, network, image, given=None):
+    """Every method's map at every stage, of three classes and of a difference, against the program's."""
+    choices = [(stage, method) for stage in network.stages for method in cam.METHODS]
+    targets = np.eye(10)[[3, 5, 8, 3]] - np.eye(10)[[5]] * np.array([[0], [0], [0], [1]])
+    found = page.evaluate(
+        f"async ([given, pixels, choices, targets]) => {{ {NETWORK} const {{bytes}} = await import('draw.js'); "
+        "const {buildNetwork} = await import('network.js'); "
+        "const run = given ? buildNetwork(given, bytes(given.parameters)) : network; const found = run(pixels); "
+        "return choices.map(([s, m]) => targets.map(target => Array.from(rawMapOf(found, s, m, target)))); }",
+        [given, rgba(image), choices, targets.tolist()],
+    )
+    for (stage, method), ours in zip(choices, found, strict=True):
+        activation = network.features(network.spec.normalize(image[None]), stage=stage)
+        head = functools.partial(network.head, stage=stage)
+        gradients = cam.target_gradients(head, activation, targets[None])[0]
+        expected = np.stack([cam.METHODS[method](activation[0], gradient) for gradient in gradients])
+        np.testing.assert_allclose(np.reshape(ours, expected.shape), expected, rtol=0, atol=2e-3 * abs(expected).max())
+
+
+@pytest.mark.parametrize("position", [0, 7])
+def test_maps_of_every_stage_and_method_are_the_programs(page, network, test_set, position):
+    assert_maps_of_all_stages(page, network, test_set.images[position])
 
 
 def with_parameters(network, model, params):
@@ -192,10 +217,11 @@ def test_networks_of_other_shapes_are_the_programs(page, network, test_set, half
         "async ([given, images]) => { const {bytes} = await import('draw.js'); "
         "const {buildNetwork} = await import('network.js'); "
         "const other = buildNetwork(given, bytes(given.parameters)); "
-        "return images.map(pixels => other.head(other.features(pixels))); }",
+        "return images.map(pixels => other(pixels).logits); }",
         [given, [rgba(image) for image in test_set.images[:10]]],
     )
     np.testing.assert_allclose(found, other.predict(test_set.images[:10]).logits, rtol=0, atol=1e-3)
+    assert_maps_of_all_stages(page, other, test_set.images[0], given)
 
 
 def test_every_finite_float16_is_read(page):
@@ -261,6 +287,26 @@ def test_map_shown_is_that_of_the_covered_picture(page, network):
     (maps,) = network.maps(image[None], np.arange(10)[None], stage="stage4", methods=["grad-cam"])[:, :, 0]
     zoomed = image.repeat(8, axis=0).repeat(8, axis=1) / np.float32(255)
     overlay = cam.overlay(zoomed, np.asarray(cam.to_image(maps[guess[0]], (256, 256))))
+    difference = abs(drawn(page, "#live-map").astype(int) - overlay)
+    assert difference.mean() < 0.5 and np.percentile(difference, 99) < 6
+
+
+def test_stage_and_method_are_chosen(page, network, test_set, logits, raw):
+    position = first_example(test_set, logits)
+    assert page.input_value("#live-stage") == "stage4" and page.input_value("#live-method") == "grad-cam"
+    names = page.locator("#live-stage option").all_inner_texts(), page.locator("#live-method option").all_inner_texts()
+    assert names == (list(network.stages), list(cam.METHODS))
+    for stage, method, adds_up in (("stage4", "hires-cam", True), ("stage2", "layer-cam", False)):
+        page.select_option("#live-stage", stage)
+        page.select_option("#live-method", method)
+        settled(page)
+        note = page.locator("#live-note").inner_text()
+        assert note.startswith(f"{method} at {stage}, raw values") and ("are its logit" in note) == adds_up
+    guess = logits[position].argmax()
+    image = test_set.images[position]
+    (((maps,),),) = network.maps(image[None], np.array([[guess]]), stage="stage2", methods=["layer-cam"])
+    zoomed = image.repeat(8, axis=0).repeat(8, axis=1) / np.float32(255)
+    overlay = cam.overlay(zoomed, np.asarray(cam.to_image(maps, (256, 256))))
     difference = abs(drawn(page, "#live-map").astype(int) - overlay)
     assert difference.mean() < 0.5 and np.percentile(difference, 99) < 6
 

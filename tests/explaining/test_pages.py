@@ -230,6 +230,36 @@ def test_a_cell_of_the_matrix_makes_a_link(three_page, three):
     assert cards(page) == shown
 
 
+def test_an_image_is_found_by_its_index(three_page, three):
+    index = three.content["images"][4]["index"]
+    three_page.fill("#go", str(index))
+    three_page.press("#go", "Enter")
+    assert title(three_page) == f"#{index}"
+    three_page.click("#close")
+    three_page.fill("#go", "99999")
+    three_page.press("#go", "Enter")
+    expected = f"Image 99999 is not on this page, which holds {len(three.content['images'])} images."
+    assert three_page.locator("#count").inner_text() == expected
+    visit(three_page, "")
+
+
+def test_contents_lead_to_each_section_that_is_shown(three_page):
+    shown = three_page.locator("main h2:visible").all_inner_texts()
+    assert three_page.locator("#contents button").all_inner_texts() == shown and "Images" in shown
+    link = three_page.url
+    three_page.click("#contents button:has-text('Images')")
+    assert abs(three_page.evaluate("document.querySelector('#images h2').getBoundingClientRect().top")) < 400
+    assert three_page.evaluate("scrollY") > 0 and three_page.url == link
+    three_page.reload()
+
+
+def test_the_filters_take_one_line_on_a_phone(three_page):
+    three_page.set_viewport_size({"width": 380, "height": 800})
+    assert three_page.evaluate("document.getElementById('controls').offsetHeight") < 60
+    assert three_page.evaluate("document.documentElement.scrollWidth") <= 380
+    three_page.set_viewport_size({"width": 1200, "height": 900})
+
+
 def test_arrows_go_through_the_gallery(three_page):
     page = three_page
     visit(page, "")
@@ -389,12 +419,13 @@ def test_the_network_in_the_page_is_of_other_sizes(show, three, small_network):
         "largest": 2_000_000,
         "dtype": "float32",
         "shapes": {name: x.shape for name, x in small_network.items()},
+        "stages": ["stem"],
         "blocks": [],
         "mean": [0.5, 0.4, 0.3],
         "std": [0.2, 0.3, 0.4],
         "parameters": encoded(values),
     }
-    page = show(pages.render("report.html", three.content | {"network": given}))
+    page = show(pages.render("report.html", three.content | {"network": given, "stage": "stem"}))
     page.wait_for_function("document.getElementById('live-status').textContent")
     assert "It knows 3 classes (cat & dog, </script>, any #1)" in page.locator("#live-what").inner_text()
     assert page.locator("#top button").count() == 3 and page.locator("#top-count").get_attribute("max") == "3"

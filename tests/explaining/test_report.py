@@ -72,7 +72,7 @@ def analysis(sample):
     return Analysis(
         network=network_with(spec, ROWS),
         dataset=Dataset(spec, test, test, is_sample=True),
-        selection=Selection("stage4"),
+        selection=Selection("stage1"),
         predictions=predictions,
         wrong=np.array([1, 3]),
         correct=np.array([0]),
@@ -143,6 +143,15 @@ def test_curves_are_of_what_was_measured(names, show, analysis):
         assert said[:-1] == [*ticks, *(legend[name] for name in names)]
         lines = [line.get_attribute("points") for line in svg.locator("polyline").all()]
         assert len(lines) == len(names) and not any("NaN" in line for line in lines)
+    page.close()
+
+
+def test_one_epoch_is_a_point(show, analysis):
+    rows = [{"epoch": 1, "train_loss": 2.0, "test_loss": 1.0, "train_acc": 30.0, "test_acc": 50.0}]
+    page = show(render(dataclasses.replace(analysis, network=network_with(analysis.dataset.spec, rows))))
+    heights = [float(x.get_attribute("cy")) for x in page.locator("#curves svg:first-of-type circle").all()]
+    assert len(heights) == 2 and heights[0] < heights[1]
+    assert "loss, 1 epoch" in page.locator("#curves").text_content()
     page.close()
 
 
@@ -379,7 +388,7 @@ def test_every_cell_bar_and_figure_is_what_was_given(full_page, analysis):
     words = page.locator("#what").inner_text()
     assert words == (
         "ResNet-6 with LayerNorm, widths 4, strides 4: test accuracy 50.00%, embedded SAMPLE of the made-up test set. "
-        "Maps: grad-cam at stage4."
+        "Maps: grad-cam at stage1."
     )
     assert page.locator("#people").inner_text().count("People disagree too: not disputed") == 1
     said = people.summarise(analysis.people, analysis.predictions, analysis.badges)["accuracy"]

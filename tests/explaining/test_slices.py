@@ -260,6 +260,8 @@ def test_the_report_shows_each_group(analysis, sample, tmp_path, show):
         and f"{row['images']} images are {word}" in row["sentence"]
     )
     expected = sample.test.indices[one.positions[slices.failed(analysis.predictions, one.positions, one.taken)]]
+    visible = [article.is_visible() for article in page.locator("#slices article").all()]
+    assert visible == [i < 12 for i in range(len(found.confirmed))]  # the rest is folded
     thumbnails = card.locator(".thumbnail")
     assert thumbnails.count() == min(8, len(expected))
     thumbnails.nth(1).click()

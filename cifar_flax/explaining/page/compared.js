@@ -6,6 +6,10 @@ import { numbersOf } from "./figures.js";
 import { open, PAGE } from "./gallery.js";
 
 let changed = [];
+/* What the two networks are called: by their names, where these are short and tell them apart. */
+const called = [data.model, data.compared?.model ?? ""];
+const areNames = called[0] !== called[1] && called.every((name) => name.length <= 12);
+const [ours, theirs] = areNames ? called : ["this", "other"];
 
 function fill() {
   changed = others.filter((other) => other.mended === ($("changed").value === "mended"));
@@ -33,8 +37,8 @@ function more() {
     const says = (who, said) => `${who}: ${names[said.predicted]} ${percent(said.probabilities[said.predicted])}`;
     row.append(
       column(image, PLAIN, null, `#${image.index}, ${names[image.true]}`),
-      column(image, image.predicted, undefined, says("this", image)),
-      column(image, other.predicted, otherMap(other), says("other", other)),
+      column(image, image.predicted, undefined, says(ours, image)),
+      column(image, other.predicted, otherMap(other), says(theirs, other)),
     );
     card.append(row);
     card.onclick = () =>

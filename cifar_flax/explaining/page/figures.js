@@ -60,10 +60,13 @@ function curves(rows, allKeys, label) {
     const points = rows.map((row, i) => `${x(i)},${y(row[key])}`).join(" ");
     const start = left + 8 + 72 * k;
     svg.append(svgNode("polyline", { points, fill: "none", stroke: color, "stroke-width": 2 }));
+    if (last === 1) svg.append(svgNode("circle", { cx: x(0), cy: y(rows[0][key]), r: 3, fill: color }));
     svg.append(svgNode("rect", { x: start, y: height - 11, width: 12, height: 3, fill: color }));
     svg.append(svgNode("text", { x: start + 16, y: height - 6 }, name));
   });
-  svg.append(svgNode("text", { x: right, y: height - 6, "text-anchor": "end" }, `${label}, ${last} epochs`));
+  svg.append(
+    svgNode("text", { x: right, y: height - 6, "text-anchor": "end" }, `${label}, ${last} epoch${last > 1 ? "s" : ""}`),
+  );
   return svg;
 }
 

@@ -90,6 +90,14 @@ export function show(kind, isTrue, isPredicted, slice = "any") {
 let list = [];
 let place = 0; // what left and right lead through: {image}, or {image, other}
 
+/* Opens the image of an index of the test set. */
+function goTo() {
+  const { value } = $("go");
+  const image = images.find(({ index }) => String(index) === value);
+  if (image) openAmongChosen(image);
+  else if (value) $("count").textContent = `Image ${value} is not on this page, which holds ${images.length} images.`;
+}
+
 const openAmongChosen = (image) =>
   chosen.includes(image)
     ? open(
@@ -217,6 +225,7 @@ export function startGallery() {
     for (const kind of Object.keys(data.people.definitions)) option($("badge"), kind, kind);
   }
   for (const id of FILTERS) $(id).onchange = fill;
+  $("go").onchange = goTo;
   $("more").onclick = more;
   $("close").onclick = () => $("detail").close();
   $("detail").onclick = (event) => {

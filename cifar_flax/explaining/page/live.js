@@ -1,5 +1,6 @@
 /* The network in the page: pictures that are covered with the mouse, a finger or the keyboard, or brought along. */
 
+import { ADD_UP, METHODS } from "./cam.js";
 import { $, bar, data, MANY, make, names, option, percent, SIDE, titleOf } from "./dom.js";
 import {
   beforeNextFrame,
@@ -37,11 +38,15 @@ const brushSize = () => Number($("brush-size").value);
 /* ---- prediction and map ---- */
 
 function ask(pixels) {
-  const activation = network.features(pixels);
-  const logits = network.head(activation);
-  const probabilities = softmax(logits);
+  const found = network(pixels);
+  const { logits } = found;
   const order = names.map((_, i) => i).sort((a, b) => logits[b] - logits[a]);
-  return { activation, logits, probabilities, order, predicted: order[0] };
+  return { ...found, probabilities: softmax(logits), order, predicted: order[0] };
+}
+
+/* The raw map of a sum of logits weighted by `weights`, [classes]: at a stage, by a method. */
+export function rawMapOf({ activations, gradient }, stage, method, weights) {
+  return METHODS[method](activations[stage], gradient(stage, weights));
 }
 
 /* The map chosen, as `drawMap` has it, and its weights on the logits. */
@@ -60,8 +65,8 @@ function drawSmall(canvas) {
 function answer() {
   const now = ask(live.pixels);
   const [which, weights] = target(now.predicted);
-  live.before ??= now;
-  const raw = network.gradCam(now.activation, weights);
+  live.before ??= { logits: now.logits, probabilities: now.probabilities, predicted: now.predicted };
+  const raw = rawMapOf(now, $("live-stage").value, $("live-method").value, weights);
   keepDrawing($("live-map"), () => {
     drawSmall($("live-map"));
     drawMap($("live-map"), raw, which);
@@ -105,14 +110,18 @@ function showTop({ order, logits, probabilities }, which) {
 
 function sayWhatTheMapIs({ predicted, logits }, which, raw) {
   const isDifference = which === DIFFERENCE;
-  $("map-caption").textContent = isDifference
-    ? `blue: for ${names[predicted]}, orange: for ${names[live.label]}`
-    : `what speaks for ${names[which]}`;
+  const [stage, method] = [$("live-stage"), $("live-method").value];
+  const isLast = stage.selectedIndex === stage.length - 1;
+  if (method === "eigen-cam") $("map-caption").textContent = "what is most active, whatever the class";
+  else if (isDifference)
+    $("map-caption").textContent = `blue: for ${names[predicted]}, orange: for ${names[live.label]}`;
+  else $("map-caption").textContent = `what speaks for ${names[which]}`;
   $("live-map").setAttribute("aria-label", `map, ${$("map-caption").textContent}`);
   const range = `${Math.min(...raw).toPrecision(3)} to ${Math.max(...raw).toPrecision(3)}`;
-  const total = isDifference ? "" : `Their sum and the class's bias are its logit, ${logits[which].toFixed(2)}. `;
+  const addsUp = isLast && ADD_UP.includes(method) && !isDifference;
+  const total = addsUp ? `Their sum and the class's bias are its logit, ${logits[which].toFixed(2)}. ` : "";
   $("live-note").textContent =
-    `Grad-CAM at the last stage, raw values ${range}. ${total}` +
+    `${method} at ${stage.value}, raw values ${range}. ${total}` +
     "To the right of each class: its probability and its logit.";
 }
 
@@ -364,7 +373,12 @@ export function startLive() {
   $("original-caption").textContent =
     `your picture, cropped to its middle; the network sees ${SIDE}x${SIDE} pixels of it`;
   offerClasses();
-  $("live-which").onchange = $("top-count").oninput = answerSoon;
+  for (const stage of data.network.stages) option($("live-stage"), stage, stage);
+  for (const method of Object.keys(METHODS)) option($("live-method"), method, method);
+  $("live-stage").value = data.stage;
+  $("live-method").value = data.method;
+  for (const id of ["live-which", "live-stage", "live-method"]) $(id).onchange = answerSoon;
+  $("top-count").oninput = answerSoon;
   $("brush-size").max = SIDE / 2;
   $("brush-size").value = SIDE / 4;
   $("brush-size").oninput = () => moveBrush(live.brush.x, live.brush.y);

@@ -1,12 +1,23 @@
 /* The report. */
 
 import { startCompared } from "./compared.js";
+import { $, make } from "./dom.js";
 import { fit, load, startColors, startOpacity } from "./draw.js";
 import { showClasses, showConfusions, showCurves, showHead, showPeople, showRobustness, showTrust } from "./figures.js";
 import { showCell, startGallery } from "./gallery.js";
 import { startLive } from "./live.js";
 import { showBehind } from "./neighbours.js";
 import { startSlices } from "./slices.js";
+
+/* A button for each section that is shown. A link would end what the address says of images and filters. */
+function showContents() {
+  for (const title of document.querySelectorAll("main h2")) {
+    if (title.closest("[hidden]")) continue;
+    const button = make("button", title.textContent, "plain");
+    button.onclick = () => title.scrollIntoView();
+    $("contents").append(button);
+  }
+}
 
 showHead();
 showCurves();
@@ -24,4 +35,5 @@ load(() => {
   startSlices();
   startLive();
   startCompared();
+  showContents();
 });

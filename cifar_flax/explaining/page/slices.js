@@ -6,6 +6,8 @@ import { numbersOf } from "./figures.js";
 import { open, show } from "./gallery.js";
 
 const FEW = 8;
+/* How many groups are shown before the rest is folded. */
+const FIRST = 12;
 
 function thumbnail(entries, place) {
   const { image } = entries[place];
@@ -33,6 +35,12 @@ function card(slice, number) {
   return box;
 }
 
+function grid(cards) {
+  const box = make("div", undefined, "slices");
+  box.append(...cards);
+  return box;
+}
+
 function folded(title, ...nodes) {
   const details = make("details");
   details.append(make("summary", title), ...nodes);
@@ -43,12 +51,14 @@ export function startSlices() {
   const { slices } = data;
   if (!slices) return;
   const { confirmed, table, definitions } = slices;
-  const cards = make("div", undefined, "slices");
-  cards.append(...confirmed.map(card));
+  const cards = confirmed.map(card);
   const words = Object.entries(definitions).map(([name, text]) =>
     make("p", `${name.replaceAll("_", " ")}: ${text}.`, "soft"),
   );
   $("slices").hidden = false;
-  $("slices").append(make("p", table.text, "soft"), cards, folded("How groups are made, and tested", ...words));
+  $("slices").append(make("p", table.text, "soft"), grid(cards.slice(0, FIRST)));
+  if (cards.length > FIRST)
+    $("slices").append(folded(`The other ${cards.length - FIRST} groups`, grid(cards.slice(FIRST))));
+  $("slices").append(folded("How groups are made, and tested", ...words));
   if (table.rows.length) $("slices").append(folded(table.title, numbersOf(table)));
 }
