@@ -17,6 +17,7 @@ from cifar_flax.explaining.maps import Maps
 from cifar_flax.explaining.network import Network, load
 from cifar_flax.explaining.predictions import Predictions
 from cifar_flax.training import loop
+from cifar_flax.training.checkpoint import Progress
 
 
 def fit(
@@ -46,4 +47,8 @@ def fit(
       UserError: the folder holds a run and `resume` is false; the images are not what the data set says; or a loss
         is not finite.
     """
-    return loop.fit(config, dataset, Path(folder), resume=resume, augment=augment, on_epoch=on_epoch)
+
+    def tell(progress: Progress) -> None:
+        on_epoch(dict(progress.rows[-1]))
+
+    return loop.fit(config, dataset, Path(folder), resume=resume, augment=augment, on_epoch=tell)

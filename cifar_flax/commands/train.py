@@ -51,6 +51,9 @@ def _parser(prog: str) -> Parser:
     distributed.add_flags(parser.rare("several processes, each started with the same command"))
     run = parser.rare("rarely needed")
     common.add_source(run)
+    run.add_argument(
+        "--watch", action="store_true", help="also write a page, watch.html, that shows the run as it trains"
+    )
     run.add_argument("--tensorboard", action="store_true", help="also write TensorBoard events")
     run.add_argument(
         "--checkpoint-every-minutes",
@@ -93,6 +96,7 @@ def _train(
     data_dir: Path | None,
     source: str,
     devices: int,
+    watch: bool,
     **options: Any,
 ) -> None:
     from cifar_flax import data, machine  # heavy imports, not needed before here
@@ -111,6 +115,11 @@ def _train(
             )
         )
         machine.set_up()
+        if watch:
+            from cifar_flax.explaining.watch import NAME, watching
+
+            options["on_epoch"] = watching(out, config, dataset)
+            say(f"Watch: {out / NAME}, after the first epoch; a browser loads it again by itself")
         loop.fit(config, dataset, out, resume=resume, num_devices=devices, job=job, **options)
     except UserError:
         if made:
@@ -148,10 +157,12 @@ def _command(argv: list[str] | None, prog: str) -> None:
     trace: Path | None = flags.pop("profile")
     out, resume, summary = flags.pop("out"), flags.pop("resume"), flags.pop("summary")
     settings = distributed.from_flags(flags)
-    names = ("data_dir", "source", "tensorboard", "checkpoint_every_minutes", "devices")
+    names = ("data_dir", "source", "watch", "tensorboard", "checkpoint_every_minutes", "devices")
     options = {name: flags.pop(name) for name in names}
     if settings is not None and (summary or trace is not None):
         raise UserError("--summary and --profile are of one process: leave out what joins several")
+    if settings is not None and options["watch"]:
+        raise UserError("--watch is of one process: leave it out, or what joins several")
     with distributed.joined(settings) as job:
         if job.processes > 1:
             asked = {"--" + name.replace("_", "-"): value for name, value in flags.items()}

@@ -33,7 +33,7 @@ def fit(
     num_devices: int = 0,
     job: Job = ALONE,
     augment: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
-    on_epoch: Callable[[dict[str, Any]], None] = lambda row: None,
+    on_epoch: Callable[[Progress], None] = lambda progress: None,
 ) -> list[dict[str, Any]]:
     """Trains, evaluates and writes checkpoints until `config.epochs` epochs are done.
 
@@ -48,7 +48,7 @@ def fit(
       job: the processes that train together, all with the same arguments; `folder` is process 0's alone.
       augment: (key, normalised images `[B, H, W, 3]`) to images, a pure function that JAX can trace, in place of the
         config's crop, rotation, cutout and flip. It is not kept with the run: give the same to resume.
-      on_epoch: called in process 0 with the row of each epoch, once it is done.
+      on_epoch: called in process 0 once an epoch is done.
 
     Returns:
       The rows of `metrics.jsonl`, one an epoch.
@@ -90,7 +90,7 @@ def _run_epochs(
     run: Run | Silent,
     checkpoint_every_minutes: float,
     job: Job,
-    on_epoch: Callable[[dict[str, Any]], None],
+    on_epoch: Callable[[Progress], None],
 ) -> list[dict[str, Any]]:
     config, progress, num_train = beginning.config, beginning.progress, len(beginning.train.images)
     saved_at = time.monotonic()
@@ -117,7 +117,7 @@ def _run_epochs(
             run.publish(progress)
             saved_at = time.monotonic()
             if job.is_first:
-                on_epoch(dict(progress.rows[-1]))
+                on_epoch(progress)
             if (number := job.agreed(stopped())) and len(progress.rows) < config.epochs:
                 raise Interrupted(number)
     return progress.rows

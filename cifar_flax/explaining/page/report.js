@@ -1,9 +1,10 @@
 /* The report. */
 
 import { startCompared } from "./compared.js";
+import { showCurves } from "./curves.js";
 import { $, make } from "./dom.js";
 import { fit, load, startColors, startOpacity } from "./draw.js";
-import { showClasses, showConfusions, showCurves, showHead, showPeople, showRobustness, showTrust } from "./figures.js";
+import { showClasses, showConfusions, showHead, showPeople, showRobustness, showTrust } from "./figures.js";
 import { showCell, startGallery } from "./gallery.js";
 import { startLive } from "./live.js";
 import { showBehind } from "./neighbours.js";

@@ -1,0 +1,79 @@
+"""A page that shows a run while it trains: its curves, rate and norms, and the surest of its latest errors."""
+
+import base64
+import dataclasses
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from PIL import Image
+
+from cifar_flax import config, files
+from cifar_flax.config import Config
+from cifar_flax.data import Dataset, Split
+from cifar_flax.explaining import pages
+from cifar_flax.explaining.network import Network, prepare
+from cifar_flax.training.checkpoint import Progress
+from cifar_flax.training.trained import Trained
+
+NAME = "watch.html"
+SECONDS = 5
+_IMAGES, _SHOWN = 500, 24
+
+
+def watching(folder: Path, asked: Config, dataset: Dataset) -> Callable[[Progress], None]:
+    """A function to call at the end of each epoch of a run, which writes `watch.html` into its folder.
+
+    A browser loads the page anew every `SECONDS`, until the run is complete. The errors are of at most 500 test
+    images, drawn once; none is looked at where the run does without test images.
+    """
+    drawn = np.random.default_rng(0).permutation(len(dataset.test.images))[: _IMAGES if asked.test else 0]
+    test = dataset.test.take(np.sort(drawn))
+    network: Network | None = None
+
+    def write(progress: Progress) -> None:
+        nonlocal network
+        rows, params = progress.rows, jax.device_get(progress.state.ema_params)
+        trained = Trained(str(folder), params, asked, dataset.spec, rows)
+        # What was compiled is kept: only the parameters change.
+        network = prepare(trained) if network is None else dataclasses.replace(network, trained=trained)
+        content = {
+            "class_names": dataset.spec.class_names,
+            "image_size": dataset.spec.image_size,
+            "run": trained.name,
+            "model": config.architecture(asked),
+            "rows": rows,
+            "epochs": asked.epochs,
+            "seconds": SECONDS if len(rows) < asked.epochs else None,
+            "tested": len(test.images),
+            "errors": _errors(network, test) if len(test.images) else [],
+        }
+        files.write_atomically(folder / NAME, pages.render(NAME, content).encode())
+
+    return write
+
+
+def _errors(network: Network, test: Split) -> list[dict[str, Any]]:
+    """The surest errors, and their images as PNG."""
+    found = network.predict(test.images, test.labels)
+    wrong = np.flatnonzero(~found.correct)
+    surest = wrong[np.argsort(-found.confidence[wrong], kind="stable")][:_SHOWN]
+    return [
+        {
+            "index": int(test.indices[i]),
+            "true": int(test.labels[i]),
+            "predicted": int(found.predicted[i]),
+            "confidence": round(float(found.confidence[i]), 4),
+            "picture": _png(test.images[i]),
+        }
+        for i in surest
+    ]
+
+
+def _png(image: np.ndarray) -> str:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
