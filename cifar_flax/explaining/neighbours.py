@@ -30,9 +30,21 @@ DEFINITIONS = {
     "each channel of the last stage",
     "pixels": "the same by the Euclidean distance of pixels, of at most 1,000 errors: what looking alike would give",
     "duplicates": "test images with a training image that correlates with them by more than 0.98 at 8x8 pixels",
-    "doubted": "training images whose label fewest of their 10 nearest other training images carry, weighted by "
-    "cosine. The network was trained with these labels, and may have learned errors among them",
+    "doubted": "images whose label fewest of their 10 nearest training images carry, weighted by cosine. The network "
+    "was trained with the labels of training images, and may have learned errors among them",
 }
+
+
+class Doubted(NamedTuple):
+    """Images whose labels their nearest training images contradict.
+
+    Attributes:
+      places: int `[d]`, positions in their split, the most doubted first.
+      instead: int `[d]`, the label that most of these neighbours carry.
+    """
+
+    places: np.ndarray
+    instead: np.ndarray
 
 
 class Neighbours(NamedTuple):
@@ -41,15 +53,15 @@ class Neighbours(NamedTuple):
     Attributes:
       places: int `[n, k]`, positions among the training images, the nearest first.
       similarity: float32 `[n, k]`, cosines.
-      doubted: int `[d]`, positions of the training images whose label is least that of their neighbours.
-      instead: int `[d]`, the label that most of these neighbours carry.
+      doubted: of the training images.
+      doubted_test: of the test images, whose labels the network has never seen.
       figures: of all errors and of both sets, ready for JSON.
     """
 
     places: np.ndarray
     similarity: np.ndarray
-    doubted: np.ndarray
-    instead: np.ndarray
+    doubted: Doubted
+    doubted_test: Doubted
     figures: dict[str, Any]
 
 
@@ -83,7 +95,8 @@ def measure(
     pairs = similar.near_duplicates(looks, similar.thumbnails(train.images))
     apart = np.ones(len(predictions), bool)
     apart[pairs[:, 0]] = False
-    doubted, instead = doubt(known, train.labels)
+    voters = similar.nearest(known, known, min(_VOTERS, len(known) - 1), skip_self=True)
+    test_voters = nearest(known, predictions, _VOTERS)
     figures = {
         "definitions": DEFINITIONS,
         "count": count,
@@ -94,7 +107,8 @@ def measure(
         "near_duplicates": int((~apart).sum()),
         "accuracy_without_them": float(predictions.correct[apart].mean()) if apart.any() else None,
     }
-    return Neighbours(found.places, found.similarity, doubted, instead, figures)
+    doubted = doubt(voters, train.labels, train.labels)
+    return Neighbours(*found, doubted, doubt(test_voters, train.labels, test.labels), figures)
 
 
 def _shares(places: np.ndarray, errors: np.ndarray, train: Split, predictions: Predictions) -> dict[str, float] | None:
@@ -112,25 +126,22 @@ def _less_distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return flat @ other.T - (other**2).sum(axis=1) / 2
 
 
-def doubt(features: np.ndarray, labels: np.ndarray, count: int = DOUBTED) -> tuple[np.ndarray, np.ndarray]:
+def doubt(voters: Nearest, known: np.ndarray, labels: np.ndarray, count: int = DOUBTED) -> Doubted:
     """The images whose labels their neighbours contradict most.
 
     Args:
-      features: unit vectors `[N, K]`.
-      labels: int `[N]`.
-      count: how many.
-
-    Returns:
-      int `[count]`, their positions, the most doubted first; and the labels that most of their neighbours carry.
+      voters: the nearest training images of `N` images.
+      known: int, the labels of all training images.
+      labels: int `[N]`, those in question.
+      count: how many at most.
     """
-    found = similar.nearest(features, features, min(_VOTERS, len(features) - 1), skip_self=True)
-    votes = np.zeros((len(features), labels.max() + 1))
-    np.add.at(votes, (np.arange(len(features))[:, None], labels[found.places]), np.maximum(found.similarity, 0))
-    own = votes[np.arange(len(features)), labels]
+    every = np.arange(len(labels))
+    votes = np.zeros((len(labels), max(known.max(), labels.max()) + 1))
+    np.add.at(votes, (every[:, None], known[voters.places]), np.maximum(voters.similarity, 0))
     most = votes.argmax(axis=1)
-    first = np.argsort(own - votes.max(axis=1), kind="stable")[:count]
+    first = np.argsort(votes[every, labels] - votes.max(axis=1), kind="stable")[:count]
     first = first[most[first] != labels[first]]
-    return first, most[first]
+    return Doubted(first, most[first])
 
 
 def training_features(network: Network, train: Split, progress: Progress) -> np.ndarray:

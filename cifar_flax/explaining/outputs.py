@@ -12,10 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from cifar_flax import config, files, plots
+from cifar_flax.data import Split
 from cifar_flax.explaining import cam, comparison, drawing, measures, neighbours, people, report, tables
 from cifar_flax.explaining.analysis import Analysis
 from cifar_flax.explaining.folder import EXPLANATION, replacing
-from cifar_flax.explaining.neighbours import Neighbours
+from cifar_flax.explaining.neighbours import Doubted, Neighbours
 from cifar_flax.explaining.network import Progress
 
 NUM_CHANGED = 20
@@ -70,7 +71,11 @@ def manifest(analysis: Analysis) -> dict[str, Any]:
         "correct": _entries(analysis, "correct", analysis.correct),
     }
     if analysis.neighbours is not None:
-        content["neighbours"] = analysis.neighbours.figures | {"doubted": _doubted(analysis, analysis.neighbours)}
+        found, dataset = analysis.neighbours, analysis.dataset
+        content["neighbours"] = found.figures | {
+            "doubted": _doubted(analysis, dataset.train, found.doubted),
+            "doubted_test": _doubted(analysis, dataset.test, found.doubted_test),
+        }
     if analysis.slices is not None:
         content["slices"] = analysis.slices.figures
     if analysis.people is not None:
@@ -105,11 +110,11 @@ def _entries(analysis: Analysis, kind: str, positions: np.ndarray) -> list[dict[
     return entries
 
 
-def _doubted(analysis: Analysis, found: Neighbours) -> list[dict[str, Any]]:
-    train, names = analysis.dataset.train, analysis.predictions.class_names
+def _doubted(analysis: Analysis, split: Split, found: Doubted) -> list[dict[str, Any]]:
+    names = analysis.predictions.class_names
     return [
-        {"index": int(train.indices[i]), "label": names[int(train.labels[i])], "neighbours": names[int(label)]}
-        for i, label in zip(found.doubted, found.instead, strict=True)
+        {"index": int(split.indices[i]), "label": names[int(split.labels[i])], "neighbours": names[int(label)]}
+        for i, label in zip(*found, strict=True)
     ]
 
 

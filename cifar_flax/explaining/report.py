@@ -81,20 +81,27 @@ def _compared(compared: Comparison, shown: np.ndarray) -> dict[str, Any]:
 
 def _neighbours(analysis: Analysis, found: Neighbours) -> tuple[dict[str, Any], list[list[list[float]]]]:
     """What the page says of training images; and for each image shown the nearest: place on the sheet, and cosine."""
-    train = analysis.dataset.train
+    train, test = analysis.dataset.train, analysis.dataset.test
     count = max(1, min(found.places.shape[1], _NEIGHBOURS // max(1, len(found.places))))
     places = found.places[:, :count]
-    on_sheet = np.unique(np.concatenate([places.ravel(), found.doubted]))
+    on_sheet = np.unique(np.concatenate([places.ravel(), found.doubted.places]))
+    tested = found.doubted_test.places  # on the sheet behind the training images
     nearest = [
         [[cell, round(float(cosine), 2)] for cell, cosine in zip(cells, cosines, strict=True)]
         for cells, cosines in zip(np.searchsorted(on_sheet, places).tolist(), found.similarity[:, :count], strict=True)
     ]
-    doubted = np.stack([np.searchsorted(on_sheet, found.doubted), found.instead], axis=1)
+    doubted = {
+        "training": (np.searchsorted(on_sheet, found.doubted.places), found.doubted.instead),
+        "test": (len(on_sheet) + np.arange(len(tested)), found.doubted_test.instead),
+    }
+    images, labels, indices = (np.concatenate([a[on_sheet], b[tested]]) for a, b in zip(train, test, strict=True))
     behind = {
-        "images": [{"index": int(train.indices[i]), "label": int(train.labels[i])} for i in on_sheet],
-        "sheet": _sprite(train.images[on_sheet], "JPEG"),
+        "images": [
+            {"index": index, "label": label} for index, label in zip(indices.tolist(), labels.tolist(), strict=True)
+        ],
+        "sheet": _sprite(images, "JPEG"),
         "tables": [table._asdict() for table in tables.of_neighbours(found.figures)],
-        "doubted": doubted.tolist(),
+        "doubted": {name: np.stack(pair, axis=1).tolist() for name, pair in doubted.items()},
         "doubt": found.figures["definitions"]["doubted"],
     }
     return behind, nearest

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from sklearn.neighbors import NearestNeighbors
 
-from cifar_flax.data import open_dataset
+from cifar_flax.data import open_dataset, similar
 from cifar_flax.explaining import neighbours
 from cifar_flax.explaining.analysis import Selection, analyse
 from cifar_flax.explaining.network import no_progress
@@ -74,11 +74,29 @@ def test_planted_labels_are_found(features, sample, rng):
     planted = rng.choice(1000, 10, replace=False)
     labels[planted] = (labels[planted] + rng.integers(1, 10, 10)) % 10
     vectors = features[0] / np.linalg.norm(features[0], axis=1, keepdims=True)
-    found, instead = neighbours.doubt(vectors, labels)
+    voters = similar.nearest(vectors, vectors, 10, skip_self=True)
+    found, instead = neighbours.doubt(voters, labels, labels)
     assert len(found) == 20 and len(set(planted) & set(found)) >= 8
     assert (instead != labels[found]).all()
     true = sample.train.labels[found]
     assert (instead == true)[np.isin(found, planted)].mean() >= 0.8
+
+
+def test_labels_of_test_images_are_doubted_by_training_images(analysis, features, sample):
+    """Each vote counted by hand: a neighbour's cosine for its label."""
+    known, asked = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in features)
+    margins, firsts = [], []
+    for image, label in zip(asked, sample.test.labels, strict=True):
+        votes = dict.fromkeys(range(10), 0.0)
+        for cosine, i in sorted(((float(known[i] @ image), i) for i in range(len(known))), reverse=True)[:10]:
+            votes[int(sample.train.labels[i])] += cosine
+        margins.append(votes[int(label)] - max(votes.values()))
+        firsts.append(max(votes, key=votes.get))
+    places, instead = analysis.neighbours.doubted_test
+    assert len(places) > 5 and (np.diff(np.array(margins)[places]) >= -0.02).all()
+    assert sorted(margins)[len(places) - 1] == pytest.approx(margins[places[-1]], abs=0.02)
+    assert instead.tolist() == [firsts[i] for i in places]
+    assert (instead != sample.test.labels[places]).all()
 
 
 @pytest.mark.slow
@@ -90,7 +108,14 @@ def test_artefacts_name_them(analysis, sample, tmp_path, show):
         places = found.places[analysis.place_of(position)]
         assert [x["index"] for x in entry["neighbours"]] == sample.train.indices[places].tolist()
         assert [x["label"] for x in entry["neighbours"]] == [names[i] for i in sample.train.labels[places]]
-    assert [x["index"] for x in manifest["neighbours"]["doubted"]] == sample.train.indices[found.doubted].tolist()
+    assert [x["index"] for x in manifest["neighbours"]["doubted"]] == sample.train.indices[
+        found.doubted.places
+    ].tolist()
+    places, instead = found.doubted_test
+    assert manifest["neighbours"]["doubted_test"] == [
+        {"index": int(sample.test.indices[i]), "label": names[sample.test.labels[i]], "neighbours": names[label]}
+        for i, label in zip(places, instead, strict=True)
+    ]
     assert "neighbours_wrong.png" in manifest["files"]
     page = show((tmp_path / "a" / "report.html").read_text(encoding="utf-8"))
     position = int(analysis.wrong[2])
@@ -104,9 +129,20 @@ def test_artefacts_name_them(analysis, sample, tmp_path, show):
         shown = Image.open(io.BytesIO(card.locator("canvas").screenshot())).convert("RGB").resize((32, 32), 4)
         differences = np.abs(np.asarray(shown, float) - sample.train.images).mean(axis=(1, 2, 3))
         assert differences.argmin() == place and differences[place] < 15  # a JPEG's
+    page.click("#close")
+    for row, split, doubted in zip(
+        page.locator("#behind .neighbours").all(),
+        (sample.train, sample.test),
+        (found.doubted, found.doubted_test),
+        strict=True,
+    ):
+        for card, place, label in zip(row.locator("figure").all(), *doubted, strict=True):
+            said = [names[split.labels[place]], f"or {names[label]}?", f"#{split.indices[place]}"]
+            assert card.inner_text().split("\n") == said
+            shown = Image.open(io.BytesIO(card.locator("canvas").screenshot())).convert("RGB").resize((32, 32), 4)
+            assert np.abs(np.asarray(shown, float) - split.images[place]).mean() < 15
     table = page.locator("#behind table").inner_text()
     assert f"{100 * found.figures['nearest']['predicted']:.0f}%" in table
-    page.click("#close")
 
 
 def test_none_are_looked_up_where_none_are_asked_for(network, sample, tmp_path):

@@ -11,7 +11,7 @@ const loaded = new Promise((done) => {
   sheet.onload = done;
 });
 
-/* A training image by its place on the sheet, and what is said of it. */
+/* An image by its place on the sheet, and what is said of it. */
 function card(place, ...lines) {
   const box = make("figure", undefined, "neighbour");
   const canvas = newCanvas(96);
@@ -22,7 +22,7 @@ function card(place, ...lines) {
   );
   const { index, label } = found.images[place];
   canvas.setAttribute("role", "img");
-  canvas.setAttribute("aria-label", `training image ${index}: ${names[label]}`);
+  canvas.setAttribute("aria-label", `image ${index}: ${names[label]}`);
   const caption = make("figcaption");
   caption.append(make("div", names[label]), ...lines.map((line) => make("div", line, "soft")));
   box.append(canvas, caption);
@@ -44,11 +44,11 @@ export function showBehind() {
   sheet.src = `data:image/jpeg;base64,${found.sheet}`;
   $("behind").hidden = false;
   for (const table of found.tables) $("behind").append(make("p", table.text, "soft"), numbersOf(table));
-  if (!found.doubted.length) return;
-  const row = make("div", undefined, "neighbours");
-  row.append(
-    ...found.doubted.map(([place, label]) => card(place, `or ${names[label]}?`, `#${found.images[place].index}`)),
-  );
-  $("behind").append(make("h3", "Training images whose label their neighbours contradict"), row);
+  for (const [split, doubted] of Object.entries(found.doubted)) {
+    if (!doubted.length) continue;
+    const row = make("div", undefined, "neighbours");
+    row.append(...doubted.map(([place, label]) => card(place, `or ${names[label]}?`, `#${found.images[place].index}`)));
+    $("behind").append(make("h3", `Labels of ${split} images that their neighbours contradict`), row);
+  }
   $("behind").append(make("p", `Those shown are ${found.doubt}.`, "soft"));
 }
