@@ -133,6 +133,8 @@ def describe(dataset: "Dataset") -> list[str]:
             few = found[:6]
             numbers = list(zip(first.indices[few[:, 0]].tolist(), second.indices[few[:, 1]].tolist(), strict=True))
             lines.append(f"{len(found):,} {what}: {_shown(numbers)}")
+            if other := int((first.labels[found[:, 0]] != second.labels[found[:, 1]]).sum()):
+                lines.append(f"  {other:,} of them have another label")
 
     used = train[train > 0]
     wrong = []

@@ -749,6 +749,21 @@ def test_the_command_finds_nothing_wrong_with_the_sample(capsys):
     assert "  cat: 100 + 100" in text and "no test image is in the training set too" in text and "note" not in text
 
 
+def test_the_command_finds_near_duplicates_and_other_labels(sample, tmp_path, capsys):
+    """Darker copies: of training images 30 and 31 as test images 0 and 1, and of test image 5 as test image 9."""
+    darker = lambda images: images // 10 * 9  # noqa: E731
+    x_train, y_train = sample.train.images[:100], sample.train.labels[:100]
+    x_test, y_test = sample.test.images[:20].copy(), sample.test.labels[:20].copy()
+    x_test[[0, 1, 9]] = *darker(x_train[[30, 31]]), darker(x_test[5])
+    y_test[[0, 1, 9]] = y_train[30], (y_train[31] + 1) % 10, y_test[5]
+    path = npz(tmp_path, {}, x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test)
+    assert command.main(["show", str(path)]) == 0
+    text = capsys.readouterr().out
+    found = "2 test images are nearly the same as a training image: 0 = 30, 1 = 31\n  1 of them have another label\n"
+    assert found in text and "1 test images are nearly the same as an earlier one: 9 = 5\n" in text
+    assert "training images are nearly" not in text and text.count("another label") == 1
+
+
 def test_many_classes_are_shown_compactly(tmp_path, rng, capsys, monkeypatch):
     path = tmp_path / "kept" / "cifar-100-binary.tar.gz"
     cifar100_archive(path, "binary", rng)
