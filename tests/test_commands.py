@@ -57,6 +57,24 @@ def test_a_word_that_is_no_command_is_one_line(capsys):
 
 
 @pytest.mark.parametrize("name", COMMANDS)
+def test_a_number_in_the_help_is_the_default(name, monkeypatch):
+    """In parentheses at the end, as "random seed (0)"."""
+    found = []
+
+    def parse_args(self, *_):
+        found.append(self)
+        raise SystemExit(0)
+
+    monkeypatch.setattr(cli.Parser, "parse_args", parse_args)
+    with pytest.raises(SystemExit):
+        commands.main([name])
+    for action in found[0]._actions:  # argparse has no public list of them
+        said = re.search(r"\(([\d.]+)(, [^()]*)?\)$", action.help or "")
+        if isinstance(action.default, float | int) and not isinstance(action.default, bool):
+            assert float(said[1]) == action.default if said else not action.default, action.option_strings
+
+
+@pytest.mark.parametrize("name", COMMANDS)
 def test_help_fits_a_screen(name, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     text = helped(capsys, name, "--help")

@@ -1,14 +1,18 @@
 """The whole evaluation on few images; the embedded network is its subject."""
 
 import dataclasses
+import functools
 import json
 
+import jax
 import numpy as np
 import pytest
 from scipy.special import softmax
+from scipy.stats import spearmanr
 
 from cifar_flax.explaining import cam, evaluation, measures, tables
 from cifar_flax.explaining.network import load
+from cifar_flax.network import init_params
 
 pytestmark = pytest.mark.slow
 
@@ -85,6 +89,25 @@ def test_parameters_initialised_anew_from_either_end_are_the_same_in_the_end(eva
     found = evaluated.figures["randomisation"]
     assert found["from the head"]["to stem"] == found["from the stem"]["to head"]
     assert list(found["from the head"]) == ["to head", "to stage4", "to stage3", "to stage2", "to stage1", "to stem"]
+
+
+@pytest.mark.parametrize(("order", "to"), [("from the head", "stage1"), ("from the stem", "stage2")])
+def test_parts_are_initialised_anew_one_after_the_other(network, test, order, to):
+    """Against each part replaced by hand, SciPy's rank correlation, and the mean over images and seeds."""
+    images, classes = test.images[:4], test.labels[:4]
+    found = measures.measure_randomisation(network, images, classes, "stage4", [3, 4])
+    names = ["conv", "norm", "stage1", "stage2", "stage3", "stage4", "linear"]
+    kept = {"stage1": names[:2], "stage2": names[4:]}[to]
+    ask = functools.partial(network.maps, images, classes[:, None], stage="stage4", methods=["grad-cam"])
+    original, expected = ask()[:, 0, 0], []
+    for seed in (3, 4):
+        fresh = init_params(network.model, jax.random.key(seed))
+        mixed = {x: (network.params if x.split("_")[0] in kept else fresh)[x] for x in fresh}
+        pairs = zip(original, ask(params=mixed)[:, 0, 0], strict=True)
+        expected.append(np.mean([spearmanr(a.ravel(), b.ravel())[0] for a, b in pairs]))
+    row = found[order][f"to {to}"]["grad-cam = hires-cam = xgrad-cam"]
+    assert row["mean"] == pytest.approx(np.mean(expected), abs=1e-3)
+    assert row["range"] == pytest.approx([min(expected), max(expected)], abs=1e-3)
 
 
 @pytest.mark.parametrize("temperature", [1, 3], ids=["sure", "unsure"])

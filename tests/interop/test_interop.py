@@ -214,6 +214,18 @@ def test_exported_strides_are_imported(tmp_path, capsys, compact):
         assert trained.load(out).config.strides == expected
 
 
+@pytest.mark.parametrize("blocks", [(1, 3), (2, 2)])
+def test_blocks_are_said_where_they_are_not_two(blocks, tmp_path, capsys):
+    network = model.ResNet((4, 6), (1, 2), blocks, spec=convert.numbered(3))
+    state_dict = interop.to_state_dict(model.init_params(network, jax.random.key(0)))
+    interop.write_state_dict(tmp_path / "net.safetensors", state_dict)
+    words = ("--strides", "1,2", "--out", tmp_path / "x.safetensors")
+    code, output = run(capsys, "import", tmp_path / "net.safetensors", *words)
+    assert code == 0, output.err
+    said = ", blocks 1,3" if blocks == (1, 3) else ""
+    assert f" parameters, widths 4,6, strides 1,2{said}, 3 classes of net\n" in output.out
+
+
 def test_a_data_set_that_nothing_names_is_asked_for(tmp_path, capsys, compact):
     """Nothing of CIFAR-10 is looked for when an imported network is of other classes."""
     params = {**compact, "linear": jax.tree.map(lambda x: x[..., :7], compact["linear"])}
