@@ -72,7 +72,7 @@ TESTS = {
     "commands/pictures.py": ["tests/explaining/test_own.py", MISUSE],
     "commands/sweep.py": ["tests/training/test_sweep.py", MISUSE],
     "commands/train.py": ["tests/test_commands.py", MISUSE, "tests/e2e/test_train.py"],
-    **dict.fromkeys(("commands/import", "commands/export", "commands/publish"), ["tests/interop", MISUSE]),
+    **{key: ["tests/interop", MISUSE] for key in ("commands/import", "commands/export", "commands/publish")},
     "commands/": ["tests/test_commands.py", MISUSE, "tests/e2e/test_explain.py", "tests/e2e/test_own_data.py"],
     "training/": ["tests/training/test_program.py", LOOP],
     "network/": ["tests/network"],

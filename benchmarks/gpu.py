@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-_GRACE = 40  # seconds that a part has to save what it can
+GRACE = 40  # seconds that a part has to save what it can
 
 # Of ResNet-18's recipe, all epochs on 45,000 images: shorter trials misled. Two at once, so that one compiles and
 # evaluates while the other trains.
@@ -71,7 +71,7 @@ def run(words: list[str], log: Path, seconds: float) -> int:
     """Runs a part, and ends it gently after so many seconds; its exit code."""
     if words[0] == "train.py" and (Path(words[words.index("--out") + 1]) / "config.json").exists():
         words = [*words, "--resume"]
-    command = ["timeout", "--foreground", f"--kill-after={_GRACE}", f"{seconds}", sys.executable, *words]
+    command = ["timeout", "--foreground", f"--kill-after={GRACE}", f"{seconds}", sys.executable, *words]
     with open(log, "a") as file:
         print(f"$ python {shlex.join(words)}", file=file, flush=True)
         return subprocess.run(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT).returncode
@@ -86,7 +86,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", metavar="PART", help="these parts alone")
     parser.add_argument("--list", action="store_true", help="print the parts and exit")
     flags = parser.parse_args()
-    out, end = flags.out.resolve(), time.monotonic() + 60 * flags.minutes - _GRACE
+    out, end = flags.out.resolve(), time.monotonic() + 60 * flags.minutes - GRACE
     data = [] if flags.data_dir is None else ["--data-dir", str(flags.data_dir.resolve())]
     todo = parts(out, flags.flags, data)
     if unknown := sorted(set(flags.only or []) - set(todo)):

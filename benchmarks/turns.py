@@ -43,9 +43,9 @@ def take_turns(
     Each is in a process of its own: in one process the threads of each library go on spinning in the other's turn.
     After some turns all begin again in new processes: how memory happens to be laid out is worth some percent.
     """
-    starts = {name: functools.partial(_served, name) for name in benchmark.candidates}
+    starts = {name: functools.partial(served, name) for name in benchmark.candidates}
     if beside is not None:
-        starts = {OURS: starts[OURS], f"{OURS} at {commit(beside)}": functools.partial(_served, OURS, beside)}
+        starts = {OURS: starts[OURS], f"{OURS} at {commit(beside)}": functools.partial(served, OURS, beside)}
     times: dict[str, list[float]] = {name: [] for name in starts}
     facts: dict[str, Any] = {}
     for _ in range(processes):
@@ -62,7 +62,7 @@ def take_turns(
 
 
 @contextlib.contextmanager
-def _served(name: str, checkout: Path = ROOT) -> Iterator[Callable[[str], Any]]:
+def served(name: str, checkout: Path = ROOT) -> Iterator[Callable[[str], Any]]:
     """A process that has built a checkout's candidate, as a function that sends it a line and returns its answer."""
     # Several of them share a GPU's memory; each imports its own checkout's package, not the installed one.
     environment = {**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false", "PYTHONPATH": str(checkout.resolve())}

@@ -276,7 +276,7 @@ def joined(settings: Settings | None) -> Iterator[Job]:
     def on_abort(_: int) -> None:
         if met:
             _give_up(f"none was heard from for {settings.heartbeat_timeout} s, or process 0 ended")
-        _leave(_not_met(settings), UserError.exit_code)
+        leave(_not_met(settings), UserError.exit_code)
 
     with _abort_handler(on_abort):
         try:
@@ -294,11 +294,11 @@ def joined(settings: Settings | None) -> Iterator[Job]:
                 "--num-processes and --process-id"
             ) from error
         except RuntimeError as error:
-            _leave(f"{_not_met(settings)} ({_first_line(error)})", UserError.exit_code)
+            leave(f"{_not_met(settings)} ({_first_line(error)})", UserError.exit_code)
         met = True
         state = _runtime()
         job = Job(state.client, state.process_id, state.num_processes, settings.step_timeout)
-        with _watchdog(job):
+        with watchdog(job):
             try:
                 yield job
             except BaseException as raised:
@@ -335,19 +335,19 @@ def _ends_alike(job: Job, error: BaseException, settings: Settings) -> bool:
 def _leave_with(error: BaseException) -> NoReturn:
     """Ends this process by an error that is not the others'."""
     if isinstance(error, UserError):
-        _leave(str(error), error.exit_code)
+        leave(str(error), error.exit_code)
     if isinstance(error, KeyboardInterrupt | BrokenPipeError):
-        _leave("", 130 if isinstance(error, KeyboardInterrupt) else 141)
+        leave("", 130 if isinstance(error, KeyboardInterrupt) else 141)
     if isinstance(error, Interrupted):
         _give_up("one did not come to the end")
     if _LOSS.match(str(error)):
         _give_up(_first_line(error))
-    _leave("".join(traceback.format_exception(error)), 1)
+    leave("".join(traceback.format_exception(error)), 1)
 
 
 def _give_up(reason: str) -> NoReturn:
     """Ends this process because another one is gone or stuck."""
-    _leave(str(LostProcessError(reason)), LostProcessError.exit_code)
+    leave(str(LostProcessError(reason)), LostProcessError.exit_code)
 
 
 def _first_line(error: BaseException) -> str:
@@ -357,7 +357,7 @@ def _first_line(error: BaseException) -> str:
 _leaving = threading.Lock()
 
 
-def _leave(message: str, code: int) -> NoReturn:
+def leave(message: str, code: int) -> NoReturn:
     """Ends this process at once, from any thread, with one line; the first to call this has its say."""
     if not _leaving.acquire(blocking=False):
         time.sleep(60)
@@ -381,7 +381,7 @@ def _abort_handler(function: Callable[[int], None]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _watchdog(job: Job) -> Iterator[None]:
+def watchdog(job: Job) -> Iterator[None]:
     """Ends this process once it has not got on for `job.limit` seconds: it, or another one, is stuck."""
     done = threading.Event()
 

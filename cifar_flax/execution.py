@@ -113,7 +113,7 @@ def resolve(precision: str, batch_size: int, num_devices: int = 0) -> Execution:
     limit = min(len(devices), max(processes, batch_size // (_MIN_IMAGES_PER_CORE if on_cpu else 1)))
     size = num_devices or next(n for n in range(limit, 0, -1) if n % processes == 0 and batch_size % n == 0)
     if precision == "auto" or on_cpu:
-        precision = "bfloat16" if precision != "float32" and _has_bfloat16(devices[0]) else "float32"
+        precision = "bfloat16" if precision != "float32" and has_bfloat16(devices[0]) else "float32"
     chosen = np.array(devices).reshape(processes, -1)[:, : size // processes].ravel()
     return Execution(Mesh(chosen, ("data",)), precision, 1 if on_cpu else _STEPS_AT_ONCE)
 
@@ -131,7 +131,7 @@ def _devices_by_process() -> tuple[list[Any], int]:
     return devices, processes
 
 
-def _has_bfloat16(device: Any) -> bool:
+def has_bfloat16(device: Any) -> bool:
     """TPUs do; NVIDIA's cards from compute capability 8.0 on; and CPUs that say so, where XLA calls oneDNN for it."""
     if device.platform == "cpu":
         return machine.cpu_has_bfloat16() and tuple(map(int, jaxlib.__version__.split(".")[:2])) >= _ONEDNN_SINCE

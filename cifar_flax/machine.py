@@ -89,11 +89,11 @@ def _processor() -> str:
 
 
 # mallopt's parameters, from glibc's malloc.h.
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
+_M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 _KEPT_UNWATCHED, _KEPT_WATCHED = 120_000_000, 10**9  # bytes of a block
 
 
-def _glibc() -> Any:
+def find_glibc() -> Any:
     """The C library, where it is glibc; else None."""
     library = ctypes.CDLL(None) if sys.platform == "linux" else None
     return library if hasattr(library, "mallopt") and hasattr(library, "malloc_trim") else None
@@ -101,8 +101,8 @@ def _glibc() -> Any:
 
 def _keep_blocks(glibc: Any, size: int) -> None:
     """Has blocks of up to so many bytes kept when they are freed; larger ones go back to the system."""
-    if not glibc.mallopt(_M_MMAP_THRESHOLD, size):
-        glibc.mallopt(_M_MMAP_THRESHOLD, 2**25)  # the most that older versions accept
+    if not glibc.mallopt(M_MMAP_THRESHOLD, size):
+        glibc.mallopt(M_MMAP_THRESHOLD, 2**25)  # the most that older versions accept
 
 
 def _keep_freed_memory() -> None:
@@ -112,7 +112,7 @@ def _keep_freed_memory() -> None:
     then gives them back page by page: a sixth of a small network's step on a CPU. Larger ones are kept only by
     `keep_large_blocks`, which watches them.
     """
-    if glibc := _glibc():
+    if glibc := find_glibc():
         _keep_blocks(glibc, _KEPT_UNWATCHED)
         glibc.mallopt(_M_TRIM_THRESHOLD, -1)  # never
         glibc.mallopt(_M_ARENA_MAX, 1)
@@ -132,7 +132,7 @@ def keep_large_blocks(num_devices: int) -> Callable[[], None]:
     device, the system gets back all that is free; and where that happens again and again, new blocks of over 120 MB
     are no longer kept. Without glibc, or where the system does not say how much memory a process has, nothing is done.
     """
-    glibc = _glibc()
+    glibc = find_glibc()
     if glibc is None or resident() is None:
         return lambda: None
     begun, before, chances = False, None, float(_CHANCES)

@@ -103,9 +103,9 @@ def test_alone_nothing_is_asked_of_anyone():
 
 def test_the_watchdog_ends_what_does_not_get_on_and_nothing_else(monkeypatch):
     ends = []
-    monkeypatch.setattr(distributed, "_leave", lambda message, code: ends.append((message, code)))
+    monkeypatch.setattr(distributed, "leave", lambda message, code: ends.append((message, code)))
     job = Job(None, 0, 2, limit=0.4)
-    with distributed._watchdog(job):
+    with distributed.watchdog(job):
         for _ in range(10):
             threading.Event().wait(0.08)
             job.beat()

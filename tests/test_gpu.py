@@ -31,7 +31,7 @@ def test_it_goes_on_where_it_was_cut(tmp_path, monkeypatch, capsys):
     out, begun = tmp_path / "out", tmp_path / "begun"
     parts = {"first": ["-c", "pass"], "second": ["-c", SLOW, str(begun)], "third": ["-c", "raise SystemExit(5)"]}
     monkeypatch.setattr(gpu, "parts", lambda *_: parts)
-    monkeypatch.setattr(gpu, "_GRACE", 10)
+    monkeypatch.setattr(gpu, "GRACE", 10)
     monkeypatch.setattr(gpu, "describe", dict)
     monkeypatch.setattr(sys, "argv", ["gpu.py", "--out", str(out), "--minutes", "0.3"])
     assert gpu.main() == 1

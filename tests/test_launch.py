@@ -33,7 +33,7 @@ def test_shell_is_read_by_bash_and_gives_flags_that_there_are(name, text):
     joined = text.replace("\\\n", " ")
     for line in re.findall(r"(?:train\.py|cifar-flax train) (.*)", joined):
         for flag in re.findall(r"(?<!\S)(--[a-z-]+)", line):
-            assert flag in train._parser("train")._option_string_actions, flag
+            assert flag in train.build_parser("train")._option_string_actions, flag
 
 
 def test_a_jobset_has_as_many_pods_as_processes():

@@ -141,7 +141,7 @@ def told(monkeypatch):
 
     def tell(*megabytes):
         glibc, sizes, steps = Glibc(), iter(megabytes), []
-        monkeypatch.setattr(machine, "_glibc", lambda: glibc)
+        monkeypatch.setattr(machine, "find_glibc", lambda: glibc)
         monkeypatch.setattr(machine, "resident", lambda: 1)
         after_step = machine.keep_large_blocks(2)
         assert glibc.told == []  # a program may be built and never run
@@ -155,7 +155,7 @@ def told(monkeypatch):
     return tell
 
 
-ALL, SMALL = ((machine._M_MMAP_THRESHOLD, size) for size in (10**9, 120_000_000))
+ALL, SMALL = ((machine.M_MMAP_THRESHOLD, size) for size in (10**9, 120_000_000))
 
 
 def test_what_is_free_goes_back_after_the_first_step_and_where_a_process_grew_by_240_megabytes_a_device(told):
@@ -177,9 +177,9 @@ def test_a_process_that_grows_twice_an_epoch_keeps_its_large_blocks(told):
 
 def test_an_older_glibc_keeps_what_it_can(monkeypatch):
     glibc = Glibc(most=2**25)
-    monkeypatch.setattr(machine, "_glibc", lambda: glibc)
+    monkeypatch.setattr(machine, "find_glibc", lambda: glibc)
     machine.set_up_cpu()
-    assert glibc.told[:2] == [(machine._M_MMAP_THRESHOLD, 120_000_000), (machine._M_MMAP_THRESHOLD, 2**25)]
+    assert glibc.told[:2] == [(machine.M_MMAP_THRESHOLD, 120_000_000), (machine.M_MMAP_THRESHOLD, 2**25)]
 
 
 @pytest.mark.parametrize("text", [OSError, "hidden"])
@@ -188,7 +188,7 @@ def test_without_the_systems_word_on_its_memory_large_blocks_are_not_kept(monkey
         raise text
 
     glibc = Glibc()
-    monkeypatch.setattr(machine, "_glibc", lambda: glibc)
+    monkeypatch.setattr(machine, "find_glibc", lambda: glibc)
     monkeypatch.setattr(machine.Path, "read_text", read_text if text is OSError else lambda path: text)
     machine.keep_large_blocks(2)()
     assert glibc.told == []

@@ -35,7 +35,7 @@ _ELSEWHERE = {
 }
 
 
-def _parser(prog: str) -> Parser:
+def build_parser(prog: str) -> Parser:
     presets = " / ".join(config_lib.PRESETS)
     parser = Parser(
         prog, __doc__, f"In parentheses: the default; or the defaults of {presets}, where they differ.", _ELSEWHERE
@@ -153,7 +153,7 @@ def _profile(config: Config, folder: Path, data_dir: Path | None, source: str) -
 
 
 def _command(argv: list[str] | None, prog: str) -> None:
-    flags: dict[str, Any] = vars(_parser(prog).parse_args(argv))
+    flags: dict[str, Any] = vars(build_parser(prog).parse_args(argv))
     trace: Path | None = flags.pop("profile")
     out, resume, summary = flags.pop("out"), flags.pop("resume"), flags.pop("summary")
     settings = distributed.from_flags(flags)

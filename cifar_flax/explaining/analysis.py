@@ -319,10 +319,10 @@ def choose(
     few = min(selection.num_wrong, NUM_CORRECT)
     if selection.sort != "index":
         return wrong[: selection.num_wrong], correct[:few]
-    return _first(wrong, selection.num_wrong, predictions), _first(correct, few, predictions)
+    return first_of_each(wrong, selection.num_wrong, predictions), first_of_each(correct, few, predictions)
 
 
-def _first(positions: np.ndarray, count: int, predictions: Predictions) -> np.ndarray:
+def first_of_each(positions: np.ndarray, count: int, predictions: Predictions) -> np.ndarray:
     """The first positions; where the images lie class by class, as many at equal distances, to show all classes."""
     if len(positions) > count and predictions.by_class:
         return positions[np.arange(count) * len(positions) // count]
@@ -331,7 +331,7 @@ def _first(positions: np.ndarray, count: int, predictions: Predictions) -> np.nd
 
 def _for_report(predictions: Predictions, chosen: np.ndarray) -> np.ndarray:
     """Positions of what the report shows: the wrong predictions, some correct ones, and what was chosen."""
-    wrong = _first(predictions.select(correct=False), _REPORT_WRONG, predictions)
+    wrong = first_of_each(predictions.select(correct=False), _REPORT_WRONG, predictions)
     count = len(predictions.class_names)
     each = max(2, _REPORT_CORRECT_PER_CLASS * MOST_CLASSES // max(MOST_CLASSES, count))
     correct = [predictions.select(correct=True, true=label)[:each] for label in range(count)]

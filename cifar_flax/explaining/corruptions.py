@@ -20,7 +20,7 @@ from scipy import ndimage
 
 SEVERITIES = (1, 2, 3, 4, 5)
 _LUMA = np.array([0.299, 0.587, 0.114])  # of red, green, blue
-_PART = 500  # images that are corrupted at once: it bounds the memory
+PART = 500  # images that are corrupted at once: it bounds the memory
 # Of each of the benchmark's five photographs of frost: mean red, green and blue, and deviation of a crop's brightness.
 _FROSTS = ((78, 149, 165, 14), (198, 202, 212, 18), (198, 203, 212, 18), (142, 157, 170, 26), (104, 115, 127, 34))
 
@@ -41,7 +41,7 @@ def corrupt(name: str, images: np.ndarray, severity: int, rng: np.random.Generat
     array([ 50, 150], dtype=uint8)
     """
     function, constants = CORRUPTIONS[name]
-    parts = (images[start : start + _PART] for start in range(0, len(images), _PART))
+    parts = (images[start : start + PART] for start in range(0, len(images), PART))
     return np.concatenate([function(part, constants[severity - 1], rng) for part in parts])
 
 

@@ -80,7 +80,7 @@ def others(count: int) -> np.ndarray:
 # ---- replacing cells ---------------------------------------------------------------------------------
 
 
-def _neighbours(maps: jax.Array) -> jax.Array:
+def neighbours(maps: jax.Array) -> jax.Array:
     """Weighted sums of each pixel's neighbours in maps `[..., H, W]`: the four near 1/6, the four diagonal 1/12."""
     pad = jnp.pad(maps, [(0, 0)] * (maps.ndim - 2) + [(1, 1), (1, 1)])
     rows = pad[..., :-2, :] + 2 * pad[..., 1:-1, :] + pad[..., 2:, :]
@@ -101,12 +101,12 @@ def impute(images: jax.Array, known: jax.Array) -> jax.Array:
     """
     holes = ~known[:, None]
     held = jnp.where(holes, 0, images)
-    weights = _neighbours(jnp.ones(images.shape[-2:]))
+    weights = neighbours(jnp.ones(images.shape[-2:]))
     start = held.sum(axis=(-2, -1), keepdims=True) / jnp.maximum(1, known.sum(axis=(-2, -1))[:, None, None, None])
     filled = jnp.where(holes, start, held)
 
     def apply(x: jax.Array) -> jax.Array:
-        return jnp.where(holes, weights[None, None] * x - _neighbours(x), 0)
+        return jnp.where(holes, weights[None, None] * x - neighbours(x), 0)
 
     def dot(x: jax.Array, y: jax.Array) -> jax.Array:
         return (x * y).sum(axis=(-2, -1), keepdims=True)

@@ -22,7 +22,7 @@ from cifar_flax.explaining.predictions import Predictions
 COUNT = 5
 DOUBTED, _VOTERS = 20, 10
 _VERSION = 1  # of what is kept; another one when the same network would give other features
-_KEPT_FROM = 5000  # training images; of fewer the features take seconds
+KEPT_FROM = 5000  # training images; of fewer the features take seconds
 _BY_PIXELS = 1000  # errors that are looked up by pixels, at most
 
 DEFINITIONS = {
@@ -164,7 +164,7 @@ def training_features(network: Network, train: Split, progress: Progress) -> np.
     predicted = network.predict(train.images, on_batch=progress("the training images", len(train.images)))
     assert predicted.features is not None
     found = _rounded(predicted.features)
-    if len(found) >= _KEPT_FROM:
+    if len(found) >= KEPT_FROM:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             buffer = io.BytesIO()

@@ -30,12 +30,12 @@ UNLIKE_SHARE, NEIGHBOUR = 0.05, 10
 _SHOWN = 320  # pixels along a picture on the page
 _LAYER = 64  # pixels along a map on the page, which the browser stretches
 
-_REFERENCE = 1000
+REFERENCE = 1000
 
 
 def rule(reference: Dataset) -> str:
     """What makes a picture unlike a data set, in words."""
-    train, test = (min(_REFERENCE, len(split.images)) for split in (reference.train, reference.test))
+    train, test = (min(REFERENCE, len(split.images)) for split in (reference.train, reference.test))
     return (
         "the means of a picture's channels, of all stages and in standard deviations, are farther from those of the "
         f"{NEIGHBOUR}th nearest of {train:,} training images than for all but {100 * UNLIKE_SHARE:.0f}% of "
@@ -63,7 +63,7 @@ def distance(network: Network, images: np.ndarray, reference: Dataset) -> tuple[
     Args:
       network: the network.
       images: uint8 `[N, H, W, 3]`.
-      reference: what they are compared with; of its training and its test images at most `_REFERENCE` each.
+      reference: what they are compared with; of its training and its test images at most `REFERENCE` each.
 
     Returns:
       Of each image the Euclidean distance of its features, in standard deviations over the training images, from
@@ -87,10 +87,10 @@ def distance(network: Network, images: np.ndarray, reference: Dataset) -> tuple[
 
 
 def _drawn(split: Split) -> np.ndarray:
-    """At most `_REFERENCE` images of a split, drawn once: the first ones of a folder are of its first classes."""
-    if len(split.images) <= _REFERENCE:
+    """At most `REFERENCE` images of a split, drawn once: the first ones of a folder are of its first classes."""
+    if len(split.images) <= REFERENCE:
         return split.images
-    return split.images[np.random.default_rng(0).permutation(len(split.images))[:_REFERENCE]]
+    return split.images[np.random.default_rng(0).permutation(len(split.images))[:REFERENCE]]
 
 
 # ---- the page ------------------------------------------------------------------------------------

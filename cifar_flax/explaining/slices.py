@@ -19,7 +19,7 @@ _CLUSTERS = 4  # of each class
 _FREQUENT = 10  # errors in the first half, from which on being taken for a class is looked at on its own
 _LEAST = 20  # images of a class in the first half; fewer say nothing
 _APART = 0.5  # deviations of a class by which a cluster differs in what it is described by
-_AT_ONCE = 1000  # images that are measured: 12 MB as float32, of 32x32 pixels
+AT_ONCE = 1000  # images that are measured: 12 MB as float32, of 32x32 pixels
 
 # What is measured of an image: its definition, and the words for the images of a class where it is lowest and highest.
 ATTRIBUTES = {
@@ -102,7 +102,7 @@ def attributes(images: np.ndarray, maps: np.ndarray) -> dict[str, np.ndarray]:
     Returns:
       float `[N]` each; of a map without a positive value 0.
     """
-    parts = [_of_pixels(images[start : start + _AT_ONCE]) for start in range(0, len(images), _AT_ONCE)]
+    parts = [_of_pixels(images[start : start + AT_ONCE]) for start in range(0, len(images), AT_ONCE)]
     shares = np.nan_to_num(agreement.share(maps))
     off = np.linalg.norm(agreement.centre_of_mass(shares, 1) - 0.5, axis=1) * shares.any(axis=(1, 2))
     values = [*np.concatenate(parts, axis=1), agreement.entropy(shares), off]

@@ -24,7 +24,7 @@ _PAD_3X3 = ((1, 1), (1, 1))
 _he_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
-def _conv(features: int, size: int, stride: int, dtype: Any, forms: Forms) -> nn.Conv:
+def build_conv(features: int, size: int, stride: int, dtype: Any, forms: Forms) -> nn.Conv:
     return nn.Conv(
         features,
         (size, size),
@@ -56,7 +56,7 @@ class Affine(nn.Module):
         return (x * scale + bias).astype(self.dtype)  # in float32 or wider, as the parameters are
 
 
-def _norm(kind: str, dtype: Any, forms: Forms) -> nn.Module:
+def build_norm(kind: str, dtype: Any, forms: Forms) -> nn.Module:
     """Affine, or over height, width and channels, then a scale and a bias a channel: PyTorch's GroupNorm(1, C)."""
     if kind == "affine":
         return Affine(dtype)
@@ -74,13 +74,13 @@ class BasicBlock(nn.Module):
     norm_kind: str
 
     def setup(self):
-        self.conv1 = _conv(self.channels, 3, self.stride, self.dtype, self.forms)
-        self.norm1 = _norm(self.norm_kind, self.dtype, self.forms)
-        self.conv2 = _conv(self.channels, 3, 1, self.dtype, self.forms)
-        self.norm2 = _norm(self.norm_kind, self.dtype, self.forms)
+        self.conv1 = build_conv(self.channels, 3, self.stride, self.dtype, self.forms)
+        self.norm1 = build_norm(self.norm_kind, self.dtype, self.forms)
+        self.conv2 = build_conv(self.channels, 3, 1, self.dtype, self.forms)
+        self.norm2 = build_norm(self.norm_kind, self.dtype, self.forms)
         if self.project:
-            self.shortcut_conv = _conv(self.channels, 1, self.stride, self.dtype, self.forms)
-            self.shortcut_norm = _norm(self.norm_kind, self.dtype, self.forms)
+            self.shortcut_conv = build_conv(self.channels, 1, self.stride, self.dtype, self.forms)
+            self.shortcut_norm = build_norm(self.norm_kind, self.dtype, self.forms)
 
     def __call__(self, x):
         y = self.forms.relu(self.norm1(self.conv1(x)))
@@ -123,8 +123,8 @@ class ResNet(nn.Module):
         ]
 
     def setup(self):
-        self.conv = _conv(self.widths[0], 3, 1, self.dtype, self.forms)
-        self.norm = _norm(self.norm_kind, self.dtype, self.forms)
+        self.conv = build_conv(self.widths[0], 3, 1, self.dtype, self.forms)
+        self.norm = build_norm(self.norm_kind, self.dtype, self.forms)
         channels = self.widths[0]
         for block, width, stride in self.blocks():
             project = stride != 1 or channels != width

@@ -106,7 +106,7 @@ def _sum_of(path: Path, *, sync: bool = False) -> dict[str, Any]:
         return {"bytes": os.fstat(file.fileno()).st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
-def _write_manifest(path: Path) -> None:
+def write_manifest(path: Path) -> None:
     sums = {name: _sum_of(path / name, sync=True) for name in _files(path)}
     files.write_atomically(path / _MANIFEST, _to_text({"format": FORMAT, "files": sums}))
 
@@ -210,7 +210,7 @@ class Writer:
             files.write_atomically(part / "config.json", config_lib.to_json(self._config))
             files.write_atomically(part / "data.json", self._spec.to_json())
             files.write_atomically(part / "execution.json", json.dumps(self._execution, indent=2) + "\n")
-            _write_manifest(part)
+            write_manifest(part)
             self._remove(path)
             part.rename(path)
         except Exception as error:  # Orbax and TensorStore raise nearly anything

@@ -42,7 +42,7 @@ def official(monkeypatch, tmp_path, rng) -> dict[str, bytes]:
     monkeypatch.setattr(layout, "BATCH_SIZE", SIZE)
     monkeypatch.setattr(layout, "BATCH_BYTES", SIZE * 3073)
     monkeypatch.setattr(sources, "OFFICIAL_URL", "http://127.0.0.1:9/cifar-10-binary.tar.gz")  # nobody listens there
-    monkeypatch.setattr(sources, "_PROBE_SECONDS", 1)
+    monkeypatch.setattr(sources, "PROBE_SECONDS", 1)
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "no-tfds"))
     monkeypatch.setenv("PATH", str(tmp_path / "no-npm"))
     return records
@@ -188,7 +188,7 @@ def server(tmp_path):
 def test_tfds_prepares_and_finds_without_tensorflow(official, tmp_path, server, monkeypatch):
     tar_gz(tmp_path / "www" / "cifar-10-binary.tar.gz", bin_files(official))
     monkeypatch.setattr(sources, "OFFICIAL_URL", f"{server}/cifar-10-binary.tar.gz")
-    sources._tfds_builder_class.cache_clear()
+    sources.tfds_builder_class.cache_clear()
     said = []
     assert_is_official(data.load_cifar10(tmp_path / "data", "tfds", said.append), official)
     assert "preparing cifar10/3.0.2" in said[0]
@@ -245,7 +245,7 @@ def test_a_silent_network_is_given_up(official, monkeypatch):
         socket.create_server(("127.0.0.1", 0)) as listener,  # accepts, and never answers
         pytest.raises(UserError, match="cannot be reached"),
     ):
-        sources._probe(f"http://127.0.0.1:{listener.getsockname()[1]}/x")
+        sources.probe(f"http://127.0.0.1:{listener.getsockname()[1]}/x")
 
 
 def test_unknown_source_is_refused_with_the_known_ones():
@@ -301,7 +301,7 @@ def test_pickle_that_would_run_code_is_refused(official, tmp_path, monkeypatch):
 @hypothesis.given(st.binary(max_size=200))
 def test_no_pickle_raises_anything_but_a_user_error(content):
     with pytest.raises(UserError):
-        sources._decode_py_batch(content, "x")
+        sources.decode_py_batch(content, "x")
 
 
 def test_archive_members_outside_their_folder_are_never_written(official, tmp_path):
@@ -340,7 +340,7 @@ def test_an_archive_with_changed_bytes_gives_the_official_data_or_a_user_error(o
     path = tar_gz(tmp_path / "x.tar.gz", bin_files(official))
     path.write_bytes(changed(path.read_bytes(), changes))
     try:
-        batches = layout.verified(sources._from_archive_file(path, "bin"), "x")
+        batches = layout.verified(sources.from_archive_file(path, "bin"), "x")
     except UserError:
         return
     assert batches == official
@@ -354,7 +354,7 @@ def test_a_png_sheet_or_labels_with_changed_bytes_give_the_official_data_or_a_us
     files = npm_files(official)
     files[f"package/{name}"] = changed(files[f"package/{name}"], changes)
     try:
-        batches = sources._decode_npm_archive(tar_gz(tmp_path / "x.tgz", files))
+        batches = sources.decode_npm_archive(tar_gz(tmp_path / "x.tgz", files))
         layout.verified(batches, "x")
     except UserError:
         return
@@ -383,7 +383,7 @@ data.load_cifar10({str(tmp_path)!r}, "archive")
 """
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == -9
     with pytest.raises(data.SourceUnavailableError):
-        sources._from_bin_folder(tmp_path / "cifar-10-batches-bin")
+        sources.from_bin_folder(tmp_path / "cifar-10-batches-bin")
     assert_is_official(data.load_cifar10(tmp_path, "archive"), official)
     assert_is_official(data.load_cifar10(tmp_path, "cache"), official)
 
@@ -452,6 +452,6 @@ def test_command_fails_where_nothing_can_be_kept(official, tmp_path, monkeypatch
     def read_only(*args, **kwargs):
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr(sources, "_write_cache", read_only)
+    monkeypatch.setattr(sources, "write_cache", read_only)
     assert command.main(["prepare", "--data-dir", str(tmp_path), "--source", "archive"]) == 2
     assert "Read-only file system" in capsys.readouterr().err

@@ -60,8 +60,8 @@ def test_images_that_lie_class_by_class_are_taken_from_all_classes():
     """The first 20 would be of the first class; elsewhere the first ones are taken as they come."""
     labels = np.repeat(np.arange(10), 30)
     predictions = Predictions(np.eye(10)[(labels + 1) % 10], tuple("abcdefghij"), labels)
-    chosen = analysis._first(np.arange(300), 20, predictions)
+    chosen = analysis.first_of_each(np.arange(300), 20, predictions)
     assert len(chosen) == 20 and (np.diff(chosen) > 0).all() and set(labels[chosen]) == set(range(10))
-    np.testing.assert_array_equal(analysis._first(np.arange(7), 20, predictions), np.arange(7))
+    np.testing.assert_array_equal(analysis.first_of_each(np.arange(7), 20, predictions), np.arange(7))
     mixed = predictions.take(np.random.default_rng(0).permutation(300))
-    np.testing.assert_array_equal(analysis._first(np.arange(300), 20, mixed), np.arange(20))
+    np.testing.assert_array_equal(analysis.first_of_each(np.arange(300), 20, mixed), np.arange(20))

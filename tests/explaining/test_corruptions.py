@@ -98,7 +98,7 @@ def test_the_distance_to_the_image_grows_with_the_severity(name, sample):
 def test_many_images_are_corrupted_as_all_at_once(monkeypatch, sample):
     images = sample.test.images[:12]
     expected = apply("gaussian noise", images, 2)
-    monkeypatch.setattr(corruptions, "_PART", 5)
+    monkeypatch.setattr(corruptions, "PART", 5)
     np.testing.assert_array_equal(apply("gaussian noise", images, 2), expected)
 
 

@@ -99,8 +99,8 @@ def test_imputation_solves_its_equations(rng):
     images = rng.normal(size=(3, 2, 32, 32)).astype(np.float32)
     known = rng.random((3, 8, 8)).repeat(4, axis=1).repeat(4, axis=2) < np.array([0.1, 0.5, 0.9])[:, None, None]
     filled = np.asarray(faithfulness.impute(images, known))
-    weights = np.asarray(faithfulness._neighbours(jnp.ones((32, 32))))
-    means = np.asarray(faithfulness._neighbours(filled)) / weights
+    weights = np.asarray(faithfulness.neighbours(jnp.ones((32, 32))))
+    means = np.asarray(faithfulness.neighbours(filled)) / weights
     holes = np.broadcast_to(~known[:, None], filled.shape)
     np.testing.assert_allclose(filled[holes], means[holes], atol=2e-3)
     np.testing.assert_array_equal(filled[~holes], images[~holes])

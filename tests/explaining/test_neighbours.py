@@ -157,7 +157,7 @@ def test_none_are_looked_up_where_none_are_asked_for(network, sample, tmp_path):
 def test_features_of_many_images_are_kept(network, sample, tmp_path, monkeypatch):
     """By network and images: others are not taken for them, and a broken file is made anew."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(neighbours, "_KEPT_FROM", 100)
+    monkeypatch.setattr(neighbours, "KEPT_FROM", 100)
     first = neighbours.training_features(network, sample.test, no_progress)
     (path,) = (tmp_path / "cifar_flax" / "features").iterdir()
     predict = type(network).predict

@@ -287,6 +287,6 @@ def test_what_pictures_are_compared_with_is_of_all_classes(embedded, sample, mon
     """Of a folder, which comes class by class, more than the first thousand images."""
     order = np.argsort(sample.train.labels, kind="stable")
     by_class = dataclasses.replace(sample, train=sample.train.take(order), test=sample.test.take(order))
-    monkeypatch.setattr(own, "_REFERENCE", 300)
+    monkeypatch.setattr(own, "REFERENCE", 300)
     limits = [own.distance(embedded, sample.test.images[:5], each)[1] for each in (by_class, sample)]
     assert limits[0] == pytest.approx(limits[1], rel=0.15)

@@ -80,7 +80,7 @@ def test_size_and_place_of_maps():
 def test_images_are_measured_each_on_its_own(sample, monkeypatch):
     images, maps = sample.test.images[:50], np.random.default_rng(0).normal(size=(50, 8, 8))
     found = measured(images, maps)
-    monkeypatch.setattr(slices, "_AT_ONCE", 7)
+    monkeypatch.setattr(slices, "AT_ONCE", 7)
     for name, values in measured(images, maps).items():
         np.testing.assert_allclose(values, found[name], rtol=1e-5)
 

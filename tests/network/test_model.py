@@ -97,7 +97,7 @@ def test_features_are_after_the_relu(params, images):
 def test_norm_standardises_each_image_over_height_width_and_channels(forms, rng):
     x = rng.normal(3, 5, (4, 8, 8, 6)).astype(np.float32)
     scale, bias = rng.normal(size=(2, 6)).astype(np.float32)
-    ours = model_lib._norm("layer", jnp.float32, forms).apply({"params": {"scale": scale, "bias": bias}}, x)
+    ours = model_lib.build_norm("layer", jnp.float32, forms).apply({"params": {"scale": scale, "bias": bias}}, x)
     mean, var = x.mean(axis=(1, 2, 3), keepdims=True), x.var(axis=(1, 2, 3), keepdims=True)
     np.testing.assert_allclose(ours, (x - mean) / np.sqrt(var + 1e-5) * scale + bias, rtol=1e-4, atol=1e-4)
 
@@ -106,7 +106,7 @@ def test_norm_standardises_each_image_over_height_width_and_channels(forms, rng)
 def test_an_affine_norm_is_a_line_a_channel(dtype, rng):
     x = jnp.asarray(rng.normal(3, 5, (4, 8, 8, 6)), dtype)
     scale, bias = rng.normal(size=(2, 6)).astype(np.float32)
-    ours = model_lib._norm("affine", dtype, PLAIN).apply({"params": {"scale": scale, "bias": bias}}, x)
+    ours = model_lib.build_norm("affine", dtype, PLAIN).apply({"params": {"scale": scale, "bias": bias}}, x)
     assert ours.dtype == dtype
     expected = (np.asarray(x, np.float32) * scale + bias).astype(dtype)
     np.testing.assert_allclose(np.float32(ours), np.float32(expected), rtol=1e-2 if dtype == jnp.bfloat16 else 1e-6)
@@ -128,7 +128,7 @@ def test_an_affine_network_has_the_same_parameters_and_knows_no_statistics(param
 def test_convolution_pads_as_pytorch_does(stride, forms, rng):
     x = rng.normal(size=(1, 8, 8, 1)).astype(np.float32)
     kernel = rng.normal(size=(3, 3)).astype(np.float32)
-    conv = model_lib._conv(1, 3, stride, jnp.float32, forms)
+    conv = model_lib.build_conv(1, 3, stride, jnp.float32, forms)
     ours = conv.apply({"params": {"kernel": kernel[:, :, None, None]}}, x)
     # padding=1: an output pixel is centred on the input pixel (stride * row, stride * column).
     centred = scipy.signal.correlate2d(x[0, :, :, 0], kernel, mode="same")[::stride, ::stride]

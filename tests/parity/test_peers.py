@@ -86,7 +86,7 @@ def test_candidates_take_turns(monkeypatch):
 
         yield ask
 
-    monkeypatch.setattr(turns, "_served", served)
+    monkeypatch.setattr(turns, "served", served)
     benchmark = turns.Benchmark({"a": None, "b": None}, warm_up=1, repeats=3)
     times, facts = turns.take_turns(benchmark, turns=2, processes=2)
     assert calls == ([("a", "turn"), ("b", "turn")] * 3 + [("a", "facts"), ("b", "facts")]) * 2

@@ -177,7 +177,7 @@ def test_a_checkpoint_that_cannot_be_written_is_one_line_and_leaves_the_last_one
 
     message = "2 could not be written: No space left on device; the one before is kept"
     with pytest.raises(UserError, match=message), checkpoint.Writer(tmp_path, tiny, CIFAR10, EXECUTION) as writer:
-        monkeypatch.setattr(checkpoint, "_write_manifest", full)
+        monkeypatch.setattr(checkpoint, "write_manifest", full)
         writer.save(progress_of(state, [1.0, 0.5]))
     assert names(tmp_path) == ["1"] and not list(tmp_path.glob(".*"))
     checkpoint.verify(tmp_path / "1")

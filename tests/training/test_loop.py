@@ -478,7 +478,7 @@ def test_tensorboard_events_are_written_on_request(tiny, few, tmp_path):
 
 
 def test_a_resumed_run_keeps_its_precision_and_says_what_is_another(tiny, few, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(execution, "_has_bfloat16", lambda device: True)
+    monkeypatch.setattr(execution, "has_bfloat16", lambda device: True)
     config = dataclasses.replace(tiny, epochs=1, precision="bfloat16")
     loop.fit(config, few, tmp_path / "run")
     program = build_program(dataclasses.replace(tiny, precision="float32"), 200)
@@ -490,7 +490,7 @@ def test_a_resumed_run_keeps_its_precision_and_says_what_is_another(tiny, few, t
     record = json.loads((newest / "execution.json").read_text())
     (newest / "execution.json").write_text(json.dumps(record | {"devices": 8, "jax": "0.1"}))
     (newest / "manifest.json").unlink()
-    checkpoint._write_manifest(newest)
+    checkpoint.write_manifest(newest)
     loop.fit(dataclasses.replace(config, epochs=2, precision="auto"), few, tmp_path / "run", resume=True)
     output = capsys.readouterr().out
     assert f"devices 8, now {program.execution.mesh.size}; jax 0.1, now {jax.__version__}" in output
@@ -523,7 +523,7 @@ def test_a_batch_that_memory_cannot_hold_is_refused_before_the_first_step(few, t
 
 def test_a_run_is_in_float32_where_bfloat16_is_wrong(tiny, few, tmp_path, monkeypatch, capsys):
     """As on a CPU that says it multiplies in bfloat16, and does so wrongly."""
-    monkeypatch.setattr(execution, "_has_bfloat16", lambda device: True)
+    monkeypatch.setattr(execution, "has_bfloat16", lambda device: True)
     for error, expected in ((1e-3, "bfloat16"), (np.nan, "float32"), (3.0, "float32")):
         monkeypatch.setattr(cpu, "largest_error", lambda shapes, batch, options, error=error: error)
         loop.fit(dataclasses.replace(tiny, epochs=1, precision="auto"), few, tmp_path / str(error))

@@ -224,7 +224,7 @@ def test_determinism_is_asked_of_the_compiler_before_it_starts(tmp_path, monkeyp
 
 def test_precision_reaches_the_program(monkeypatch):
     """Which numbers the program computes with is read from it, not from the results."""
-    monkeypatch.setattr(execution, "_has_bfloat16", lambda device: True)
+    monkeypatch.setattr(execution, "has_bfloat16", lambda device: True)
 
     def text(precision: str) -> str:
         config = dataclasses.replace(GIVEN, widths=(128,), strides=(2,), precision=precision)

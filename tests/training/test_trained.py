@@ -145,7 +145,7 @@ def test_a_run_may_be_named_by_a_number_and_an_epoch_from_where_it_is(tiny, few,
 
 @pytest.mark.slow
 def test_a_network_keeps_the_precision_that_it_was_trained_in(tiny, few, tmp_path, monkeypatch):
-    monkeypatch.setattr(execution, "_has_bfloat16", lambda device: True)
+    monkeypatch.setattr(execution, "has_bfloat16", lambda device: True)
     loop.fit(dataclasses.replace(tiny, epochs=1, precision="bfloat16"), few, tmp_path / "run")
     network = trained.load(tmp_path / "run")
     trained.export(network, tmp_path / "a.safetensors")
