@@ -449,7 +449,7 @@ def test_opacity_is_that_of_every_map(page, test_set, raw):
     page.select_option("#map", "3")
     card = page.locator("#gallery .card").first
     index = int(card.get_attribute("data-index"))
-    selectors = [f".card[data-index='{index}'] canvas", "#pair canvas:last-child", "#live-map"]
+    selectors = [f".card[data-index='{index}'] canvas:last-child", "#pair canvas:last-child", "#live-map"]
     card.click()
     before = [drawn(page, selector) for selector in selectors]
     set_range(page, "#detail .opacity", 20)

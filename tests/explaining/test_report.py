@@ -409,10 +409,11 @@ def test_the_gallery_draws_the_map_that_is_chosen(full_page, analysis, raw, choi
     choose(page, map=choice)
     for position in (5, 9, 11):
         which = {"predicted": guesses[position], "true": test.labels[position], "difference": 10}.get(choice, 4)
-        expected = test.images[position].repeat(8, axis=0).repeat(8, axis=1).astype(float)
+        original, drawn = (f".card[data-index='{3 * position}'] canvas:{x}-child" for x in ("first", "last"))
+        assert alike(page, original, test.images[position].repeat(8, axis=0).repeat(8, axis=1).astype(float))
+        assert page.locator(drawn).is_visible() == (choice != "none")
         if choice != "none":
-            expected = mapped(test.images[position], raw[position, which], which)
-        assert alike(page, f".card[data-index='{3 * position}'] canvas", expected)
+            assert alike(page, drawn, mapped(test.images[position], raw[position, which], which))
     choose(page)
 
 
@@ -423,7 +424,7 @@ def test_colours_are_those_of_every_map(full_page, analysis, raw, compared):
     assert [option.inner_text() for option in page.locator("#colors option").all()] == ["jet", "inferno"]
     choose(page)
     shown = {
-        ".card[data-index='15'] canvas": (5, raw[5, guesses[5]]),
+        ".card[data-index='15'] canvas:last-child": (5, raw[5, guesses[5]]),
         "#changed-gallery .card:first-child .trio div:nth-child(3) canvas": (1, compared.maps[0]),
     }
     page.evaluate(f"location.hash = 'image={3 * 1}'")

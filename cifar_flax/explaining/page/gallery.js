@@ -56,11 +56,15 @@ function more() {
   const start = $("gallery").childElementCount;
   for (const image of chosen.slice(start, start + PAGE)) {
     const card = make("button", undefined, "card");
-    const canvas = newCanvas(128);
+    const pair = make("div", undefined, "pair");
+    const [original, canvas] = [newCanvas(128), newCanvas(128)];
     card.dataset.index = image.index;
+    drawImage(original, image);
     keepDrawing(canvas, () => draw(canvas, image, chosenMap(image)));
+    canvas.hidden = !rawMap(image, chosenMap(image));
+    pair.append(original, canvas);
     card.append(
-      canvas,
+      pair,
       make("div", titleOf(image)),
       make("div", `#${image.index}, ${percent(image.confidence)}`, "soft"),
     );
