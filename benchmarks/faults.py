@@ -52,9 +52,24 @@ CHANGES: list[tuple[str, Callable[[re.Match], str]]] = [
     (r"(?<![\w.])\d+\.\d+\b", lambda x: str(2 * float(x[0]))),
     (r"(?<=\w\[)[\w.]+(?=:[\],])", lambda x: "0"),
     (r"(?<=\w\[:)[\w.]+(?=\])", lambda x: f"1 + {x[0]}"),
-    (r"(?<!isinstance\()(?<!\bmin\()(?<!\bmax\()(?<=\w\()([A-Za-z_][\w.]*), ([A-Za-z_][\w.]*)(?=[,)])", lambda x: f"{x[2]}, {x[1]}"),
+    (
+        r"(?<!isinstance\()(?<!\bmin\()(?<!\bmax\()(?<=\w\()([A-Za-z_][\w.]*), ([A-Za-z_][\w.]*)(?=[,)])",
+        lambda x: f"{x[2]}, {x[1]}",
+    ),
 ]
-LOOKS = {"figsize", "fontsize", "dpi", "linewidth", "alpha", "rotation", "markersize", "shrink", "zorder", "indent", "strict"}
+LOOKS = {
+    "figsize",
+    "fontsize",
+    "dpi",
+    "linewidth",
+    "alpha",
+    "rotation",
+    "markersize",
+    "shrink",
+    "zorder",
+    "indent",
+    "strict",
+}
 Change = tuple[int, int, int, str]  # a line from 1, its first and last column in bytes, and what replaces these
 
 # The tests that belong to a file, besides those of its own name: the first entry that its path begins with.
