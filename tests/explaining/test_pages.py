@@ -243,6 +243,16 @@ def test_an_image_is_found_by_its_index(three_page, three):
     visit(three_page, "")
 
 
+def test_one_image_is_no_images(hundred_page, hundred):
+    visit(hundred_page, "")
+    wrong = [image["true"] for image in hundred.content["images"] if image["true"] != image["predicted"]]
+    one, none = (next(c for c in range(100) if wrong.count(c) == n) for n in (1, 0))
+    for label, text in ((one, "1 image"), (none, "0 images")):
+        hundred_page.select_option("#true", str(label))
+        assert hundred_page.locator("#count").inner_text() == text
+    visit(hundred_page, "")
+
+
 def test_contents_lead_to_each_section_that_is_shown(three_page):
     shown = three_page.locator("main h2:visible").all_inner_texts()
     assert three_page.locator("#contents button").all_inner_texts() == shown and "Images" in shown
