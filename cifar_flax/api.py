@@ -17,7 +17,7 @@ from cifar_flax.explaining.maps import Maps
 from cifar_flax.explaining.network import Network, load
 from cifar_flax.explaining.predictions import Predictions
 from cifar_flax.training import loop
-from cifar_flax.training.checkpoint import Progress
+from cifar_flax.training.beginning import Beginning
 
 
 def fit(
@@ -48,7 +48,12 @@ def fit(
         is not finite.
     """
 
-    def tell(progress: Progress) -> None:
-        on_epoch(dict(progress.rows[-1]))
+    begun = False
 
-    return loop.fit(config, dataset, Path(folder), resume=resume, augment=augment, on_epoch=tell)
+    def tell(state: Beginning) -> None:
+        nonlocal begun
+        if begun:
+            on_epoch(dict(state.progress.rows[-1]))
+        begun = True
+
+    return loop.fit(config, dataset, Path(folder), resume=resume, augment=augment, on_progress=tell)

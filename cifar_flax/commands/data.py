@@ -64,7 +64,7 @@ def _command(argv: list[str] | None, prog: str) -> None:
 def _name(flags: argparse.Namespace) -> str:
     if flags.name and flags.dataset:
         raise UserError(f"{flags.name} and --dataset {flags.dataset} name two data sets: leave out one of them")
-    return flags.name or flags.dataset or "cifar10"
+    return next((name for name in (flags.name, flags.dataset) if name is not None), "cifar10")
 
 
 def _show(flags: argparse.Namespace) -> None:
@@ -134,7 +134,7 @@ def describe(dataset: "Dataset") -> list[str]:
             numbers = list(zip(first.indices[few[:, 0]].tolist(), second.indices[few[:, 1]].tolist(), strict=True))
             lines.append(f"{len(found):,} {what}: {_shown(numbers)}")
             if other := int((first.labels[found[:, 0]] != second.labels[found[:, 1]]).sum()):
-                lines.append(f"  {other:,} of them have another label")
+                lines.append(f"  with another label than that: {other:,}")
 
     used = train[train > 0]
     wrong = []

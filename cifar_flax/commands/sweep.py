@@ -105,7 +105,7 @@ def _command(argv: list[str] | None, prog: str) -> None:
     where += [f"--source={options.source}"] if options.source else []
 
     from cifar_flax import files
-    from cifar_flax.training import sweep
+    from cifar_flax.training import rundir, sweep
 
     runs: list[sweep.Run] = []
     for trial in options.trial or [""]:
@@ -125,6 +125,8 @@ def _command(argv: list[str] | None, prog: str) -> None:
         raise UserError("--no-test leaves nothing to compare by: hold images out by --val-size, or name a --figure")
     if figure not in common:
         raise UserError(f"--figure {figure} is not in the rows of every run: expected one of {', '.join(common)}")
+    if (options.out / rundir.CONFIG).exists():
+        raise UserError(f"--out {options.out} holds a run: name a folder for the runs of the sweep")
     before = sum(run.is_done() for run in runs)  # refuses an --out of other runs
     try:
         options.out.mkdir(parents=True, exist_ok=True)

@@ -102,6 +102,9 @@ def _train(
     from cifar_flax import data, machine  # heavy imports, not needed before here
     from cifar_flax.training import loop, rundir
 
+    pictures = Path(config.dataset).resolve()
+    if pictures.is_dir() and pictures in (out.resolve(), *out.resolve().parents):
+        raise UserError(f"--out {out} is in the folder of the data set, {config.dataset}: choose another")
     made = job.together(lambda: job.is_first and rundir.claim(out, resume=resume))  # before anything slow
     say = functools.partial(print, flush=True) if job.is_first else lambda line: None
     try:
@@ -118,18 +121,19 @@ def _train(
         if watch:
             from cifar_flax.explaining.watch import NAME, watching
 
-            options["on_epoch"] = watching(out, config, dataset)
-            say(f"Watch: {out / NAME}, after the first epoch; a browser loads it again by itself")
+            options["on_progress"] = watching(out, dataset)
+            say(f"Watch: open {out / NAME}; your browser reloads it by itself")
         loop.fit(config, dataset, out, resume=resume, num_devices=devices, job=job, **options)
     except UserError:
-        if made:
-            rundir.give_up(out)
+        if job.is_first:
+            rundir.give_up(out, made)
         raise
     except (Interrupted, KeyboardInterrupt):
         if not job.is_first:
             raise
         again = {"--data-dir": data_dir, "--source": source, "--devices": devices, "--out": out}
-        given = [
+        given = ["--watch"] * watch + ["--tensorboard"] * options["tensorboard"]
+        given += [
             f"{flag} {shlex.quote(str(value))}" for flag, value in again.items() if value not in (None, "auto", 0)
         ]
         everywhere = ", in each process" if job.processes > 1 else ""

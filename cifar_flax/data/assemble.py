@@ -6,6 +6,7 @@ Every loader of other data sets than CIFAR-10 ends here, so that the rules and t
 import hashlib
 import io
 import math
+import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ from PIL import Image
 from cifar_flax.data import pictures
 from cifar_flax.data.layout import empty_aligned
 from cifar_flax.data.spec import Dataset, DataSpec, Split, whole_split
-from cifar_flax.errors import UserError
+from cifar_flax.errors import UserError, printable
 
 SIZES = (8, 96)  # pixels on a side
 MOST_CLASSES = 1000
@@ -74,6 +75,9 @@ def assemble(
             outside = f"label {labels[-1].max()}, and training labels end at {len(class_names) - 1}"
             raise UserError(f"{splits[-1].where} hold {outside}: correct the labels")
     _check_count(len(class_names), train.where)
+    unreadable = {"Cc", "Cs"}  # control characters, and bytes of a name that are no UTF-8
+    if strange := [x for x in class_names if not x.strip() or unreadable & set(map(unicodedata.category, x))]:
+        raise UserError(f"{train.where}: a class is called {printable(strange[0])!r}: give it a name that can be read")
     if twice := [x for x in dict.fromkeys(class_names) if list(class_names).count(x) > 1]:
         raise UserError(f"{train.where}: two classes are called {twice[0]}: give each a name of its own")
 

@@ -1,5 +1,6 @@
 """A folder of pictures, a folder a class: `train/<class>/*` and `test/<class>/*`, or `<class>/*`."""
 
+import collections
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +28,9 @@ def load_folder(folder: Path, image_size: int | None, skip_broken: bool, report:
     """
     is_split = any(path.is_dir() for path in _visible(folder / "train"))
     train = _list(folder / "train" if is_split else folder)
-    where = next((folder / name for name in _TEST_NAMES if (folder / name).is_dir()), None) if is_split else None
+    beside = [path for path in _visible(folder) if is_split and path.is_dir() and path.name != "train"]
+    named = {path.name.lower(): path for path in sorted(beside, key=lambda path: path.name.islower())}
+    where = next((named[name] for name in _TEST_NAMES if name in named), None)
     test = None if where is None else _list(where)
     for place, found in ((folder, train), *([] if where is None or test is None else [(where, test)])):
         if not any(found.values()):
@@ -50,6 +53,9 @@ def load_folder(folder: Path, image_size: int | None, skip_broken: bool, report:
 
     empty = [name for split in (train, test or {}) for name, paths in split.items() if not paths]
     notes = [f"folders without pictures were left out: {', '.join(empty)}"] if empty else []
+    if unused := [path.name for path in beside if path != where]:
+        notes.append(f"folders beside train were left out: {', '.join(unused)}")
+    notes += _left_out([folder / "train" if is_split else folder, *([] if where is None else [where])])
 
     def make() -> Dataset:
         report(f"{folder}: reading {len(files):,} pictures of {len(names)} classes")
@@ -81,9 +87,30 @@ def _visible(folder: Path) -> list[Path]:
     return sorted(paths, key=lambda path: natural(path.name))
 
 
+def _left_out(places: list[Path]) -> list[str]:
+    """What is in the folders of classes and is no picture by its ending: a line on files, and one on folders."""
+    others = [path for place in places for own in _visible(place) if own.is_dir() for path in _visible(own)]
+    others = [path for path in others if path.suffix.lower() not in _endings() or path.is_dir()]
+    files = collections.Counter(path.suffix.lower() or "without ending" for path in others if not path.is_dir())
+    folders = sorted({path.name for path in others if path.is_dir()}, key=natural)
+    lines = []
+    if files:
+        kinds = ", ".join(f"{ending} {count:,}" for ending, count in files.most_common(5))
+        lines.append(f"files that are no pictures by their endings were left out: {kinds}")
+    if folders:
+        lines.append(
+            f"folders inside of classes were left out: {', '.join(folders[:5])}{', ...' * (len(folders) > 5)}"
+        )
+    return lines
+
+
+def _endings() -> set[str]:
+    return {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+
+
 def _list(folder: Path) -> dict[str, list[Path]]:
     """The pictures of each folder in a folder, by their endings."""
-    endings = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    endings = _endings()
     return {
         path.name: [x for x in _visible(path) if x.suffix.lower() in endings and (x.is_file() or x.is_symlink())]
         for path in _visible(folder)

@@ -63,17 +63,30 @@ def decode(file: Path | BinaryIO, name: str) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(file) as opened:
-                whole = None if opened.mode in ("F", "I") else to_rgb(ImageOps.exif_transpose(opened))
+                return whole_of(opened, name)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         limit = f"{Image.MAX_IMAGE_PIXELS:,}" if Image.MAX_IMAGE_PIXELS else "Pillow's limit of"
         raise UserError(f"{name} has more than {limit} pixels: make it smaller") from error
     except PermissionError as error:
         raise UserError(f"{name} may not be read: leave it out, or change its rights") from error
+    except UserError:
+        raise
+    except (FileNotFoundError, IsADirectoryError) as error:
+        what = "is not there" if isinstance(error, FileNotFoundError) else "is a folder"
+        raise UserError(f"{name} {what}: expected a picture") from error
     except Exception as error:  # Pillow raises nearly anything on broken input
         raise UserError(f"{name} cannot be read as a picture: leave it out, or save it anew") from error
-    if whole is None:
+
+
+def whole_of(opened: Image.Image, name: str) -> Image.Image:
+    """A picture of Pillow's in RGB: turned as its EXIF says, transparency on white.
+
+    Raises:
+      UserError: its pixels have no known range; it is called `name`.
+    """
+    if opened.mode in ("F", "I"):
         raise UserError(f"{name} has pixels of 32 bits, of no known range: save it with 8 or 16 bits")
-    return whole
+    return to_rgb(ImageOps.exif_transpose(opened))
 
 
 def measure(file: Path | BinaryIO) -> tuple[int, int] | None:

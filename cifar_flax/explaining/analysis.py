@@ -158,8 +158,12 @@ def analyse(
       UserError: the data set is not of the network's classes and image size, or has no test images; or the selection
         names a stage, method, order, class or image that there is not.
     """
+    if not isinstance(network, Network) or not isinstance(dataset, Dataset):
+        raise UserError("analyse takes what cifar_flax.load and cifar_flax.open_dataset return")
     test, title = dataset.test, dataset.test_title
     selection = selection or Selection()
+    if not isinstance(selection, Selection):
+        raise UserError(f"selection is {selection!r}: expected a cifar_flax.Selection")
     selection = dataclasses.replace(selection, stage=selection.stage or network.stages[-1])
     require(network, dataset, selection)
     if compare_with is not None:

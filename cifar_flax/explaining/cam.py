@@ -109,6 +109,9 @@ METHODS: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
     "eigen-cam": _widened(eigen_cam),
 }
 
+# Linear in the gradient: the map of a difference of two scores is the difference of their maps.
+LINEAR = ("grad-cam", "hires-cam", "xgrad-cam")
+
 
 def is_zero(raw: jax.Array) -> jax.Array:
     """Whether raw maps `[..., H, W]` have no positive place: bool `[...]`. Such a map says nothing."""

@@ -30,8 +30,9 @@ DEFINITIONS = {
     "each channel of the last stage",
     "pixels": "the same by the Euclidean distance of pixels, of at most 1,000 errors: what looking alike would give",
     "duplicates": "test images with a training image that correlates with them by more than 0.98 at 8x8 pixels",
-    "doubted": "images whose label fewest of their 10 nearest training images carry, weighted by cosine. The network "
-    "was trained with the labels of training images, and may have learned errors among them",
+    "doubted": "images for whose label their 10 nearest training images vote least, compared with the label that they "
+    "vote for most; a vote counts as much as its cosine. Most of these labels are right: look for yourself. The "
+    "network was trained with the labels of training images, and may have learned errors among them",
 }
 
 
@@ -88,7 +89,8 @@ def measure(
     train, test = dataset.train, dataset.test
     known = training_features(network, train, progress)
     count = min(count, len(known))
-    found = nearest(known, predictions.take(shown), count)
+    nearest_of_all = nearest(known, predictions, max(count, _VOTERS))
+    few_nearest = nearest_of_all.places[:, :count]
     wrong = np.flatnonzero(~predictions.correct)
     few = np.random.default_rng(0).permutation(wrong)[:_BY_PIXELS]
     alike = similar.nearest(test.images[few], train.images, count, _less_distance)
@@ -96,19 +98,20 @@ def measure(
     apart = np.ones(len(predictions), bool)
     apart[pairs[:, 0]] = False
     voters = similar.nearest(known, known, min(_VOTERS, len(known) - 1), skip_self=True)
-    test_voters = nearest(known, predictions, _VOTERS)
     figures = {
         "definitions": DEFINITIONS,
         "count": count,
         "training_images": len(known),
         "errors": len(wrong),
-        "nearest": _shares(nearest(known, predictions.take(wrong), count).places, wrong, train, predictions),
+        "nearest": _shares(few_nearest[wrong], wrong, train, predictions),
         "pixels": _shares(alike.places, few, train, predictions),
         "near_duplicates": int((~apart).sum()),
         "accuracy_without_them": float(predictions.correct[apart].mean()) if apart.any() else None,
     }
     doubted = doubt(voters, train.labels, train.labels)
-    return Neighbours(*found, doubted, doubt(test_voters, train.labels, test.labels), figures)
+    test_doubted = doubt(Nearest(*(x[:, :_VOTERS] for x in nearest_of_all)), train.labels, test.labels)
+    similarity = nearest_of_all.similarity[shown, :count]
+    return Neighbours(few_nearest[shown], similarity, doubted, test_doubted, figures)
 
 
 def _shares(places: np.ndarray, errors: np.ndarray, train: Split, predictions: Predictions) -> dict[str, float] | None:

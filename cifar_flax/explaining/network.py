@@ -222,8 +222,10 @@ class Network:
             size = self.spec.image_size
             images = np.stack(
                 [
-                    pictures.fit(one, size) if isinstance(one, Image.Image) else pictures.read(Path(one), size).pixels
-                    for one in images
+                    pictures.fit(pictures.whole_of(one, f"picture {i}"), size)
+                    if isinstance(one, Image.Image)
+                    else pictures.read(Path(one), size).pixels
+                    for i, one in enumerate(images)
                 ]
             )
         return self.spec.check_images(images)
@@ -268,7 +270,9 @@ class Network:
           classes: int `[N, T]`, which are explained of each image.
           stage: whose activation is explained.
           methods: of `cam.METHODS`.
-          against: int `[N, T]`, the class whose logit is subtracted from the explained one, or `NO_CLASS`.
+          against: int `[N, T]`, the class whose logit is subtracted from the explained one, or `NO_CLASS`. By a method
+            that is not linear in the gradient it is the class's map that is subtracted: of the difference of two
+            logits such a method would only show what speaks for the first.
           on_batch: called with the number of images done since the last call.
           params: in place of the network's own.
 
@@ -286,6 +290,14 @@ class Network:
             if given is not None:
                 self.spec.check_labels(given[given != NO_CLASS], int((given != NO_CLASS).sum()), what)
         against = np.full_like(classes, NO_CLASS) if against is None else against
+        subtracted = (against != NO_CLASS).any(axis=0)
+        if subtracted.any() and not set(methods) <= set(cam.LINEAR):
+            other = np.where(against == NO_CLASS, classes, against)[:, subtracted]
+            every = np.concatenate([classes, other], axis=1)
+            raw = self.maps(images, every, stage=stage, methods=methods, on_batch=on_batch, params=params)
+            raw, other = np.split(raw, [classes.shape[1]], axis=1)
+            raw[:, subtracted] -= np.where((against != NO_CLASS)[:, subtracted, None, None, None], other, 0)
+            return raw
         function = self.compiled(build_maps, stage, tuple(methods))
         raw = self.in_batches(
             function, (np.asarray(images), classes, against), on_batch, methods=methods, params=params
@@ -311,6 +323,8 @@ def load(path: str | os.PathLike | None = None, *, precision: str | None = None,
 
 def prepare(found: Trained, precision: str | None = None) -> Network:
     """A trained network, made ready for this machine."""
+    if precision not in (None, "float32", "bfloat16"):
+        raise UserError(f"precision is {precision!r}: expected float32 or bfloat16")
     execution = resolve(precision or found.precision, 1)
     return Network(found, build_model(found.config, execution, found.spec), execution)
 

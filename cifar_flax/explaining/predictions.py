@@ -6,6 +6,8 @@ import functools
 import numpy as np
 from scipy.special import softmax
 
+from cifar_flax.errors import UserError
+
 SORTS = ("index", "confidence", "loss")
 # On a page so many classes of each image are explained: all of ten, the most probable of a hundred.
 MOST_CLASSES = 10
@@ -60,10 +62,10 @@ class Predictions:
         """The labels: int `[N]`.
 
         Raises:
-          ValueError: they are not known.
+          UserError: they are not known.
         """
         if self.labels is None:
-            raise ValueError("these predictions are of images without labels: give labels to predict(...)")
+            raise UserError("these predictions are of images without labels: give labels to predict(...)")
         return self.labels
 
     @functools.cached_property
@@ -122,7 +124,21 @@ class Predictions:
 
         Returns:
           int positions.
+
+        Raises:
+          UserError: there is no such order or class.
         """
+        if not isinstance(correct, bool | np.bool_):
+            raise UserError(f"correct is {correct!r}: expected True or False")
+        if sort not in SORTS:
+            raise UserError(f"sort is {sort!r}: expected one of {', '.join(SORTS)}")
+        for what, label in (("true", true), ("predicted", predicted)):
+            if label is not None and (
+                not isinstance(label, int | np.integer) or label not in range(len(self.class_names))
+            ):
+                raise UserError(
+                    f"{what} is {label!r}: expected the number of a class, 0 to {len(self.class_names) - 1}"
+                )
         chosen = self.correct == correct
         if true is not None:
             chosen &= self.true == true

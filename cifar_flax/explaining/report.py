@@ -1,6 +1,6 @@
 """The HTML report: one file for a person, with its pictures, maps and script inside.
 
-The page is `report.html` beside this module, with the scripts `network.js` and `live.js`; here it is given its data,
+The page is `page/report.html` with the scripts beside it; here it is given its data,
 as JSON. The page itself writes every string as text, never as HTML.
 """
 
@@ -56,14 +56,16 @@ def _quantised(maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.round(127 * maps / np.maximum(scales, 1e-30)[..., None, None]).astype(np.int8), scales
 
 
-def _compared(compared: Comparison, shown: np.ndarray) -> dict[str, Any]:
+def _compared(analysis: Analysis, compared: Comparison, shown: np.ndarray) -> dict[str, Any]:
     pooled = pool(compared.maps[:, None])[:, 0]
     quantised, scales = _quantised(pooled)
+    names = _names(analysis.network.identity()["model"], compared.figures["model"])
     places, mended = {position: place for place, position in enumerate(shown.tolist())}, set(compared.mended.tolist())
     return {
         "checkpoint": compared.figures["checkpoint"],
         "model": compared.figures["model"],
-        "tables": [table._asdict() for table in tables.of_comparison(compared.figures)],
+        "names": names,
+        "tables": [table._asdict() for table in tables.of_comparison(compared.figures, names)],
         "maps": _base64(quantised.tobytes()),
         "map_shape": list(pooled.shape[-2:]),
         "images": [
@@ -77,6 +79,11 @@ def _compared(compared: Comparison, shown: np.ndarray) -> dict[str, Any]:
             for position, scale in zip(compared.changed.tolist(), scales, strict=True)
         ],
     }
+
+
+def _names(ours: str, theirs: str) -> tuple[str, str]:
+    """What two networks are called: by their own names, where these are short and tell them apart."""
+    return (ours, theirs) if ours != theirs and max(len(ours), len(theirs)) <= 12 else ("this", "other")
 
 
 def _neighbours(analysis: Analysis, found: Neighbours) -> tuple[dict[str, Any], list[list[list[float]]]]:
@@ -211,5 +218,5 @@ def render(analysis: Analysis, manifest: dict[str, Any], pictures: Mapping[str, 
             },
         }
     if analysis.comparison is not None:
-        content["compared"] = _compared(analysis.comparison, shown)
+        content["compared"] = _compared(analysis, analysis.comparison, shown)
     return pages.render("report.html", content)

@@ -165,12 +165,15 @@ def _calibration(trust: dict[str, Any]) -> Iterator[Table]:
     )
 
 
-def of_comparison(figures: dict[str, Any]) -> list[Table]:
-    """The tables of what `comparison.measure` found."""
+def of_comparison(figures: dict[str, Any], names: tuple[str, str] = ("this", "other")) -> list[Table]:
+    """The tables of what `comparison.measure` found, with what this and the other network are called."""
+    this, other = names
+    ours = "this network's" if this == "this" else f"{this}'s"
+    theirs = "The other's" if other == "other" else f"{other}'s"
     words = figures["definitions"]
     low, high = (f"{100 * x:+z.2f}" for x in figures["interval"])
     verdict = (
-        f"The other's accuracy is {100 * figures['other_accuracy']:.2f}%, this network's "
+        f"{theirs} accuracy is {100 * figures['other_accuracy']:.2f}%, {ours} "
         f"{100 * figures['accuracy']:.2f}%: {100 * figures['difference']:+z.2f} points [{low}, {high}], "
         f"p = {figures['p']:.2g}."
     )
@@ -179,16 +182,16 @@ def of_comparison(figures: dict[str, Any]) -> list[Table]:
             "How many images",
             f"Measured on {figures['images']:,} images, {figures['data']}. {verdict} "
             f"Difference: {words['difference']}. p: {words['p']}.",
-            ["", "other right", "other wrong"],
+            ["", f"{other} right", f"{other} wrong"],
             [
-                ["this right", f"{figures['both_right']:,}", f"{figures['broken']:,} broken"],
-                ["this wrong", f"{figures['mended']:,} mended", f"{figures['both_wrong']:,}"],
+                [f"{this} right", f"{figures['both_right']:,}", f"{figures['broken']:,} broken"],
+                [f"{this} wrong", f"{figures['mended']:,} mended", f"{figures['both_wrong']:,}"],
             ],
         ),
         Table(
             "By class",
             f"{len(figures['by_class'])} tests at once: one in twenty is below 0.05 by chance.",
-            ["true class", "images", "this", "other", "mended", "broken", "p"],
+            ["true class", "images", this, other, "mended", "broken", "p"],
             [
                 [
                     name,
@@ -202,17 +205,17 @@ def of_comparison(figures: dict[str, Any]) -> list[Table]:
                 if row["images"]
             ],
         ),
-        *_groups_compared(figures["slices"]),
+        *_groups_compared(figures["slices"], names),
     ]
 
 
-def _groups_compared(rows: list[dict[str, Any]]) -> Iterator[Table]:
+def _groups_compared(rows: list[dict[str, Any]], names: tuple[str, str]) -> Iterator[Table]:
     if rows:
         yield Table(
             "The groups that fail",
             "How often the images of the groups above fail. The groups were chosen for this network's errors, so "
             f"chance favours the other one. {len(rows)} tests at once.",
-            ["group", "error", "images", "this", "other", "mended", "broken", "p"],
+            ["group", "error", "images", *names, "mended", "broken", "p"],
             [
                 [
                     slices.name_of(row),

@@ -2,6 +2,7 @@
 
 import base64
 import dataclasses
+import datetime
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -12,11 +13,10 @@ import numpy as np
 from PIL import Image
 
 from cifar_flax import config, files
-from cifar_flax.config import Config
 from cifar_flax.data import Dataset, Split
 from cifar_flax.explaining import pages
 from cifar_flax.explaining.network import Network, prepare
-from cifar_flax.training.checkpoint import Progress
+from cifar_flax.training.beginning import Beginning
 from cifar_flax.training.trained import Trained
 
 NAME = "watch.html"
@@ -24,20 +24,21 @@ SECONDS = 5
 _IMAGES, _SHOWN = 500, 24
 
 
-def watching(folder: Path, asked: Config, dataset: Dataset) -> Callable[[Progress], None]:
-    """A function to call at the end of each epoch of a run, which writes `watch.html` into its folder.
+def watching(folder: Path, dataset: Dataset) -> Callable[[Beginning], None]:
+    """A function to call before the first step of a run and after each epoch: it writes `watch.html` into its folder.
 
     A browser loads the page anew every `SECONDS`, until the run is complete. The errors are of at most 500 test
-    images, drawn once; none is looked at where the run does without test images.
+    images, the same ones each time; none is looked at where the run does without test images.
     """
-    drawn = np.random.default_rng(0).permutation(len(dataset.test.images))[: _IMAGES if asked.test else 0]
-    test = dataset.test.take(np.sort(drawn))
+    drawn = np.sort(np.random.default_rng(0).permutation(len(dataset.test.images))[:_IMAGES])
     network: Network | None = None
 
-    def write(progress: Progress) -> None:
+    def write(state: Beginning) -> None:
         nonlocal network
-        rows, params = progress.rows, jax.device_get(progress.state.ema_params)
-        trained = Trained(str(folder), params, asked, dataset.spec, rows)
+        asked, (rows, averages) = state.config, (state.progress.rows, state.progress.state.ema_params)
+        test = dataset.test.take(drawn if asked.test and rows else drawn[:0])
+        precision = state.program.execution.precision
+        trained = Trained(str(folder), jax.device_get(averages), asked, dataset.spec, rows, precision)
         # What was compiled is kept: only the parameters change.
         network = prepare(trained) if network is None else dataclasses.replace(network, trained=trained)
         content = {
@@ -45,6 +46,7 @@ def watching(folder: Path, asked: Config, dataset: Dataset) -> Callable[[Progres
             "image_size": dataset.spec.image_size,
             "run": trained.name,
             "model": config.architecture(asked),
+            "written": f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S}",
             "rows": rows,
             "epochs": asked.epochs,
             "seconds": SECONDS if len(rows) < asked.epochs else None,

@@ -301,7 +301,9 @@ def require_spec(path: Path, spec: DataSpec) -> None:
       UserError: it is another.
     """
     if (before := read_spec(path)) != spec:
-        what = "which has other classes, image size, mean or deviation" if before.name == spec.name else ""
+        what = ""
+        if before.name == spec.name:
+            what = f"which differs: {before.difference(spec) or 'it has another mean or deviation'}"
         raise UserError(
             f"the run of checkpoint {path} was trained on {before.name}, and this data set is {spec.name}"
             f"{what and ', ' + what}: resume it with the data set that it began with"

@@ -33,7 +33,7 @@ def fit(
     num_devices: int = 0,
     job: Job = ALONE,
     augment: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
-    on_epoch: Callable[[Progress], None] = lambda progress: None,
+    on_progress: Callable[[Beginning], None] = lambda state: None,
 ) -> list[dict[str, Any]]:
     """Trains, evaluates and writes checkpoints until `config.epochs` epochs are done.
 
@@ -48,7 +48,7 @@ def fit(
       job: the processes that train together, all with the same arguments; `folder` is process 0's alone.
       augment: (key, normalised images `[B, H, W, 3]`) to images, a pure function that JAX can trace, in place of the
         config's crop, rotation, cutout and flip. It is not kept with the run: give the same to resume.
-      on_epoch: called in process 0 once an epoch is done.
+      on_progress: called in process 0 before the first step, and once an epoch is done.
 
     Returns:
       The rows of `metrics.jsonl`, one an epoch.
@@ -59,6 +59,13 @@ def fit(
         there are fewer devices; the processes have other data.
       Interrupted: SIGTERM or SIGINT came; a checkpoint was written.
     """
+    if not isinstance(config, Config):
+        raise UserError(f"the config is {config!r}: expected a Config, such as cifar_flax.PRESETS['smoke']")
+    if not isinstance(dataset, Dataset):
+        raise UserError(f"the data set is {dataset!r}: expected what cifar_flax.open_dataset returns")
+    config_lib.validate(config)
+    if config.image_size not in (0, size := dataset.spec.image_size):
+        raise UserError(f"--image-size is {config.image_size}, and the images have {size} pixels: open them with it")
     if config.norm == "affine":
         raise UserError("a network with BatchNorm is explained, not trained: LayerNorm is the point of this program")
     dataset = dataset if config.test else dataset.without_test()
@@ -73,7 +80,7 @@ def fit(
                 beginning.progress,
                 tensorboard=tensorboard,
             )
-            rows = _run_epochs(beginning, run, checkpoint_every_minutes, job, on_epoch)
+            rows = _run_epochs(beginning, run, checkpoint_every_minutes, job, on_progress)
             for line in messages.farewell(config, dataset, rows):
                 run.say(line)
             return rows
@@ -90,7 +97,7 @@ def _run_epochs(
     run: Run | Silent,
     checkpoint_every_minutes: float,
     job: Job,
-    on_epoch: Callable[[Progress], None],
+    on_progress: Callable[[Beginning], None],
 ) -> list[dict[str, Any]]:
     config, progress, num_train = beginning.config, beginning.progress, len(beginning.train.images)
     saved_at = time.monotonic()
@@ -109,6 +116,8 @@ def _run_epochs(
         messages.progress_bar(config, num_train, progress, hidden=isinstance(run, Silent)) as bar,
         interrupts.as_flag() as stopped,
     ):
+        if job.is_first:
+            on_progress(beginning)
         while len(progress.rows) < config.epochs:
             run.say(f"Epoch: {len(progress.rows) + 1}")
             progress = _run_epoch(beginning, progress, bar, on_pause)
@@ -117,7 +126,7 @@ def _run_epochs(
             run.publish(progress)
             saved_at = time.monotonic()
             if job.is_first:
-                on_epoch(progress)
+                on_progress(beginning._replace(progress=progress))
             if (number := job.agreed(stopped())) and len(progress.rows) < config.epochs:
                 raise Interrupted(number)
     return progress.rows

@@ -54,13 +54,14 @@ def claim(folder: Path, *, resume: bool) -> bool:
     return made
 
 
-def give_up(folder: Path) -> None:
-    """Takes away a directory that `claim` made, if no run has begun in it."""
+def give_up(folder: Path, made: bool) -> None:
+    """Takes away the log that `claim` made, and the directory if it was `made`, where no run has begun in it."""
     with contextlib.suppress(OSError, UserError), open(folder / LOG, "a") as log:
         lock(log, folder)
-        if [path.name for path in folder.iterdir()] == [LOG] and not log.tell():
+        if not log.tell() and not (folder / CONFIG).exists():
             (folder / LOG).unlink()
-            folder.rmdir()
+            if made and not any(folder.iterdir()):
+                folder.rmdir()
 
 
 def lock(log: IO[str], folder: Path) -> None:

@@ -66,6 +66,8 @@ def load(path: str | os.PathLike | None, flag: str = "--ckpt") -> Trained:
     if path is None or (str(path) in PUBLISHED and not Path(path).exists()):
         name = next(iter(PUBLISHED)) if path is None else str(path)
         return _from_file(PUBLISHED[name], f"published {name} network", Path())
+    if not isinstance(path, str | os.PathLike):
+        raise UserError(f"{flag} is {path!r}: expected a path, or one of {', '.join(PUBLISHED)}")
     path = Path(path)
     if (path / PUBLISHED_AS).is_file():
         path /= PUBLISHED_AS

@@ -185,6 +185,7 @@ def test_the_sample_in_two_folders(sample, tmp_path):
     assert data.open_dataset(tmp_path / "kinds").spec == opened.spec
     assert opened.notes == (
         "folders without pictures were left out: empty",
+        "files that are no pictures by their endings were left out: .txt 1",
         f"{len(opened.test.labels)} of 300 images, a fifth of each class, are for testing (seed 0)",
     )
 
@@ -494,7 +495,7 @@ def case_broken_picture(path, digits):
 def case_link_to_nothing(path, digits):
     write_few(path / "x", digits)
     (path / "x" / "train" / "3" / "link.png").symlink_to("nowhere")
-    return path / "x", r"link\.png cannot be read as a picture"
+    return path / "x", r"link\.png is not there: expected a picture"
 
 
 def case_broken_record(path, digits):
@@ -759,7 +760,9 @@ def test_the_command_finds_near_duplicates_and_other_labels(sample, tmp_path, ca
     path = npz(tmp_path, {}, x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test)
     assert command.main(["show", str(path)]) == 0
     text = capsys.readouterr().out
-    found = "2 test images are nearly the same as a training image: 0 = 30, 1 = 31\n  1 of them have another label\n"
+    found = (
+        "2 test images are nearly the same as a training image: 0 = 30, 1 = 31\n  with another label than that: 1\n"
+    )
     assert found in text and "1 test images are nearly the same as an earlier one: 9 = 5\n" in text
     assert "training images are nearly" not in text and text.count("another label") == 1
 

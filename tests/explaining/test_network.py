@@ -145,10 +145,21 @@ def test_maps_sum_to_the_logits_of_every_image_and_class(network, sample, logits
     np.testing.assert_allclose(sums, logits[:300], rtol=1e-3, atol=1e-4)
 
 
-def test_difference_is_predicted_minus_true(network, sample, logits):
-    raw, images = explain(network, sample, logits, 50), np.arange(50)
-    expected = raw[images, logits[:50].argmax(axis=1)] - raw[images, sample.test.labels[:50]]
-    np.testing.assert_allclose(raw[:, 10], expected, rtol=1e-3, atol=1e-5)
+@pytest.mark.parametrize("method", cam.METHODS)
+def test_difference_is_predicted_minus_true(network, sample, logits, method):
+    """Also by a method that shows nothing of what speaks against a class."""
+    raw, images = explain(network, sample, logits, 50, method=method), np.arange(50)
+    guesses, labels = logits[:50].argmax(axis=1), sample.test.labels[:50]
+    expected = raw[images, guesses] - raw[images, labels]
+    scale = abs(raw[:, :10]).max()
+    np.testing.assert_allclose(raw[:, 10], expected, rtol=1e-3, atol=1e-5 * max(1, scale))
+    assert (raw[guesses != labels, 10] < 0).any() == (method != "eigen-cam")
+    given = network.maps(sample.test.images[:3], np.array([[1, 2]] * 3), stage="stage2", methods=[method])
+    against = np.array([[NO_CLASS, 4]] * 2 + [[NO_CLASS, NO_CLASS]])
+    arguments = {"stage": "stage2", "methods": [method], "against": against}
+    found = network.maps(sample.test.images[:3], np.array([[1, 2]] * 3), **arguments)
+    np.testing.assert_allclose(found[:, 0], given[:, 0], rtol=1e-4, atol=1e-5 * scale)
+    np.testing.assert_allclose(found[2], given[2], rtol=1e-4, atol=1e-5 * scale)
 
 
 @pytest.mark.slow

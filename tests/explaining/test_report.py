@@ -151,6 +151,11 @@ def test_one_epoch_is_a_point(show, analysis):
     page = show(render(dataclasses.replace(analysis, network=network_with(analysis.dataset.spec, rows))))
     heights = [float(x.get_attribute("cy")) for x in page.locator("#curves svg:first-of-type circle").all()]
     assert len(heights) == 2 and heights[0] < heights[1]
+    page.close()
+    rows[0] |= {"test_loss": 2.0, "test_acc": 30.0}  # all are one value: it is written beside its line
+    page = show(render(dataclasses.replace(analysis, network=network_with(analysis.dataset.spec, rows))))
+    ticks = [svg.locator("text").first.text_content() for svg in page.locator("#curves svg").all()]
+    assert ticks == ["2", "30"]
     assert "loss, 1 epoch" in page.locator("#curves").text_content()
     page.close()
 

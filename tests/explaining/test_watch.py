@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import re
+import types
 
 import numpy as np
 import pytest
@@ -12,15 +13,20 @@ from PIL import Image
 
 import cifar_flax
 from cifar_flax import commands
+from cifar_flax.errors import Interrupted
+from cifar_flax.execution import resolve
 from cifar_flax.explaining import watch
+from cifar_flax.explaining.network import prepare
 from cifar_flax.training import loop
+from cifar_flax.training.beginning import Beginning
+from cifar_flax.training.checkpoint import Progress
 
+DATA = r'id="data">(.*?)</script>'
 TRAIN = ["train", "--preset", "smoke", "--dataset", "sample", "--epochs", "2"]
 
 
 def content(path):
-    text = (path / watch.NAME).read_text(encoding="utf-8")
-    return json.loads(re.search(r'id="data">(.*?)</script>', text)[1])
+    return json.loads(re.search(DATA, (path / watch.NAME).read_text(encoding="utf-8"))[1])
 
 
 @pytest.mark.slow
@@ -53,20 +59,56 @@ def test_the_page_is_of_the_run(tmp_path, sample, show, violations):
 
 @pytest.mark.slow
 def test_the_page_is_loaded_again_while_the_run_trains(tmp_path, sample, show, monkeypatch):
+    """From before the first step on; a run that goes on, or is complete, has its page at once."""
     monkeypatch.setattr(watch, "SECONDS", 0.3)
+    folder = tmp_path / "run"
     config = dataclasses.replace(cifar_flax.PRESETS["smoke"], epochs=2, test=False)
-    write, texts = watch.watching(tmp_path / "run", config, sample), []
+    write, texts = watch.watching(folder, sample), []
 
-    def on_epoch(progress):
-        write(progress)
-        texts.append((tmp_path / "run" / watch.NAME).read_text(encoding="utf-8"))
+    def on_progress(state):
+        write(state)
+        texts.append((folder / watch.NAME).read_text(encoding="utf-8"))
 
-    loop.fit(config, sample, tmp_path / "run", on_epoch=on_epoch)
-    page = show(texts[0], "#curves svg")
+    loop.fit(config, sample, folder, on_progress=on_progress)
+    page = show(texts[0], "#headline")
+    page.wait_for_function("document.title === 'Training begins'")
+    assert page.locator("#training").is_hidden() and "at the end of the first epoch" in page.content()
+    page.close()
+    page = show(texts[1], "#curves svg")
     assert page.title() == "Epoch 1 of 2" and page.locator("#errors").is_hidden()  # no test image is looked at
+    assert page.locator("#curves circle").count() == 5
     page.evaluate("window.old = true")
     page.wait_for_function("!window.old")
     page.close()
+    (folder / watch.NAME).unlink()
+    loop.fit(config, sample, folder, resume=True, on_progress=write)
+    assert content(folder)["seconds"] is None and len(content(folder)["rows"]) == 2
+    loop.fit(dataclasses.replace(config, epochs=3), sample, folder, resume=True, on_progress=on_progress)
+    assert [len(json.loads(re.search(DATA, text)[1])["rows"]) for text in texts] == [0, 1, 2, 2, 3]
+
+
+def test_the_page_evaluates_as_the_run_does(tmp_path, sample, monkeypatch):
+    """In its precision: errors are those that its test accuracy counts."""
+    used = []
+    monkeypatch.setattr(watch, "prepare", lambda trained: used.append(trained.precision) or prepare(trained))
+    for precision in ("float32", "bfloat16"):
+        execution = resolve("float32", 1)._replace(precision=precision)
+        program = types.SimpleNamespace(execution=execution)
+        config = cifar_flax.PRESETS["compact"]
+        state = types.SimpleNamespace(ema_params=cifar_flax.load("compact").params)
+        begun = Beginning(config, program, Progress(state, None, 0, []), None, {})
+        watch.watching(tmp_path, sample)(begun)
+    assert used == ["float32", "bfloat16"]
+
+
+def test_what_goes_on_is_watched_as_well(tmp_path, capsys, monkeypatch):
+    def interrupted(*_, **__):
+        raise Interrupted(15)
+
+    monkeypatch.setattr(loop, "fit", interrupted)
+    assert commands.main([*TRAIN, "--watch", "--out", str(tmp_path / "run")]) == 143
+    said = capsys.readouterr()
+    assert " --resume --watch --out " in said.err and f"Watch: open {tmp_path / 'run' / watch.NAME};" in said.out
 
 
 def test_several_processes_have_no_such_page(capsys):

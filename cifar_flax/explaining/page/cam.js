@@ -89,5 +89,6 @@ export const METHODS = {
   "xgrad-cam": xgradCam,
   "eigen-cam": eigenCam,
 };
-/* Those whose map at the last stage sums up to the logit, less the class's bias. */
-export const ADD_UP = ["grad-cam", "hires-cam", "xgrad-cam"];
+/* Linear in the gradient: the map of a difference of two logits is the difference of their maps, and at the last stage
+   a map sums up to the logit, less the class's bias. */
+export const LINEAR = ["grad-cam", "hires-cam", "xgrad-cam"];

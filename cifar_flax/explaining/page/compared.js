@@ -1,15 +1,12 @@
 /* Another network beside this one: tables, and the images that one of the two gets wrong. */
 
-import { $, data, make, names, percent } from "./dom.js";
+import { $, data, make, names, option, percent } from "./dom.js";
 import { draw, forget, keepDrawing, newCanvas, otherMap, others, PLAIN } from "./draw.js";
 import { numbersOf } from "./figures.js";
 import { open, PAGE } from "./gallery.js";
 
 let changed = [];
-/* What the two networks are called: by their names, where these are short and tell them apart. */
-const called = [data.model, data.compared?.model ?? ""];
-const areNames = called[0] !== called[1] && called.every((name) => name.length <= 12);
-const [ours, theirs] = areNames ? called : ["this", "other"];
+const [ours, theirs] = data.compared?.names ?? [];
 
 function fill() {
   changed = others.filter((other) => other.mended === ($("changed").value === "mended"));
@@ -57,6 +54,10 @@ export function startCompared() {
   $("compared-title").textContent = `Compared with ${data.compared.checkpoint} (${data.compared.model})`;
   for (const table of data.compared.tables)
     $("compared-tables").append(make("p", table.text, "soft"), numbersOf(table));
+  const title = theirs === "other" ? "the other" : theirs;
+  for (const kind of ["mended", "broken"]) option($("changed"), kind, `${kind} by ${title}`);
+  option($("changed-sort"), "index", "by test index");
+  option($("changed-sort"), "confidence", `where ${title} is surest first`);
   for (const id of ["changed", "changed-sort"]) $(id).onchange = fill;
   $("changed-more").onclick = more;
   fill();

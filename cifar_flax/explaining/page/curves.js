@@ -30,10 +30,12 @@ export function curves(rows, allKeys, label) {
   const power = 10 ** Math.floor(Math.log10(third));
   const step = power * [5, 2, 1].find((n) => n * power <= third);
   const digits = Math.max(0, -Math.floor(Math.log10(step)));
-  for (let v = Math.ceil(low / step) * step; v <= high; v += step) {
+  const tick = (v, text) => {
     svg.append(svgNode("line", { x1: left, x2: right, y1: y(v), y2: y(v), stroke: "var(--line)" }));
-    svg.append(svgNode("text", { x: left - 5, y: y(v) + 4, "text-anchor": "end" }, v.toFixed(digits)));
-  }
+    svg.append(svgNode("text", { x: left - 5, y: y(v) + 4, "text-anchor": "end" }, text));
+  };
+  if (high === low) tick(low, String(Number(low.toPrecision(3))));
+  else for (let v = Math.ceil(low / step) * step; v <= high; v += step) tick(v, v.toFixed(digits));
   keys.forEach(([key, name, color], k) => {
     const points = rows.map((row, i) => `${x(i)},${y(row[key])}`).join(" ");
     const start = left + 8 + 72 * k;

@@ -95,11 +95,16 @@ let list = [];
 let place = 0; // what left and right lead through: {image}, or {image, other}
 
 /* Opens the image of an index of the test set. */
-function goTo() {
+function goTo(event) {
+  event.preventDefault();
   const { value } = $("go");
-  const image = images.find(({ index }) => String(index) === value);
+  if (!value) return;
+  const image = images.find(({ index }) => index === Number(value));
   if (image) openAmongChosen(image);
-  else if (value) $("count").textContent = `Image ${value} is not on this page, which holds ${images.length} images.`;
+  else {
+    $("go").setCustomValidity(`Image ${value} is not on this page, which holds ${images.length} images.`);
+    $("go").reportValidity();
+  }
 }
 
 const openAmongChosen = (image) =>
@@ -157,7 +162,8 @@ function showOther(image, other) {
   if (!other) return;
   const [canvas, note, bars] = $("detail-other").children;
   keepDrawing(canvas, () => draw(canvas, image, other.predicted, otherMap(other)));
-  note.textContent = `The other network: ${names[other.predicted]}, and what speaks for it.`;
+  const called = data.compared.names[1] === "other" ? "The other network" : data.compared.names[1];
+  note.textContent = `${called}: ${names[other.predicted]}, and what speaks for it.`;
   const classes = [...new Set([...image.classes, other.predicted])];
   const p = other.probabilities;
   bars.replaceChildren(...classes.map((c) => bar("div", names[c], p[c], percent(p[c]))));
@@ -229,7 +235,8 @@ export function startGallery() {
     for (const kind of Object.keys(data.people.definitions)) option($("badge"), kind, kind);
   }
   for (const id of FILTERS) $(id).onchange = fill;
-  $("go").onchange = goTo;
+  $("find").onsubmit = goTo;
+  $("go").oninput = () => $("go").setCustomValidity("");
   $("more").onclick = more;
   $("close").onclick = () => $("detail").close();
   $("detail").onclick = (event) => {

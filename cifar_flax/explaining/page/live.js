@@ -1,6 +1,6 @@
 /* The network in the page: pictures that are covered with the mouse, a finger or the keyboard, or brought along. */
 
-import { ADD_UP, METHODS } from "./cam.js";
+import { LINEAR, METHODS } from "./cam.js";
 import { $, bar, data, MANY, make, names, option, percent, SIDE, titleOf } from "./dom.js";
 import {
   beforeNextFrame,
@@ -44,9 +44,24 @@ function ask(pixels) {
   return { ...found, probabilities: softmax(logits), order, predicted: order[0] };
 }
 
-/* The raw map of a sum of logits weighted by `weights`, [classes]: at a stage, by a method. */
+/* The raw map of a sum of logits weighted by `weights`, [classes]: at a stage, by a method. By one that is not linear it
+   is the sum of the classes' own maps. */
 export function rawMapOf({ activations, gradient }, stage, method, weights) {
-  return METHODS[method](activations[stage], gradient(stage, weights));
+  const x = activations[stage];
+  if (method === "eigen-cam") return METHODS[method](x).map((value) => value * weights.reduce((a, b) => a + b));
+  if (LINEAR.includes(method)) return METHODS[method](x, gradient(stage, weights));
+  const parts = weights.flatMap((weight, c) => (weight ? [{ weight, map: mapOfClass(c) }] : []));
+  return parts[0].map.map((_, i) => parts.reduce((sum, { weight, map }) => sum + weight * map[i], 0));
+
+  function mapOfClass(c) {
+    return METHODS[method](
+      x,
+      gradient(
+        stage,
+        weights.map((_, i) => Number(i === c)),
+      ),
+    );
+  }
 }
 
 /* The map chosen, as `drawMap` has it, and its weights on the logits. */
@@ -110,18 +125,20 @@ function showTop({ order, logits, probabilities }, which) {
 
 function sayWhatTheMapIs({ predicted, logits }, which, raw) {
   const isDifference = which === DIFFERENCE;
-  const [stage, method] = [$("live-stage"), $("live-method").value];
-  const isLast = stage.selectedIndex === stage.length - 1;
-  if (method === "eigen-cam") $("map-caption").textContent = "what is most active, whatever the class";
+  const stages = $("live-stage");
+  const method = $("live-method").value;
+  const isLast = stages.selectedIndex === stages.length - 1;
+  if (method === "eigen-cam" && isDifference) $("map-caption").textContent = "the same for both classes: no difference";
+  else if (method === "eigen-cam") $("map-caption").textContent = "what is most active, whatever the class";
   else if (isDifference)
     $("map-caption").textContent = `blue: for ${names[predicted]}, orange: for ${names[live.label]}`;
   else $("map-caption").textContent = `what speaks for ${names[which]}`;
   $("live-map").setAttribute("aria-label", `map, ${$("map-caption").textContent}`);
   const range = `${Math.min(...raw).toPrecision(3)} to ${Math.max(...raw).toPrecision(3)}`;
-  const addsUp = isLast && ADD_UP.includes(method) && !isDifference;
+  const addsUp = isLast && LINEAR.includes(method) && !isDifference;
   const total = addsUp ? `Their sum and the class's bias are its logit, ${logits[which].toFixed(2)}. ` : "";
   $("live-note").textContent =
-    `${method} at ${stage.value}, raw values ${range}. ${total}` +
+    `${method} at ${stages.value}, raw values ${range}. ${total}` +
     "To the right of each class: its probability and its logit.";
 }
 

@@ -4,25 +4,32 @@ import { curves, showCurves } from "./curves.js";
 import { $, data, make, percent, titleOf } from "./dom.js";
 
 const { rows, epochs, errors } = data;
-const last = rows.at(-1);
+const names = { train_acc: "training", val_acc: "held out", test_acc: "test" };
 
-document.title = `Epoch ${rows.length} of ${epochs}`;
+/* What the newest epoch gave. */
+function figures(last) {
+  if (!last) return "The first figures come at the end of the first epoch.";
+  const measured = Object.entries(names).filter(([key]) => key in last);
+  const texts = measured.map(([key, name]) => `${name} ${last[key].toFixed(2)}%`);
+  const speed = `the epoch took ${Math.round(last.seconds)} s, ${Math.round(last.images_per_second)} images/s`;
+  return `Accuracy: ${texts.join(", ")}; ${speed}.`;
+}
+
+document.title = rows.length ? `Epoch ${rows.length} of ${epochs}` : "Training begins";
 $("headline").textContent = document.title;
-const named = { train_acc: "training", val_acc: "held out", test_acc: "test" };
-const accuracies = Object.entries(named).filter(([key]) => key in last);
-const texts = accuracies.map(([key, name]) => `${name} ${last[key].toFixed(2)}%`);
-const state = data.seconds ? "" : " The run is complete.";
-$("what").textContent =
-  `${data.model}: accuracy ${texts.join(", ")}; ${Math.round(last.images_per_second)} images/s.${state}`;
-$("origin").textContent = data.run;
+$("what").textContent = `${data.model}. ${figures(rows.at(-1))}${data.seconds ? "" : " The run is complete."}`;
+$("origin").textContent = `${data.run}, written ${data.written}`;
 
-showCurves();
-for (const [key, label] of [
-  ["learning_rate", "learning rate"],
-  ["relative_step", "step relative to the kernels"],
-  ["kernel_norm", "norm of the kernels"],
-])
-  $("curves").append(curves(rows, [[key, "", "var(--accent)"]], label));
+$("training").hidden = !rows.length;
+if (rows.length) {
+  showCurves();
+  for (const [key, label] of [
+    ["learning_rate", "learning rate"],
+    ["relative_step", "step relative to the kernels"],
+    ["kernel_norm", "norm of the kernels"],
+  ])
+    $("curves").append(curves(rows, [[key, "", "var(--accent)"]], label));
+}
 
 function card(error) {
   const box = make("figure", undefined, "neighbour");
@@ -37,7 +44,8 @@ function card(error) {
 
 if (errors.length) {
   $("errors").hidden = false;
-  $("tested").textContent = `Of ${data.tested} test images, drawn once; after epoch ${rows.length}.`;
+  $("tested").textContent =
+    `Of ${data.tested} test images, the same ones each time. The percentage is how sure the network is.`;
   $("errors").lastElementChild.append(...errors.map(card));
 }
 if (data.seconds) setTimeout(() => location.reload(), 1000 * data.seconds);

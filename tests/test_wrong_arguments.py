@@ -1,0 +1,177 @@
+"""What a person may give by mistake, in Python and on the command line: one line each, and nothing is written."""
+
+import dataclasses
+import io
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import cifar_flax
+from cifar_flax import commands
+from cifar_flax.data import Dataset
+from cifar_flax.errors import UserError
+
+SMOKE = dataclasses.replace(cifar_flax.PRESETS["smoke"], epochs=1)
+
+
+@pytest.fixture(scope="module")
+def network():
+    return cifar_flax.load("compact")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"val_size": -1}, "--val-size is -1: expected 0 or more"),
+        ({"precision": "foo"}, "--precision is foo: expected one of"),
+        ({"learning_rate": -1.0}, "--learning-rate is -1.0"),
+        ({"epochs": 0}, "--epochs is 0: expected 1 or more"),
+        ({"epochs": "1"}, "--epochs is 1: expected a value of type int"),
+        ({"widths": (4,), "strides": (2, 2)}, "--strides is .* expected one for each"),
+        ({"plateau_monitor": "foo"}, "--plateau-monitor is foo"),
+        ({"image_size": 20}, "--image-size is 20, and the images have 32 pixels"),
+    ],
+)
+def test_a_config_is_checked_before_anything_is_written(changes, message, sample, tmp_path):
+    with pytest.raises(UserError, match=message):
+        cifar_flax.fit(dataclasses.replace(SMOKE, **changes), sample, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_is_no_config_or_data_set_is_one_line(sample, network, tmp_path):
+    for arguments in (("smoke", sample), (SMOKE, "sample")):
+        with pytest.raises(UserError, match="expected"):
+            cifar_flax.fit(*arguments, tmp_path / "run")
+    for arguments in (("compact", sample), (network, "sample"), (network, sample, {"num_wrong": 3})):
+        with pytest.raises(UserError, match=r"analyse takes what|expected a cifar_flax\.Selection"):
+            cifar_flax.analyse(*arguments)
+    for given in (3, b"compact", ["compact"]):
+        with pytest.raises(UserError, match="expected a path"):
+            cifar_flax.load(given)
+    for given in (None, 3, ""):
+        with pytest.raises(UserError, match=r"the data set is .*: expected cifar10, cifar100, sample"):
+            cifar_flax.open_dataset(given)
+    with pytest.raises(UserError, match="precision is 'float16': expected float32 or bfloat16"):
+        cifar_flax.load("compact", precision="float16")
+    assert not (tmp_path / "run").exists()
+    assert isinstance(sample, Dataset)
+
+
+def test_predictions_are_chosen_by_what_there_is(network, sample):
+    predictions = network.predict(sample.test.images[:9], sample.test.labels[:9])
+    for wrong, message in (
+        ({"correct": "no"}, "correct is 'no': expected True or False"),
+        ({"correct": True, "sort": "foo"}, "sort is 'foo': expected one of index"),
+        ({"correct": True, "true": "cat"}, "true is 'cat': expected the number of a class, 0 to 9"),
+        ({"correct": True, "predicted": 10}, "predicted is 10: expected"),
+    ):
+        with pytest.raises(UserError, match=message):
+            predictions.select(**wrong)
+    with pytest.raises(UserError, match="images without labels"):
+        _ = network.predict(sample.test.images[:2]).accuracy
+
+
+def test_a_picture_of_pillows_is_what_its_file_is(network, sample, tmp_path):
+    """Turned as its EXIF says; of pixels whose range nothing says it is refused."""
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.fromarray(sample.test.images[0]).save(tmp_path / "turned.png", exif=exif)
+    with Image.open(tmp_path / "turned.png") as opened:
+        np.testing.assert_array_equal(network.to_images(opened), network.to_images(tmp_path / "turned.png"))
+    np.testing.assert_array_equal(network.to_images(tmp_path / "turned.png")[0], sample.test.images[0, ::-1, ::-1])
+    for kind in ("i4", "f4"):
+        with pytest.raises(UserError, match="picture 0 has pixels of 32 bits, of no known range"):
+            network.predict(Image.fromarray(sample.test.images[0, :, :, 0].astype(kind)))
+    with pytest.raises(UserError, match=r"none\.png is not there: expected a picture"):
+        network.predict(tmp_path / "none.png")
+    with pytest.raises(UserError, match="is a folder: expected a picture"):
+        network.predict(tmp_path)
+
+
+# ---- folders and the command line ----
+
+
+def png(image):
+    content = io.BytesIO()
+    Image.fromarray(image).save(content, "PNG")
+    return content.getvalue()
+
+
+@pytest.fixture
+def pets(sample, tmp_path):
+    """Two classes of eight pictures, as cat/ and dog/."""
+    for name, start in (("cat", 0), ("dog", 8)):
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        for i in range(8):
+            (tmp_path / "pets" / name / f"{i}.png").write_bytes(png(sample.train.images[start + i]))
+    return tmp_path / "pets"
+
+
+def names(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def test_what_is_left_out_of_a_folder_is_said(pets, tmp_path):
+    (pets / "cat" / "a.heic").write_bytes(b"x")
+    (pets / "dog" / "b.HEIC").write_bytes(b"x")
+    (pets / "dog" / "notes").write_bytes(b"x")
+    (pets / "dog" / "deep").mkdir()
+    notes = cifar_flax.open_dataset(pets).notes
+    assert "files that are no pictures by their endings were left out: .heic 2, without ending 1" in notes
+    assert "folders inside of classes were left out: deep" in notes
+    split = tmp_path / "split"
+    split.mkdir()
+    pets.rename(split / "train")
+    for name in ("Test", "val"):
+        for kind in ("cat", "dog"):
+            (split / name / kind).mkdir(parents=True)
+            (split / name / kind / "0.png").write_bytes((split / "train" / kind / "0.png").read_bytes())
+    opened = cifar_flax.open_dataset(split)
+    assert len(opened.train.labels) == 16 and len(opened.test.labels) == 2
+    assert "folders beside train were left out: val" in opened.notes
+
+
+def test_a_class_that_cannot_be_read_is_refused(pets):
+    os.rename(pets / "cat", bytes(pets) + b"/\xff\xfe")
+    with pytest.raises(UserError, match=r"a class is called .*: give it a name that can be read"):
+        cifar_flax.open_dataset(pets)
+
+
+def test_a_run_is_not_written_among_pictures(pets, tmp_path, capsys):
+    before = names(pets)
+    for out in (pets, pets / "run"):
+        assert commands.main(["train", "--preset", "smoke", "--dataset", str(pets), "--out", str(out)]) == 2
+        assert "is in the folder of the data set" in capsys.readouterr().err
+    assert names(pets) == before
+
+
+def test_a_refused_run_leaves_nothing_in_a_folder_that_was_there(pets, tmp_path, capsys):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("x")
+    words = [
+        "train",
+        "--preset",
+        "smoke",
+        "--dataset",
+        str(pets),
+        "--batch-size",
+        "500",
+        "--out",
+        str(tmp_path / "mine"),
+    ]
+    assert commands.main(words) == 2
+    assert "--batch-size" in capsys.readouterr().err and names(tmp_path / "mine") == ["thesis.txt"]
+
+
+def test_a_sweep_is_not_written_into_a_run(tmp_path, capsys):
+    (tmp_path / "config.json").write_text("{}")
+    assert commands.main(["sweep", "--preset", "smoke", "--out", str(tmp_path)]) == 2
+    assert "holds a run" in capsys.readouterr().err and names(tmp_path) == ["config.json"]
+
+
+def test_no_name_is_no_data_set(capsys):
+    for words in (["data", "show", ""], ["data", "show", "--dataset", ""]):
+        assert commands.main(words) == 2
+        assert "the data set is '': expected cifar10" in capsys.readouterr().err
