@@ -59,6 +59,25 @@ def test_what_is_no_config_or_data_set_is_one_line(sample, network, tmp_path):
     assert isinstance(sample, Dataset)
 
 
+@pytest.mark.parametrize("augment", [3, lambda images: images, lambda key, x: None, lambda key, x: x[:, :5]])
+def test_an_augmentation_makes_images_of_images(augment, sample, tmp_path):
+    with pytest.raises(UserError, match=r"augment .*: expected a function of a key and float images \[B, 32, 32, 3\]"):
+        cifar_flax.fit(SMOKE, sample, tmp_path / "run", augment=augment)
+    assert not (tmp_path / "run").exists()
+
+
+def test_images_are_normalised_once(network, sample):
+    images = sample.test.images[:2]
+    with pytest.raises(UserError, match="images are float64: expected uint8, 0 to 255"):
+        network.spec.normalize(images / 255)
+    for ask in (network.forward, lambda x: network.features(x, stage="stage4")):
+        with pytest.raises(UserError, match=r"images are uint8: expected what spec\.normalize makes"):
+            ask(images)
+    for ask in (network.features, network.head):
+        with pytest.raises(UserError, match="stage stage9 is not known"):
+            ask(network.spec.normalize(images), stage="stage9")
+
+
 def test_predictions_are_chosen_by_what_there_is(network, sample):
     predictions = network.predict(sample.test.images[:9], sample.test.labels[:9])
     for wrong, message in (

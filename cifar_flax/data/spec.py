@@ -44,7 +44,13 @@ class DataSpec:
         return [jnp.broadcast_to(np.array(x, np.float32), shape) for x in (self.mean, self.std)]
 
     def normalize(self, images: jax.Array | np.ndarray) -> jax.Array:
-        """uint8 `[..., 3]` to float32 with zero mean and unit variance a channel over the training set."""
+        """uint8 `[..., 3]` to float32 with zero mean and unit variance a channel over the training set.
+
+        Raises:
+          UserError: they are not uint8.
+        """
+        if images.dtype != np.uint8:
+            raise UserError(f"images are {images.dtype}: expected uint8, 0 to 255; normalize divides by 255 itself")
         mean, std = self._mean_and_std(images.shape)
         return jnp.asarray((images.astype(jnp.float32) / 255 - mean) / std)
 

@@ -95,14 +95,18 @@ class Network:
 
     def forward(self, images: jax.Array) -> jax.Array:
         """Logits `[B, C]` of images `[B, H, W, 3]` that `spec.normalize` has normalised."""
+        _require_normalised(images)
         return model_lib.forward(self.model, self.params, images)
 
     def features(self, images: jax.Array, *, stage: str) -> jax.Array:
         """The activation `[B, h, w, K]` that leaves a stage: the first half of `forward`."""
+        _require_normalised(images)
+        self.require_known(stage, [])
         return model_lib.features(self.model, self.params, images, stage=stage)
 
     def head(self, activation: jax.Array, *, stage: str) -> jax.Array:
         """Logits `[B, C]` from the activation that left a stage: the second half of `forward`."""
+        self.require_known(stage, [])
         return model_lib.head(self.model, self.params, activation, stage=stage)
 
     # ---- many images -----------------------------------------------------------------------------
@@ -363,6 +367,11 @@ def build_maps(model: ResNet, stage: str, methods: Sequence[str]) -> Callable[..
         return jax.vmap(jax.vmap(to_maps, in_axes=(None, 0)))(activations, gradients)
 
     return maps
+
+
+def _require_normalised(images: jax.Array) -> None:
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise UserError(f"images are {images.dtype}: expected what spec.normalize makes of them; predict takes uint8")
 
 
 def _require_finite(numbers: np.ndarray, what: str) -> None:

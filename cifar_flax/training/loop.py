@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from tqdm import tqdm
 
 from cifar_flax import config as config_lib
@@ -66,6 +67,8 @@ def fit(
     config_lib.validate(config)
     if config.image_size not in (0, size := dataset.spec.image_size):
         raise UserError(f"--image-size is {config.image_size}, and the images have {size} pixels: open them with it")
+    if augment is not None:
+        _require_augment(augment, size)
     if config.norm == "affine":
         raise UserError("a network with BatchNorm is explained, not trained: LayerNorm is the point of this program")
     dataset = dataset if config.test else dataset.without_test()
@@ -90,6 +93,18 @@ def fit(
         raise UserError(
             f"--out {folder} cannot be written: {error.strerror or error}; mend that, then go on with --resume"
         ) from error
+
+
+def _require_augment(augment: Callable[[jax.Array, jax.Array], jax.Array], size: int) -> None:
+    """Refuses a function that does not make images of images, as its shapes tell: a `UserError`."""
+    images = jax.ShapeDtypeStruct((2, size, size, 3), np.float32)
+    expected = f"expected a function of a key and float images [B, {size}, {size}, 3] that returns such images"
+    try:
+        found = jax.eval_shape(augment, jax.random.key(0), images)
+    except Exception as error:  # what a person's function raises
+        raise UserError(f"augment fails ({type(error).__name__}: {error}): {expected}") from error
+    if getattr(found, "shape", None) != images.shape or not np.issubdtype(found.dtype, np.floating):
+        raise UserError(f"augment returns {found}: {expected}")
 
 
 def _run_epochs(
