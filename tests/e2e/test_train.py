@@ -61,7 +61,8 @@ def test_a_pipe_gets_no_control_characters_and_no_warnings(smoke):
 
 @pytest.mark.slow
 def test_resume_goes_on_and_starting_anew_is_refused(smoke, tmp_path):
-    _, run = smoke
+    run = tmp_path / "run"
+    shutil.copytree(smoke[1], run)  # the other tests have theirs
     refused = train(*SMOKE, "--out", run, cwd=tmp_path)
     assert refused.returncode == 2
     assert re.fullmatch(r"error: --out .* already holds a run: go on with it with --resume, .*\n", refused.stderr)

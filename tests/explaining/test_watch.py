@@ -77,8 +77,7 @@ def test_the_page_is_loaded_again_while_the_run_trains(tmp_path, sample, show, m
     page = show(texts[1], "#curves svg")
     assert page.title() == "Epoch 1 of 2" and page.locator("#errors").is_hidden()  # no test image is looked at
     assert page.locator("#curves circle").count() == 5
-    page.evaluate("window.old = true")
-    page.wait_for_function("!window.old")
+    page.wait_for_event("load")  # by itself
     page.close()
     (folder / watch.NAME).unlink()
     loop.fit(config, sample, folder, resume=True, on_progress=write)
