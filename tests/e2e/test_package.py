@@ -78,7 +78,7 @@ def test_it_explains_trains_and_explains_that(command, tmp_path):
         ["explain", "--count", 2],
         ["train", "--preset", "smoke", "--epochs", 1, "--widths", 8, "--strides", 2, "--out", "run"],
         ["explain", "--ckpt", "run", "--count", 2],
-        ["explain", "--ckpt", "resnet18", "--count", 2, "--out", "better"],
+        ["export", "--ckpt", "resnet18", "--out", "better.safetensors"],  # the other network that it brings
         ["export", "--format", "pytorch", "--out", "net.safetensors"],
         ["import", "net.safetensors", "--out", "mine.safetensors"],
     ):
@@ -90,7 +90,7 @@ def test_it_explains_trains_and_explains_that(command, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {
         "explain",
         "run",
-        "better",
+        "better.safetensors",
         "net.safetensors",
         "mine.safetensors",
     }
