@@ -90,7 +90,8 @@ def _visible(folder: Path) -> list[Path]:
 def _left_out(places: list[Path]) -> list[str]:
     """What is in the folders of classes and is no picture by its ending: a line on files, and one on folders."""
     others = [path for place in places for own in _visible(place) if own.is_dir() for path in _visible(own)]
-    others = [path for path in others if path.suffix.lower() not in _endings() or path.is_dir()]
+    endings = _endings()
+    others = [path for path in others if path.suffix.lower() not in endings or path.is_dir()]
     files = collections.Counter(path.suffix.lower() or "without ending" for path in others if not path.is_dir())
     folders = sorted({path.name for path in others if path.is_dir()}, key=natural)
     lines = []

@@ -4,8 +4,6 @@ A network names one of its classes for anything. So each picture is marked whose
 those of training images than nearly all test images' are (deep nearest neighbours, Sun et al. 2022, arXiv 2204.06507).
 """
 
-import base64
-import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -96,18 +94,12 @@ def _drawn(split: Split) -> np.ndarray:
 # ---- the page ------------------------------------------------------------------------------------
 
 
-def _encoded(picture: Image.Image, kind: str) -> str:
-    buffer = io.BytesIO()
-    picture.save(buffer, kind, quality=85)
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
-
-
 def _layer(raw: np.ndarray) -> str:
     """A map `[h, w]` in JET's colours as a PNG; "" for a zero map."""
     if bool(cam.is_zero(jnp.asarray(raw))):
         return ""
     shown = np.asarray(cam.to_image(jnp.asarray(raw), (_LAYER, _LAYER)))
-    return _encoded(Image.fromarray(cam.JET[(255 * shown).astype(np.uint8)]), "PNG")
+    return pages.picture_url(Image.fromarray(cam.JET[(255 * shown).astype(np.uint8)]), "PNG")
 
 
 def _card(picture: Picture, entry: dict[str, Any], raw: np.ndarray) -> dict[str, Any]:
@@ -116,9 +108,9 @@ def _card(picture: Picture, entry: dict[str, Any], raw: np.ndarray) -> dict[str,
     side = min(*middle.size, _SHOWN)
     return entry | {
         "title": printable(picture.path.name),
-        "whole": _encoded(whole, "JPEG"),
-        "middle": _encoded(ImageOps.fit(middle, (side, side), Image.Resampling.BILINEAR), "JPEG"),
-        "input": _encoded(Image.fromarray(picture.pixels), "PNG"),
+        "whole": pages.picture_url(whole, "JPEG"),
+        "middle": pages.picture_url(ImageOps.fit(middle, (side, side), Image.Resampling.BILINEAR), "JPEG"),
+        "input": pages.picture_url(Image.fromarray(picture.pixels), "PNG"),
         "layers": [_layer(x) for x in raw],
     }
 
@@ -167,7 +159,7 @@ def write(
         found = neighbours.nearest(known, predictions, neighbours.COUNT)
         nearest = [neighbours.entries(reference.train, names, *pair) for pair in zip(*found, strict=True)]
         thumbnails = [
-            [_encoded(Image.fromarray(image), "PNG") for image in reference.train.images[places]]
+            [pages.picture_url(Image.fromarray(image), "PNG") for image in reference.train.images[places]]
             for places in found.places
         ]
     classes = predictions.explained_classes()

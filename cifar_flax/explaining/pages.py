@@ -5,9 +5,12 @@ tells the browser which; it loads them as it would load files.
 """
 
 import base64
+import io
 import re
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 from cifar_flax import files
 
@@ -35,6 +38,13 @@ def _modules(name: str) -> dict[str, str]:
 def _escaped(content: dict[str, Any]) -> str:
     """JSON for a script element, where only "</" could end it, and "<!--" change its meaning."""
     return files.to_json(content).replace("<", "\\u003c")
+
+
+def picture_url(picture: Image.Image, kind: str) -> str:
+    """A picture as a `data:` URL, of a kind as Pillow calls it."""
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, quality=85)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
 
 
 def render(name: str, content: dict[str, Any]) -> str:

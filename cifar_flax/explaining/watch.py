@@ -1,9 +1,7 @@
 """A page that shows a run while it trains: its curves, rate and norms, and the surest of its latest errors."""
 
-import base64
 import dataclasses
 import datetime
-import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -69,13 +67,7 @@ def _errors(network: Network, test: Split) -> list[dict[str, Any]]:
             "true": int(test.labels[i]),
             "predicted": int(found.predicted[i]),
             "confidence": round(float(found.confidence[i]), 4),
-            "picture": _png(test.images[i]),
+            "picture": pages.picture_url(Image.fromarray(test.images[i]), "PNG"),
         }
         for i in surest
     ]
-
-
-def _png(image: np.ndarray) -> str:
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
