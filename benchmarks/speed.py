@@ -291,7 +291,9 @@ def _command(argv: list[str] | None) -> None:
         try:
             serve(BENCHMARKS[arguments.what](arguments), arguments.serve)
         except ModuleNotFoundError as error:
-            raise UserError(f"{error.name} is not installed: pip install -e '.[bench]' -c constraints.txt") from error
+            raise UserError(
+                f"{error.name} is not installed: pip install -e . --group bench -c constraints.txt"
+            ) from error
         return
     if arguments.what == "start":
         times, facts = time_start(arguments), {}

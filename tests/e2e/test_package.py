@@ -1,6 +1,7 @@
 """The wheel, installed without the checkout, in an empty directory and with the network cut off."""
 
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -71,6 +72,50 @@ def test_the_source_distribution_builds_the_same_wheel(wheel):
         }
         top = {name.split("/")[0].split("-")[0] for name in ours.namelist()}
     assert top == {"cifar_flax"}
+
+
+@pytest.mark.parametrize(
+    ("origin", "web"),
+    [
+        ("git@example.org:you/there.git", "https://example.org/you/there"),
+        ("https://you:secret@example.org/group/you/there", "https://example.org/group/you/there"),
+        ("/home/you/there", None),
+        (None, None),
+    ],
+)
+def test_pictures_and_links_survive_on_a_package_index(origin, web, tmp_path):
+    """What an index shows is the README, whose relative links lead nowhere outside the repository."""
+    (tmp_path / "cifar_flax").mkdir()
+    for name in ("README.md", "pyproject.toml", "setup.py", "cifar_flax/__init__.py"):
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    commit = ""
+    if origin is not None:
+        run("git", "init", "-q", cwd=tmp_path)
+        run("git", "remote", "add", "origin", origin, cwd=tmp_path)
+        run(
+            "git",
+            *["-c", "user.name=you", "-c", "user.email=you@example.org", "commit", "-qm", "x", "--allow-empty"],
+            cwd=tmp_path,
+        )
+        commit = run("git", "rev-parse", "HEAD", cwd=tmp_path).stdout.strip()
+    made = run(
+        sys.executable,
+        "-c",
+        "from setuptools import build_meta; build_meta.prepare_metadata_for_build_wheel('.')",
+        cwd=tmp_path,
+    )
+    assert made.returncode == 0, made.stderr
+    (metadata,) = tmp_path.glob("*.dist-info/METADATA")
+    shown, original = metadata.read_text(), (ROOT / "README.md").read_text()
+    links = re.findall(r"(!?)\[([^]]+)\]\(([^)]+)\)", shown)
+    if web is None:
+        assert links == [] and "*An error in report.html*" in shown and "secret" not in shown
+        return
+    kinds = {"!": "raw", "": "blob"}
+    assert links == [
+        (picture, words, f"{web}/{kinds[picture]}/{commit}/{path}")
+        for picture, words, path in re.findall(r"(!?)\[([^]]+)\]\(([^)]+)\)", original)
+    ]
 
 
 def test_it_explains_trains_and_explains_that(command, tmp_path):

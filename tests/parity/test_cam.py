@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch", reason="needs PyTorch: pip install -e '.[bench]'")
-peers = pytest.importorskip("pytorch_grad_cam", reason="needs grad-cam: pip install -e '.[bench]'")
+torch = pytest.importorskip("torch", reason="needs PyTorch: pip install -e . --group bench")
+peers = pytest.importorskip("pytorch_grad_cam", reason="needs grad-cam: pip install -e . --group bench")
 
 from pytorch_grad_cam.utils.image import show_cam_on_image
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget

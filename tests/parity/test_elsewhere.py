@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch", reason="needs PyTorch: pip install -e '.[bench]'")
-models = pytest.importorskip("torchvision.models", reason="needs torchvision: pip install -e '.[bench]'")
+torch = pytest.importorskip("torch", reason="needs PyTorch: pip install -e . --group bench")
+models = pytest.importorskip("torchvision.models", reason="needs torchvision: pip install -e . --group bench")
 
 import cifar_flax
 from cifar_flax import commands, interop
@@ -75,7 +75,7 @@ def test_logits_of_a_network_with_batch_norm(pair, pixels):
 
 @pytest.mark.parametrize("stage", ["stage2", "stage4"])
 def test_maps_of_a_network_with_batch_norm(pair, pixels, stage):
-    peers = pytest.importorskip("pytorch_grad_cam", reason="needs grad-cam: pip install -e '.[bench]'")
+    peers = pytest.importorskip("pytorch_grad_cam", reason="needs grad-cam: pip install -e . --group bench")
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
     ours, theirs = pair

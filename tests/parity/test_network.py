@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch", reason="needs PyTorch: pip install -e '.[bench]'")
+torch = pytest.importorskip("torch", reason="needs PyTorch: pip install -e . --group bench")
 
 from cifar_flax import interop
 from cifar_flax.config import PRESETS

@@ -14,7 +14,7 @@ import pytest
 from cifar_flax.explaining import faithfulness, measures
 from cifar_flax.network import model
 
-torch = pytest.importorskip("torch", reason="needs PyTorch: pip install -e '.[bench]'")
+torch = pytest.importorskip("torch", reason="needs PyTorch: pip install -e . --group bench")
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def impute(monkeypatch):
     """The peer's imputer without noise, imported without the rest of its package, which asks for torchvision."""
     found = importlib.util.find_spec("pytorch_grad_cam")
     if found is None or found.origin is None:
-        pytest.skip("needs grad-cam: pip install -e '.[bench]'")
+        pytest.skip("needs grad-cam: pip install -e . --group bench")
     package = types.ModuleType("pytorch_grad_cam")
     package.__path__ = [str(Path(found.origin).parent)]
     monkeypatch.setitem(sys.modules, "pytorch_grad_cam", package)
@@ -55,7 +55,7 @@ def test_imputation_is_that_of_pytorch_grad_cam(images, rng, impute, case):
 
 def test_curves_have_the_areas_of_torchcams_deletion_and_insertion(make_pair, images, rng):
     """On images of 8x8 pixels, where a cell is one. Insertion goes the way of least-relevant-first backwards."""
-    metrics = pytest.importorskip("torchcam.metrics", reason="needs torchcam: pip install -e '.[bench]'")
+    metrics = pytest.importorskip("torchcam.metrics", reason="needs torchcam: pip install -e . --group bench")
     pair, small, maps = make_pair("compact", "float32"), images[:6, ::4, ::4], rng.normal(size=(6, 8, 8))
 
     class Extractor:
