@@ -39,7 +39,7 @@ def start(words, cwd, scripts=("train.py", "train.py"), **limits):
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         coordinator = f"127.0.0.1:{listener.getsockname()[1]}"
-    limits = {"init_timeout": 60, "heartbeat_timeout": 5, "step_timeout": 60} | limits
+    limits = {"init_timeout": 60, "heartbeat_timeout": 3, "step_timeout": 60} | limits
     flags = [part for name, value in limits.items() for part in ("--" + name.replace("_", "-"), str(value))]
     flags += ["--coordinator", coordinator, "--num-processes", "2"]
     processes = []

@@ -27,12 +27,20 @@ PEERS = {
 CLASSES = [3, 5, 0, 9, 1, 7]
 
 
-def our_raw_maps(pair, images, stage, method):
-    head = functools.partial(model.head, pair.model, pair.params, stage=stage)
-    activations = model.features(pair.model, pair.params, jnp.asarray(images, pair.dtype), stage=stage)
-    targets = jnp.eye(10, dtype=pair.dtype)[jnp.array(CLASSES)][:, None]
-    gradients = cam.target_gradients(head, activations, targets)
-    return jax.vmap(jax.vmap(cam.METHODS[method], in_axes=(None, 0)))(activations, gradients)[:, 0]
+@pytest.fixture(scope="module")
+def ours(make_pair, images):
+    """A function of a network and a stage: activations and gradients, from which every method makes its maps."""
+
+    @functools.cache
+    def find(preset, dtype, stage):
+        pair = make_pair(preset, dtype)
+        head = functools.partial(model.head, pair.model, pair.params, stage=stage)
+        pixels = jnp.asarray(images[: len(CLASSES)], pair.dtype)
+        activations = model.features(pair.model, pair.params, pixels, stage=stage)
+        targets = jnp.eye(10, dtype=pair.dtype)[jnp.array(CLASSES)][:, None]
+        return activations, cam.target_gradients(head, activations, targets)
+
+    return find
 
 
 def their_maps(pair, images, stage, method):
@@ -42,9 +50,8 @@ def their_maps(pair, images, stage, method):
         return peer(input_tensor=pair.to_torch(images), targets=targets)
 
 
-def compare(pair, images, stage, method, tolerance):
-    theirs = their_maps(pair, images, stage, method)
-    raw = our_raw_maps(pair, images, stage, method)
+def compare(theirs, activations, gradients, method, tolerance):
+    raw = jax.vmap(jax.vmap(cam.METHODS[method], in_axes=(None, 0)))(activations, gradients)[:, 0]
     ours = np.asarray(cam.to_image(raw))
     if method == "eigen-cam":  # the sign of a singular vector is arbitrary; ours is fixed
         flipped = np.asarray(cam.to_image(-raw))
@@ -56,15 +63,17 @@ def compare(pair, images, stage, method, tolerance):
 
 @pytest.mark.parametrize("stage", ["stage1", "stage2", "stage3", "stage4"])
 @pytest.mark.parametrize("method", PEERS)
-def test_maps_in_float64_at_every_stage(method, stage, make_pair, images):
+def test_maps_in_float64_at_every_stage(method, stage, make_pair, images, ours):
     with jax.enable_x64(True):
-        compare(make_pair("resnet18", "float64"), images[: len(CLASSES)], stage, method, 1e-6)
+        theirs = their_maps(make_pair("resnet18", "float64"), images[: len(CLASSES)], stage, method)
+        compare(theirs, *ours("resnet18", "float64", stage), method, 1e-6)
 
 
 @pytest.mark.parametrize("preset", ["resnet18", "compact"])
 @pytest.mark.parametrize("method", PEERS)
-def test_maps_in_float32_at_the_last_stage(method, preset, make_pair, images):
-    compare(make_pair(preset, "float32"), images[: len(CLASSES)], "stage4", method, 5e-5)
+def test_maps_in_float32_at_the_last_stage(method, preset, make_pair, images, ours):
+    theirs = their_maps(make_pair(preset, "float32"), images[: len(CLASSES)], "stage4", method)
+    compare(theirs, *ours(preset, "float32", "stage4"), method, 5e-5)
 
 
 def test_overlays_are_identical(sample, make_pair, images):
