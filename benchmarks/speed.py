@@ -17,7 +17,7 @@ With --beside, a folder with another version of this repository, ours of both ve
     python benchmarks/speed.py step --beside ../before
 
 The candidates take turns, each in a process of its own, so that whatever else the machine does disturbs them alike;
-figures are medians over the turns. With --out they are also written as JSON. Needs the extra `bench` (`start` does
+figures are medians over the turns. With --out they are also written as JSON. Needs the group `bench` (`start` does
 not); runs on whatever device there is.
 """
 

@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
@@ -23,6 +25,7 @@ TRAIN_COLOR, VALIDATION_COLOR, TEST_COLOR = "#0072B2", "#009E73", "#D55E00"
 FORMATS = (".png", ".pdf", ".svg")
 # Of a figure in a paper: inches along it, as the text of a page; dots an inch of a PNG.
 WIDTH, DPI = 5.5, 300
+_LACKING: set[str] = set()  # letters that a warning has named
 _NARROW = 5.0  # inches: below, it stands in a column
 
 
@@ -66,17 +69,30 @@ def render(figure: Figure, path: Path, description: str = "", *, dpi: int = 150)
     """
     kind = require_format(path)
     FigureCanvasAgg(figure)
-    for text in figure.findobj(Text):
+    texts = figure.findobj(Text)
+    for text in texts:
         text.set_parse_math(False)  # a name with a dollar sign is no formula
+    _warn_of_letters("".join(text.get_text() for text in texts))
     metadata = {
         ".png": {"Software": None, "Description": description},
         ".pdf": {"CreationDate": None, "Producer": None, "Creator": None},
         ".svg": {"Date": None, "Creator": None},
     }[kind]
     content = io.BytesIO()
-    with rc_context({"svg.hashsalt": "cifar_flax", "pdf.fonttype": 42}):
+    with rc_context({"svg.hashsalt": "cifar_flax", "pdf.fonttype": 42}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # said above, once
         figure.savefig(content, format=kind[1:], dpi=dpi, metadata=metadata)
     return content.getvalue()
+
+
+def _warn_of_letters(text: str) -> None:
+    """Says once which letters the pictures' font lacks, as it may those of a class's name."""
+    font = get_font(findfont(FontProperties()))
+    lacking = {x for x in text if not x.isspace() and not font.get_char_index(ord(x))} - _LACKING
+    if lacking:
+        _LACKING.update(lacking)
+        shown = " ".join(sorted(lacking))
+        warnings.warn(f"pictures show a box for {shown}: their font has no such letter; pages have it", stacklevel=3)
 
 
 def save_figure(figure: Figure, path: Path, description: str = "", *, dpi: int = 150) -> bytes:

@@ -152,3 +152,12 @@ def test_a_picture_of_another_kind_is_refused(tmp_path, suffix):
     with pytest.raises(ValueError, match=r"expected a name that ends in \.png"):
         plots.plot_curves(ROWS, tmp_path / f"a{suffix}", "title")
     assert not list(tmp_path.iterdir())
+
+
+def test_letters_that_the_font_lacks_are_named_once(tmp_path):
+    figure = Figure()
+    figure.suptitle("猫 taken for 犬\nβ, é: $5")
+    with pytest.warns(UserWarning) as said:
+        plots.save_figure(figure, tmp_path / "a.png")
+    assert [str(x.message).split(":")[0] for x in said] == ["pictures show a box for 犬 猫"]
+    plots.save_figure(figure, tmp_path / "b.png")

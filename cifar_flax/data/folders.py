@@ -58,7 +58,7 @@ def load_folder(folder: Path, image_size: int | None, skip_broken: bool, report:
     notes += _left_out([folder / "train" if is_split else folder, *([] if where is None else [where])])
 
     def make() -> Dataset:
-        report(f"{folder}: reading {len(files):,} pictures of {len(names)} classes")
+        report(f"{folder}: reading {len(files):,} pictures of {len(names)} class{'es' * (len(names) > 1)}")
         return assemble(
             folder.resolve().name or "pictures",
             names,

@@ -3,7 +3,7 @@
 import functools
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -68,17 +68,45 @@ def difference_overlay(image: np.ndarray, raw: np.ndarray) -> np.ndarray | None:
     return cam.overlay_difference(pixels, np.asarray(share))
 
 
-def _bare(axes: Axes, picture: np.ndarray, title: str = "", **options: Any) -> AxesImage:
-    """Shows a picture without ticks."""
+def _bare(axes: Axes, picture: np.ndarray, title: str = "", size: float = 8, **options: Any) -> AxesImage:
+    """Shows a picture without ticks, and a title of so many points above."""
     axes.set_xticks([])
     axes.set_yticks([])
-    axes.set_title(title, fontsize=8)
+    axes.set_title(title, fontsize=size, pad=3)
     return axes.imshow(picture, **{"interpolation": "nearest", **options})
 
 
-def _blank(figure_axes: Iterable[Axes]) -> None:
-    for axes in figure_axes:
-        axes.set_axis_off()
+def _sheet(
+    titles: Sequence[str], rows: int, columns: int, cell: float, title: str
+) -> tuple[Figure, Callable[[int, int], Axes], float]:
+    """A figure for pictures in rows, a function that makes the axes at (row, column), and the points of their titles.
+
+    Every place is known beforehand: matplotlib's layout engines take longer than all of the drawing.
+
+    Args:
+      titles: those that stand above pictures.
+      rows: how many.
+      columns: how many.
+      cell: inches from a picture to the next one.
+      title: printed above all.
+    """
+    size = max(5, _fitting([" ", *"\n".join(titles).split("\n")], 8, cell - 0.1))
+    above = max((text.count("\n") + 1 for text in titles), default=0) * size * _LINE + 0.15
+    width, height = columns * cell, 0.4 + rows * (above + cell - 0.1)
+    figure = Figure(figsize=(width, height))
+    _head(figure, title, 12)
+
+    def place(row: int, column: int) -> Axes:
+        bottom, side = height - 0.4 - (row + 1) * (above + cell - 0.1), cell - 0.1
+        return figure.add_axes(((column * cell + 0.05) / width, (bottom + 0.05) / height, side / width, side / height))
+
+    return figure, place, size
+
+
+def _head(figure: Figure, title: str, size: float) -> None:
+    """Writes above all, in so many points or as many as fit."""
+    width, height = figure.get_size_inches()
+    figure.suptitle(title, y=1 - 0.08 / height, fontsize=_fitting([title], size, width - 0.1) if title else size)
 
 
 def plot_predictions(images: np.ndarray, titles: Sequence[str], path: Path, title: str, description: str = "") -> None:
@@ -91,13 +119,9 @@ def plot_predictions(images: np.ndarray, titles: Sequence[str], path: Path, titl
       title: printed above.
       description: kept in the file.
     """
-    num_rows = max(1, -(-len(images) // 5))
-    figure = Figure(figsize=(10, 0.5 + 2.3 * num_rows), layout="constrained")
-    figure.suptitle(title)
-    grid = figure.subplots(num_rows, 5, squeeze=False)
-    for axes, image, text in zip(grid.flat, images, titles, strict=False):
-        _bare(axes, image, text)
-    _blank(grid.flat[len(images) :])
+    figure, place, size = _sheet(titles, max(1, -(-len(images) // 5)), 5, 2.0, title)
+    for i, (image, text) in enumerate(zip(images, titles, strict=True)):
+        _bare(place(*divmod(i, 5)), image, text, size)
     save_figure(figure, path, description)
 
 
@@ -118,20 +142,19 @@ def overlay_figure(
       title: printed above.
     """
     width = 1 + (len(overlays[0]) if len(overlays) else 1)
-    num_rows, num_columns = max(1, -(-len(images) // 2)), 1 if len(images) == 1 else 2
-    figure = Figure(figsize=(1.8 * width * num_columns, 0.5 + 2.1 * num_rows), layout="constrained")
-    figure.suptitle(title)
-    grid = figure.subplots(num_rows, num_columns * width, squeeze=False).reshape(-1, width)
-    for row, image, shown, text, names in zip(grid, images, overlays, titles, overlay_titles, strict=False):
-        _bare(row[0], image, text)
-        for axes, picture, name in zip(row[1:], shown, names, strict=True):
-            _overlay(axes, image, picture, name)
-    _blank(grid[len(images) :].flat)
+    num_rows, across = max(1, -(-len(images) // 2)), 1 if len(images) == 1 else 2
+    words = [*titles, *itertools.chain(*overlay_titles)]
+    figure, place, size = _sheet(words, num_rows, across * width, 1.8, title)
+    for i, (image, shown, text, names) in enumerate(zip(images, overlays, titles, overlay_titles, strict=True)):
+        row, left = i // across, i % across * width
+        _bare(place(row, left), image, text, size)
+        for column, (picture, name) in enumerate(zip(shown, names, strict=True), left + 1):
+            _overlay(place(row, column), image, picture, name, size)
     return figure
 
 
-def _overlay(axes: Axes, image: np.ndarray, picture: np.ndarray | None, title: str) -> None:
-    _bare(axes, image // 3 if picture is None else picture, title)
+def _overlay(axes: Axes, image: np.ndarray, picture: np.ndarray | None, title: str, size: float = 8) -> None:
+    _bare(axes, image // 3 if picture is None else picture, title, size)
     if picture is None:
         _write(axes, ZERO, 10)
 
@@ -165,16 +188,23 @@ def plot_explanation(
       title: printed above.
       description: kept in the file.
     """
-    count = 2 + len(overlays)
-    figure = Figure(figsize=(2.6 * count + 3, 3.2), layout="constrained")
-    figure.suptitle(title, fontsize=11)
-    panels = figure.subplots(1, count + 1, width_ratios=[1] * count + [1.1])
+    side, scale, names = 2.5, 0.8, [cut(name, "", 8, 2) for name in class_names]  # inches, like all here
+    pictures = (2 + len(overlays)) * (side + 0.1)
+    width, height = pictures + scale + max(_extent(name, 8) for name in names) / 72 + 0.1 + side + 0.15, side + 0.75
+    figure = Figure(figsize=(width, height))
+    _head(figure, title, 11)
+
+    def place(left: float, wide: float, shrink: float = 1) -> Axes:
+        bottom = 0.25 + side * (1 - shrink) / 2
+        return figure.add_axes((left / width, bottom / height, wide / width, shrink * side / height))
+
+    panels = [place(0.05 + i * (side + 0.1), side) for i in range(2 + len(overlays))]
     _bare(panels[0], image, "image")
     for axes, picture, name in zip(panels[1:], overlays, overlay_titles, strict=False):
         _overlay(axes, image, picture, name)
     limit = float(np.abs(difference).max()) or 1.0
     shown = _bare(
-        panels[count - 1],
+        panels[-1],
         difference,
         "predicted minus true",
         cmap=_DIFFERENCE_COLORS,
@@ -183,12 +213,14 @@ def plot_explanation(
         interpolation="bilinear",
         extent=(0, image.shape[1], image.shape[0], 0),
     )
-    figure.colorbar(shown, ax=panels[count - 1], shrink=0.8)
-    panels[count].barh(range(len(class_names)), probabilities, color=TRAIN_COLOR)
-    panels[count].set_yticks(range(len(class_names)), class_names, fontsize=8)
-    panels[count].set_xlim(0, 1)
-    panels[count].invert_yaxis()
-    panels[count].set_title("probability", fontsize=8)
+    figure.colorbar(shown, cax=place(pictures, 0.1, 0.8)).ax.tick_params(labelsize=8)
+    bars = place(width - side - 0.15, side)
+    bars.barh(range(len(names)), probabilities, color=TRAIN_COLOR)
+    bars.set_yticks(range(len(names)), names)
+    bars.tick_params(labelsize=8)
+    bars.set_xlim(0, 1)
+    bars.invert_yaxis()
+    bars.set_title("probability", fontsize=8, pad=3)
     save_figure(figure, path, description)
 
 
@@ -444,7 +476,8 @@ def plot_pairs(
             _bare(axes, picture, name, vmin=0, vmax=maps.max(), cmap="viridis")
     for axes, name in zip(grid[:, 0], ("map of the predicted class", "map of the true class"), strict=True):
         axes.set_ylabel(name, fontsize=8)
-    _blank(grid[:, len(pairs) :].flat)
+    for axes in grid[:, len(pairs) :].flat:
+        axes.set_axis_off()
     return save_figure(figure, path)
 
 

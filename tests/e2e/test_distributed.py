@@ -221,13 +221,13 @@ def test_processes_that_do_not_meet_are_one_line(tmp_path):
 
 
 def test_eight_devices_train_as_one_does(tmp_path):
-    """One epoch of the sample: counts alike, figures and parameters within rounding; no step gathers anything."""
+    """One epoch of the sample: counts alike, figures and parameters within rounding; each has its share of the images."""
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": "8", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, str(ROOT / "tests" / "e2e" / "processes.py"), "eight"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
-    assert found["same images"] and found["all-reduce"] and not found["gathers"]
+    assert found["same images"] and found["images a device"] == [64, 8]
     one, eight = found["rows"]
     for name in ("train", "test"):
         assert one[f"{name}_total"] == eight[f"{name}_total"] == 1000

@@ -1,4 +1,4 @@
-"""The same numbers as PyTorch and pytorch-grad-cam: needs the extra `bench`."""
+"""The same numbers as PyTorch and pytorch-grad-cam: needs the group `bench`."""
 
 import contextlib
 import importlib

@@ -1,6 +1,7 @@
 """Every field of the config reaches its place, with its value: what the parts of a run are called with."""
 
 import dataclasses
+import functools
 import inspect
 import os
 
@@ -13,7 +14,7 @@ from cifar_flax.commands import train
 from cifar_flax.config import Config, for_images, validate
 from cifar_flax.data import augment, decode_batch, encode_batch
 from cifar_flax.execution import resolve
-from cifar_flax.network import weights
+from cifar_flax.network import model, weights
 from cifar_flax.training import beginning, loop, optim, rundir, step
 from cifar_flax.training.metrics import Metrics
 from cifar_flax.training.program import DeviceSplit, build_program
@@ -222,18 +223,20 @@ def test_determinism_is_asked_of_the_compiler_before_it_starts(tmp_path, monkeyp
         assert ("--xla_gpu_exclude_nondeterministic_ops=true" in os.environ["XLA_FLAGS"]) == there
 
 
-def test_precision_reaches_the_program(monkeypatch):
-    """Which numbers the program computes with is read from it, not from the results."""
+@pytest.mark.parametrize(("precision", "expected"), [("bfloat16", "bfloat16"), ("float32", "float32")])
+def test_precision_reaches_the_network(precision, expected, monkeypatch):
+    """What its activations are made of, and that its logits are float32 always."""
     monkeypatch.setattr(execution, "has_bfloat16", lambda device: True)
-
-    def text(precision: str) -> str:
-        config = dataclasses.replace(GIVEN, widths=(128,), strides=(2,), precision=precision)
-        built = build_program(config, NUM_TRAIN)
-        state, sums = jax.eval_shape(built.create_state), jax.eval_shape(Metrics.empty)
-        images = jax.ShapeDtypeStruct((NUM_TRAIN, 32, 32, 3), np.uint8)
-        return built.lower(state, sums, DeviceSplit(images, jax.ShapeDtypeStruct((NUM_TRAIN,), np.int32))).as_text()
-
-    assert "bf16" in text("bfloat16") and "bf16" not in text("float32")
+    built = build_program(dataclasses.replace(GIVEN, precision=precision), NUM_TRAIN)
+    params, images = jax.eval_shape(built.create_state).params, jax.ShapeDtypeStruct((2, 32, 32, 3), np.float32)
+    found = [
+        jax.eval_shape(lambda p, x, part=part: part(p, x), params, images).dtype.name
+        for part in (
+            functools.partial(model.features, built.model, stage="stage1"),
+            functools.partial(model.forward, built.model),
+        )
+    ]
+    assert found == [expected, "float32"]
 
 
 def test_the_devices_of_a_cpu_share_the_images(sample, tiny):
