@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from cifar_flax.data import Dataset, similar
+from cifar_flax.data import Dataset
 from cifar_flax.errors import UserError
 from cifar_flax.explaining import comparison, evaluation, neighbours, people, robustness, slices
 from cifar_flax.explaining.comparison import Comparison
@@ -180,8 +180,9 @@ def analyse(
         methods=[selection.method],
         on_batch=progress("mapping", len(test.images)),
     )[:, 0, 0]
-    looks = similar.thumbnails(test.images)
-    groups = slices.find(slices.attributes(test.images, raw), looks, predictions)
+    middle = network.stages[(len(network.stages) - 1) // 2]
+    features = network.channel_means(test.images, [middle], progress("grouping", len(test.images)))
+    groups = slices.find(slices.attributes(test.images, raw), features, predictions)
     compared = None
     if compare_with is not None:
         stage = selection.stage if selection.stage in compare_with.stages else compare_with.stages[-1]
@@ -210,7 +211,7 @@ def analyse(
     )[:, :, 0]
     nearest = None
     if selection.neighbours and len(dataset.train.images):
-        nearest = neighbours.measure(network, dataset, predictions, looks, shown, selection.neighbours, progress)
+        nearest = neighbours.measure(network, dataset, predictions, shown, selection.neighbours, progress)
     evaluated, robust = None, [None, None]
     if evaluate is not None:
         evaluated = evaluation.evaluate(

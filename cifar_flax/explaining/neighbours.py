@@ -70,7 +70,6 @@ def measure(
     network: Network,
     dataset: Dataset,
     predictions: Predictions,
-    looks: np.ndarray,
     shown: np.ndarray,
     count: int,
     progress: Progress,
@@ -81,7 +80,6 @@ def measure(
       network: the network.
       dataset: the data set.
       predictions: of its `N` test images, with their features.
-      looks: thumbnails of these, as `similar.thumbnails` makes them.
       shown: int `[n]`, positions of the test images to look up.
       count: how many training images of each; fewer where there are no more.
       progress: (what, total) to a function that is told how many more are done.
@@ -94,7 +92,7 @@ def measure(
     wrong = np.flatnonzero(~predictions.correct)
     few = np.random.default_rng(0).permutation(wrong)[:_BY_PIXELS]
     alike = similar.nearest(test.images[few], train.images, count, _less_distance)
-    pairs = similar.near_duplicates(looks, similar.thumbnails(train.images))
+    pairs = similar.near_duplicates(*(similar.thumbnails(split.images) for split in (test, train)))
     apart = np.ones(len(predictions), bool)
     apart[pairs[:, 0]] = False
     voters = similar.nearest(known, known, min(_VOTERS, len(known) - 1), skip_self=True)

@@ -175,6 +175,12 @@ class Network:
         _require_finite(logits, "logits")
         return Predictions(logits, self.spec.class_names, labels, features)
 
+    def channel_means(
+        self, images: np.ndarray, stages: Sequence[str], on_batch: OnBatch = lambda count: None
+    ) -> np.ndarray:
+        """What stages see of uint8 images `[N, H, W, 3]`: the mean of each of their channels, float32 `[N, K]`."""
+        return self.in_batches(self.compiled(build_means, tuple(stages)), (images,), on_batch)
+
     def explain(
         self,
         images: Any,
@@ -346,6 +352,17 @@ def build_outputs(model: ResNet) -> Callable[..., jax.Array]:
         return jnp.concatenate([logits, activation.astype(logits.dtype).mean(axis=(1, 2))], axis=1)
 
     return outputs
+
+
+def build_means(model: ResNet, stages: Sequence[str]) -> Callable[..., jax.Array]:
+    """A function of parameters and uint8 images `[B, H, W, 3]`: the mean of each channel of these stages, `[B, K]`."""
+
+    def means(params, images):
+        images = model.spec.normalize(images)
+        found = [model_lib.features(model, params, images, stage=stage) for stage in stages]
+        return jnp.concatenate([stage.mean(axis=(1, 2), dtype=jnp.float32) for stage in found], axis=1)
+
+    return means
 
 
 def build_maps(model: ResNet, stage: str, methods: Sequence[str]) -> Callable[..., jax.Array]:

@@ -4,11 +4,10 @@ A network names one of its classes for anything. So each picture is marked whose
 those of training images than nearly all test images' are (deep nearest neighbours, Sun et al. 2022, arXiv 2204.06507).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image, ImageOps
@@ -21,8 +20,6 @@ from cifar_flax.errors import printable
 from cifar_flax.explaining import cam, neighbours, pages
 from cifar_flax.explaining.folder import PICTURES, replacing
 from cifar_flax.explaining.network import Network, OnBatch, no_progress
-from cifar_flax.network import model as model_lib
-from cifar_flax.network.model import ResNet
 
 UNLIKE_SHARE, NEIGHBOUR = 0.05, 10
 _SHOWN = 320  # pixels along a picture on the page
@@ -41,20 +38,6 @@ def rule(reference: Dataset) -> str:
     )
 
 
-def build_features(model: ResNet) -> Callable[..., jax.Array]:
-    """A function of parameters and images `[B, H, W, 3]`: the mean of each channel of every stage, `[B, K]`.
-
-    Of every stage, since early ones see what the last no longer does.
-    """
-
-    def features(params, images):
-        images = model.spec.normalize(images)
-        stages = [model_lib.features(model, params, images, stage=stage) for stage in model.stage_names]
-        return jnp.concatenate([stage.mean(axis=(1, 2), dtype=jnp.float32) for stage in stages], axis=1)
-
-    return features
-
-
 def distance(network: Network, images: np.ndarray, reference: Dataset) -> tuple[np.ndarray, float]:
     """How far images are from the training set to a network.
 
@@ -70,8 +53,8 @@ def distance(network: Network, images: np.ndarray, reference: Dataset) -> tuple[
     """
     images = network.spec.check_images(images)
 
-    def features(images):
-        return network.in_batches(network.compiled(build_features), (images,))
+    def features(images):  # of every stage, since early ones see what the last no longer does
+        return network.channel_means(images, network.stages)
 
     known = features(_drawn(reference.train))
     deviation = known.std(axis=0)

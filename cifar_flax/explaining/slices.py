@@ -10,6 +10,7 @@ import numpy as np
 from scipy.cluster.vq import kmeans2, vq
 from scipy.stats import binomtest, false_discovery_control, hypergeom
 
+from cifar_flax.data import similar
 from cifar_flax.explaining import agreement
 from cifar_flax.explaining.predictions import Predictions
 
@@ -47,8 +48,9 @@ DEFINITIONS = {
         name: f"{what}; lowest quarter of a class: {low}, highest: {high}"
         for name, (what, low, high) in ATTRIBUTES.items()
     },
-    "look-alikes": f"{_CLUSTERS} clusters of a class by k-means of its images at 8x8 pixels, less their mean and at "
-    "length 1; in brackets, by what they differ most from their class",
+    "clusters": f"{_CLUSTERS} of each class, by k-means of its images' features at the stage in the middle: the mean "
+    "of each channel, in standard deviations, at length 1. That stage does not yet hold the answer. In brackets, by "
+    "what they differ most from their class",
     "tried": "each quarter and cluster of each class: whether they are wrong more often than the others of the class, "
     f"or taken more often for another one, where {_FREQUENT} or more of the first half are",
     "carried": f"p < {LEVEL} on the first half; of two groups that share more than half of the smaller, the surer one",
@@ -135,12 +137,12 @@ def _of_pixels(images: np.ndarray) -> np.ndarray:
     )
 
 
-def find(measured: Mapping[str, np.ndarray], looks: np.ndarray, predictions: Predictions, seed: int = 0) -> Slices:
+def find(measured: Mapping[str, np.ndarray], features: np.ndarray, predictions: Predictions, seed: int = 0) -> Slices:
     """Groups that fail more often than the others of their class.
 
     Args:
       measured: float `[N]` each, as `attributes` returns them.
-      looks: float `[N, K]`, near to each other where images look alike.
+      features: float `[N, K]`, what the network sees in them.
       predictions: of these images.
       seed: draws the halves, and where clusters begin.
     """
@@ -148,13 +150,15 @@ def find(measured: Mapping[str, np.ndarray], looks: np.ndarray, predictions: Pre
     order = rng.permutation(len(labels))
     first = np.zeros(len(labels), bool)
     first[order[np.argsort(labels[order], kind="stable")][::2]] = True  # half of each class
+    deviations = (features - features.mean(axis=0)) / np.maximum(features.std(axis=0), 1e-9)
+    alike = similar.unit(deviations)
     tried, carried = 0, []
     for label in np.unique(labels).tolist():
         members = np.flatnonzero(labels == label)
         half = first[members]
         if half.sum() >= _LEAST:
             values = {name: x[members] for name, x in measured.items()}
-            groups = {**_quarters(values, half), **_look_alikes(values, looks[members], half, rng)}
+            groups = {**_quarters(values, half), **_clusters(values, alike[members], half, rng)}
             taken_for = (None, *_often(predictions, members[half]))
             tried += len(groups) * len(taken_for)
             carried += _promising(predictions, groups, label, taken_for, members, half)
@@ -187,16 +191,14 @@ def _quarters(values: Mapping[str, np.ndarray], half: np.ndarray) -> dict[str, n
     return found
 
 
-def _look_alikes(
-    values: Mapping[str, np.ndarray], looks: np.ndarray, half: np.ndarray, rng: np.random.Generator
+def _clusters(
+    values: Mapping[str, np.ndarray], alike: np.ndarray, half: np.ndarray, rng: np.random.Generator
 ) -> dict[str, np.ndarray]:
     """Clusters of a class's first half, and the images of the second nearest to their centres, bool."""
-    begin = rng.permutation(np.unique(looks[half], axis=0))[:_CLUSTERS]
-    nearest = vq(looks, kmeans2(looks[half], begin, minit="matrix")[0])[0]
+    begin = rng.permutation(np.unique(alike[half], axis=0))[:_CLUSTERS]
+    nearest = vq(alike, kmeans2(alike[half], begin, minit="matrix")[0])[0]
     clusters = [nearest == number for number in range(len(begin))]
-    return {
-        f"look-alikes {i}{_described(values, chosen & half, half)}": chosen for i, chosen in enumerate(clusters, 1)
-    }
+    return {f"cluster {i}{_described(values, chosen & half, half)}": chosen for i, chosen in enumerate(clusters, 1)}
 
 
 def _described(values: Mapping[str, np.ndarray], chosen: np.ndarray, half: np.ndarray) -> str:

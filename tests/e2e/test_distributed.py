@@ -221,7 +221,7 @@ def test_processes_that_do_not_meet_are_one_line(tmp_path):
 
 
 def test_eight_devices_train_as_one_does(tmp_path):
-    """One epoch of the sample: counts alike, figures and parameters within rounding; each has its share of the images."""
+    """One epoch of the sample: counts alike, figures and parameters within rounding; each augments its share."""
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": "8", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, str(ROOT / "tests" / "e2e" / "processes.py"), "eight"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)

@@ -132,7 +132,7 @@ def test_a_planted_hue_is_found(sample):
     assert hits >= 9
 
 
-def test_images_that_look_alike_are_a_group(made_up):
+def test_images_that_the_network_sees_alike_are_a_group(made_up):
     """A quarter of a class has features of its own and is taken for another class; the words say how it differs."""
     values, looks, labels, guesses = made_up(0)
     odd = np.flatnonzero(labels == 0)[::4]
@@ -142,7 +142,7 @@ def test_images_that_look_alike_are_a_group(made_up):
     found = slices.find(values, looks, predicted_as(guesses, labels))
     best = found.confirmed[0]
     assert (best.label, best.taken) == (0, 2) and set(best.positions) <= set(odd)
-    assert best.words.startswith("look-alikes ") and best.words.endswith("(bright)")
+    assert best.words.startswith("cluster ") and best.words.endswith("(bright)")
 
 
 def test_rates_and_tests_are_of_the_second_half(made_up):
@@ -240,6 +240,20 @@ def analysis(sample):
 
     changed = Changed(**{field.name: getattr(network, field.name) for field in dataclasses.fields(network)})
     return analyse(changed, sample, Selection(num_wrong=2, neighbours=0))
+
+
+def test_clusters_are_of_what_the_middle_stage_sees(sample, monkeypatch):
+    network, few, given = load("compact"), dataclasses.replace(sample, test=sample.test.take(slice(70))), []
+    find = slices.find
+    monkeypatch.setattr(slices, "find", lambda *arguments: given.append(arguments) or find(*arguments))
+    analyse(network, few, Selection(num_wrong=1, neighbours=0))
+    (_, features, _) = given[0]
+    expected = (
+        np.asarray(network.features(network.spec.normalize(few.test.images), stage="stage2"))
+        .astype(np.float64)
+        .mean(axis=(1, 2))
+    )
+    np.testing.assert_allclose(features, expected, rtol=0.02, atol=0.02 * expected.std())
 
 
 @pytest.mark.slow
