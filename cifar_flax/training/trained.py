@@ -57,13 +57,13 @@ def load(path: str | os.PathLike | None, flag: str = "--ckpt") -> Trained:
     Args:
       path: `runs/x`, `runs/x/checkpoints/12`, `x.safetensors`, a folder that holds `model.safetensors`, a name of
         `PUBLISHED`, or None for the first of these.
-        A file or a folder of that name comes before a published network.
+        A file, a run or a folder with a model of that name comes before a published network.
       flag: that named it, for messages.
 
     Raises:
       UserError: there is none, it is broken, or its parameters are not those of its own config.
     """
-    if path is None or (str(path) in PUBLISHED and not Path(path).exists()):
+    if path is None or (str(path) in PUBLISHED and not _is_network(Path(path))):
         name = next(iter(PUBLISHED)) if path is None else str(path)
         return _from_file(PUBLISHED[name], f"published {name} network", Path())
     if not isinstance(path, str | os.PathLike):
@@ -75,6 +75,10 @@ def load(path: str | os.PathLike | None, flag: str = "--ckpt") -> Trained:
         return _from_file(path, str(path), path.parent)
     run, epoch = _locate(path, flag)
     return _from_run(run, epoch)
+
+
+def _is_network(path: Path) -> bool:
+    return path.is_file() or any((path / name).exists() for name in (rundir.CONFIG, PUBLISHED_AS))
 
 
 def _locate(path: Path, flag: str) -> tuple[Path, int | None]:

@@ -55,6 +55,16 @@ def test_parameters_that_are_not_the_configs_are_named(network, tmp_path):
         trained.load(tmp_path / "a.safetensors")
 
 
+def test_a_network_here_comes_before_a_published_one_of_its_name_and_another_folder_does_not(
+    network, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "compact").mkdir()
+    assert trained.load("compact").name == "published compact network"
+    save(tmp_path / "compact" / "model.safetensors", network)
+    assert trained.load("compact").digest == network.digest
+
+
 def test_what_is_no_checkpoint_is_refused(tmp_path):
     for path in (tmp_path, tmp_path / "nowhere", tmp_path / "checkpoints" / "3"):
         with pytest.raises(UserError, match="is no checkpoint"):
