@@ -1,6 +1,5 @@
 """`python explain.py` as a person runs it, with the embedded network on the embedded sample."""
 
-import base64
 import hashlib
 import json
 import re
@@ -13,7 +12,7 @@ import pytest
 from PIL import Image
 
 from cifar_flax import commands
-from cifar_flax.explaining.folder import EXPLANATION, PICTURES, check
+from cifar_flax.explaining.folder import PICTURES, check
 
 ROOT = Path(__file__).parents[2]
 
@@ -157,40 +156,6 @@ def test_overwriting_replaces_the_directory(tmp_path, here):
     assert here("explain", "--out", "a", "--overwrite", "--count", 1) == 0
     assert not (tmp_path / "a" / "mended.png").exists() and (tmp_path / "a" / "report.html").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
-
-
-def colours(path):
-    with Image.open(path) as picture:
-        return len(np.unique(np.asarray(picture).reshape(-1, 4), axis=0))
-
-
-def test_an_evaluation_is_in_files_pictures_report_and_card(tmp_path, here):
-    words = ("evaluate", "--num-images", 30, "--count", 1, "--out", "a", "--corruptions", "--compare", "compact")
-    assert here(*words) == 0
-    folder = tmp_path / "a"
-    trust = json.loads((folder / "trust.json").read_text())
-    assert trust["images"] == 30 and trust["seed"] == 0 and "SAMPLE" in trust["data"]
-    assert sum(trust["faithfulness"]["images"].values()) == 30
-    parts = ("faithfulness", "randomisation", "class_sensitivity", "pointing", "whole", "calibration")
-    assert set(parts) < set(trust) and set(parts) < set(trust["definitions"])
-    html = (folder / "report.html").read_text()
-    tables = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', html, re.DOTALL)[1])[
-        "trust"
-    ]
-    robust = json.loads((folder / "robustness.json").read_text())
-    assert robust["images"] == 30 and robust["accuracy"] == robust["other"]["accuracy"]
-    assert colours(folder / "corruptions.png") > 50 and robust["about"][0] in html
-    assert here("publish", "card", "--report", "a") == 0
-    assert (tmp_path / "card" / "index.html").read_bytes() == (tmp_path / "a" / "report.html").read_bytes()
-    card = (tmp_path / "card" / "README.md").read_text()
-    assert robust["about"][0] in card and f"| clean | {100 * robust['accuracy']['clean'][0]:.1f}% | | | | |" in card
-    snow = " | ".join(f"{100 * x:.1f}%" for x in robust["accuracy"]["snow"])
-    assert f"| snow | {snow} |" in card
-    check(folder, EXPLANATION, overwrite=True)  # all that it wrote may be replaced
-    drawn = [base64.b64decode(table["picture"]) for table in tables if table["picture"]]
-    assert drawn == [
-        (folder / f"{name}.png").read_bytes() for name in ("faithfulness", "confusion_maps", "calibration")
-    ]
 
 
 def test_pictures_of_ones_own_are_explained_and_broken_ones_named(tmp_path, sample, here, capsys):

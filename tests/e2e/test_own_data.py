@@ -1,8 +1,10 @@
 """A data set of one's own, from its files to a report: scikit-learn's digits, as four kinds of files."""
 
+import base64
 import gzip
 import io
 import json
+import re
 import struct
 
 import numpy as np
@@ -12,6 +14,7 @@ from sklearn.datasets import load_digits
 
 import cifar_flax
 from cifar_flax import commands
+from cifar_flax.explaining.folder import EXPLANATION, check
 
 pytestmark = pytest.mark.slow
 
@@ -143,12 +146,37 @@ def test_pictures_in_folders_of_their_classes_have_an_accuracy(run, capsys, tmp_
     assert "pictures, by their folders' names" in capsys.readouterr().out
 
 
-def test_an_evaluation_of_small_images_measures_everything(run, tmp_path):
-    _, out = run
-    words = ["evaluate", "--ckpt", str(out), "--num-images", "20", "--count", "1", "--out", str(tmp_path / "a")]
-    assert commands.main(words) == 0
-    trust = json.loads((tmp_path / "a" / "trust.json").read_text())
-    assert trust["images"] == 20 and set(trust["pointing"]) >= {"stem", "stage1", "stage2"}
+def test_an_evaluation_is_in_files_pictures_report_and_card(run, tmp_path, monkeypatch):
+    """Of small images, and beside another network: itself."""
+    monkeypatch.chdir(tmp_path)
+    ours = str(run[1])
+    words = ["evaluate", "--ckpt", ours, "--num-images", "30", "--count", "1", "--corruptions", "--compare", ours]
+    assert commands.main([*words, "--out", "a"]) == 0
+    folder = tmp_path / "a"
+    trust = json.loads((folder / "trust.json").read_text())
+    assert trust["images"] == 30 and trust["seed"] == 0 and "digits" in trust["data"]
+    assert set(trust["pointing"]) >= {"stem", "stage1", "stage2"}
+    assert sum(trust["faithfulness"]["images"].values()) == 30
+    parts = ("faithfulness", "randomisation", "class_sensitivity", "pointing", "whole", "calibration")
+    assert set(parts) < set(trust) and set(parts) < set(trust["definitions"])
+    html = (folder / "report.html").read_text()
+    found = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', html, re.DOTALL)[1])
+    robust = json.loads((folder / "robustness.json").read_text())
+    assert robust["images"] == 30 and robust["accuracy"] == robust["other"]["accuracy"]
+    with Image.open(folder / "corruptions.png") as picture:
+        assert len(np.unique(np.asarray(picture).reshape(-1, 4), axis=0)) > 50
+    assert robust["about"][0] in html
+    assert commands.main(["publish", "card", "--ckpt", ours, "--report", "a"]) == 0
+    assert (tmp_path / "card" / "index.html").read_bytes() == (folder / "report.html").read_bytes()
+    card = (tmp_path / "card" / "README.md").read_text()
+    assert robust["about"][0] in card and f"| clean | {100 * robust['accuracy']['clean'][0]:.1f}% | | | | |" in card
+    snow = " | ".join(f"{100 * x:.1f}%" for x in robust["accuracy"]["snow"])
+    assert f"| snow | {snow} |" in card
+    check(folder, EXPLANATION, overwrite=True)  # all that it wrote may be replaced
+    drawn = [base64.b64decode(table["picture"]) for table in found["trust"] if table["picture"]]
+    assert drawn == [
+        (folder / f"{name}.png").read_bytes() for name in ("faithfulness", "confusion_maps", "calibration")
+    ]
 
 
 def test_animals_and_vehicles(sample, tmp_path):
