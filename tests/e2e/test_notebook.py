@@ -20,7 +20,7 @@ def test_it_has_ten_cells_and_their_outputs():
 
 @pytest.mark.slow
 def test_it_runs(tmp_path):
-    pytest.importorskip("nbmake", reason="needs nbmake: the extra test")
+    pytest.importorskip("nbmake", reason="needs nbmake: the group test")
     shutil.copy(NOTEBOOK, tmp_path)
     command = [sys.executable, "-m", "pytest", "--nbmake", NOTEBOOK.name, "--override-ini", "addopts="]
     process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)

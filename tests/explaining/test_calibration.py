@@ -129,7 +129,7 @@ def test_the_band_holds_a_calibrated_network(rng):
 
 
 def test_agrees_with_scikit_learn(predictions):
-    metrics = pytest.importorskip("sklearn.metrics", reason="needs scikit-learn: the extra test")
+    metrics = pytest.importorskip("sklearn.metrics", reason="needs scikit-learn: the group test")
     curve = pytest.importorskip("sklearn.calibration").calibration_curve
     logits, labels = predictions
     p = softmax(logits, axis=1)
@@ -146,7 +146,7 @@ def test_agrees_with_scikit_learn(predictions):
 
 
 def test_temperature_is_that_of_scikit_learn(predictions):
-    pytest.importorskip("sklearn", reason="needs scikit-learn: the extra test")
+    pytest.importorskip("sklearn", reason="needs scikit-learn: the group test")
     from sklearn.base import BaseEstimator, ClassifierMixin
     from sklearn.calibration import CalibratedClassifierCV
     from sklearn.frozen import FrozenEstimator

@@ -41,7 +41,7 @@ def test_jax_alone_runs_it_for_any_number_of_images(tmp_path, sample, monkeypatc
 
 
 def test_the_card_is_read_by_the_hub_and_its_figures_are_the_runs(tmp_path, capsys):
-    hub = pytest.importorskip("huggingface_hub", reason="needs huggingface-hub: the extra test")
+    hub = pytest.importorskip("huggingface_hub", reason="needs huggingface-hub: the group test")
     assert commands.main(["publish", str(tmp_path / "card")]) == 0
     network = trained.load(None)
     read = hub.ModelCard.load(tmp_path / "card" / card.CARD)
