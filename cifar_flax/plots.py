@@ -25,8 +25,8 @@ TRAIN_COLOR, VALIDATION_COLOR, TEST_COLOR = "#0072B2", "#009E73", "#D55E00"
 FORMATS = (".png", ".pdf", ".svg")
 # Of a figure in a paper: inches along it, as the text of a page; dots an inch of a PNG.
 WIDTH, DPI = 5.5, 300
-_LACKING: set[str] = set()  # letters that a warning has named
 _NARROW = 5.0  # inches: below, it stands in a column
+_LACKING: set[str] = set()  # letters that a warning has named
 
 
 def require_format(path: Path) -> str:

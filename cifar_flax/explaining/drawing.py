@@ -90,7 +90,7 @@ def _sheet(
       cell: inches from a picture to the next one.
       title: printed above all.
     """
-    size = max(5, _fitting([" ", *"\n".join(titles).split("\n")], 8, cell - 0.1))
+    size = max(5, _fitting("\n".join(titles).split("\n"), 8, cell - 0.1))
     above = max((text.count("\n") + 1 for text in titles), default=0) * size * _LINE + 0.15
     width, height = columns * cell, 0.4 + rows * (above + cell - 0.1)
     figure = Figure(figsize=(width, height))
@@ -98,15 +98,21 @@ def _sheet(
 
     def place(row: int, column: int) -> Axes:
         bottom, side = height - 0.4 - (row + 1) * (above + cell - 0.1), cell - 0.1
-        return figure.add_axes(((column * cell + 0.05) / width, (bottom + 0.05) / height, side / width, side / height))
+        return _place(figure, column * cell + 0.05, bottom + 0.05, side, side)
 
     return figure, place, size
+
+
+def _place(figure: Figure, left: float, bottom: float, wide: float, high: float) -> Axes:
+    """Axes at a place in inches."""
+    width, height = figure.get_size_inches()
+    return figure.add_axes((left / width, bottom / height, wide / width, high / height))
 
 
 def _head(figure: Figure, title: str, size: float) -> None:
     """Writes above all, in so many points or as many as fit."""
     width, height = figure.get_size_inches()
-    figure.suptitle(title, y=1 - 0.08 / height, fontsize=_fitting([title], size, width - 0.1) if title else size)
+    figure.suptitle(title, y=1 - 0.08 / height, fontsize=_fitting([title], size, width - 0.1))
 
 
 def plot_predictions(images: np.ndarray, titles: Sequence[str], path: Path, title: str, description: str = "") -> None:
@@ -195,8 +201,7 @@ def plot_explanation(
     _head(figure, title, 11)
 
     def place(left: float, wide: float, shrink: float = 1) -> Axes:
-        bottom = 0.25 + side * (1 - shrink) / 2
-        return figure.add_axes((left / width, bottom / height, wide / width, shrink * side / height))
+        return _place(figure, left, 0.25 + side * (1 - shrink) / 2, wide, shrink * side)
 
     panels = [place(0.05 + i * (side + 0.1), side) for i in range(2 + len(overlays))]
     _bare(panels[0], image, "image")
@@ -285,7 +290,7 @@ def maps_figure(
     figure = Figure(figsize=(width, height))
 
     def place(left: float, top: float, wide: float, high: float) -> Axes:
-        return figure.add_axes((left / width, 1 - (top + high) / height, wide / width, high / height))
+        return _place(figure, left, height - top - high, wide, high)
 
     def write(left: float, bottom: float, text: str, size: float, **options: Any) -> None:
         baseline = 1 - (bottom - 0.2 * line) / height
@@ -338,7 +343,7 @@ def _arrange(count: int, panels: int, width: float, label: float, page: float) -
 
 def _fitting(texts: Iterable[str], size: float, width: float) -> float:
     """The size in points, at most `size`, at which texts of a line each are no wider than so many inches."""
-    return size * min(1, 72 * width / max(_extent(text, size) for text in texts))
+    return size * min(1, 72 * width / (max(_extent(text, size) for text in texts) or 1))
 
 
 def cut(text: str, end: str, size: float, width: float) -> str:
