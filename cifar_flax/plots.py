@@ -79,7 +79,10 @@ def render(figure: Figure, path: Path, description: str = "", *, dpi: int = 150)
         ".svg": {"Date": None, "Creator": None},
     }[kind]
     content = io.BytesIO()
-    with rc_context({"svg.hashsalt": "cifar_flax", "pdf.fonttype": 42}), warnings.catch_warnings():
+    with (
+        rc_context({"svg.hashsalt": "cifar_flax", "pdf.fonttype": 42, "image.composite_image": False}),
+        warnings.catch_warnings(),
+    ):
         warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # said above, once
         figure.savefig(content, format=kind[1:], dpi=dpi, metadata=metadata)
     return content.getvalue()
@@ -126,11 +129,15 @@ def curves_figure(rows: Sequence[dict[str, Any]], *, width: float = 10, font: fl
     figure = Figure(figsize=(width, height * width), layout="constrained")
     loss_axes, accuracy_axes = figure.subplots(*shape)
     epochs = [row["epoch"] for row in rows]
-    for axes, name in ((loss_axes, "loss"), (accuracy_axes, "acc")):
-        axes.plot(epochs, [row[f"train_{name}"] for row in rows], color=TRAIN_COLOR, label="train (augmented)")
-        for split, color, label in (("val", VALIDATION_COLOR, "validation"), ("test", TEST_COLOR, "test")):
+    splits = {
+        "train": (TRAIN_COLOR, "train (augmented)"),
+        "val": (VALIDATION_COLOR, "validation"),
+        "test": (TEST_COLOR, "test"),
+    }
+    for axes, name, scale in ((loss_axes, "loss", 1), (accuracy_axes, "accuracy", 100)):
+        for split, (color, label) in splits.items():
             if all(f"{split}_{name}" in row for row in rows):
-                axes.plot(epochs, [row[f"{split}_{name}"] for row in rows], color=color, label=label)
+                axes.plot(epochs, [scale * row[f"{split}_{name}"] for row in rows], color=color, label=label)
         for before, after in itertools.pairwise(rows):
             if after["learning_rate"] < before["learning_rate"]:
                 axes.axvline(after["epoch"] - 0.5, color="0.8", linewidth=0.8, zorder=0)

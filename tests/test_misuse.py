@@ -228,7 +228,7 @@ SWEEP = {
     "--out new --gpus 0, ": "--gpus is 0,: expected each GPU's number once",
     "--out new --gpus 0 --at-once 2": "--at-once and --gpus are two places: give one of them",
     "--out new --figure accuracy": "--figure accuracy is not in the rows of every run: expected one of epoch",
-    "--out new --figure val_acc": "--figure val_acc is not in the rows of every run",
+    "--out new --figure val_accuracy": "--figure val_accuracy is not in the rows of every run",
     "--out new --no-test": "--no-test leaves nothing to compare by: hold images out by --val-size, or name a --figure",
     "--out new --trial --no-test --trial --val-size=9": "--no-test leaves nothing to compare by",
     "--out text": "--out text cannot be written",

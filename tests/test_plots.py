@@ -17,7 +17,7 @@ ROWS = [
         **{
             f"{split}_{name}": value / epoch + shift
             for split, shift in (("train", 0), ("val", 3), ("test", 5))
-            for name, value in (("loss", 2), ("acc", 50))
+            for name, value in (("loss", 2), ("accuracy", 0.5))
         },
     }
     for epoch in (1, 2, 3)
@@ -56,7 +56,7 @@ def test_curves_are_the_same_bytes_for_the_same_rows(tmp_path):
 @pytest.mark.parametrize("number", [1, 3])
 def test_curves_go_through_their_rows(figure, number):
     found = figure(plots.plot_curves, ROWS[:number], "title")
-    for axes, name in zip(found.axes, ("loss", "acc"), strict=True):
+    for axes, (name, scale) in zip(found.axes, {"loss": 1, "accuracy": 100}.items(), strict=True):
         for split, label, colour in (
             ("train", "train (augmented)", "#0072B2"),
             ("val", "validation", "#009E73"),
@@ -64,7 +64,7 @@ def test_curves_go_through_their_rows(figure, number):
         ):
             line = lines(axes)[label]
             assert line.get_xdata().tolist() == [1, 2, 3][:number]
-            assert line.get_ydata().tolist() == [row[f"{split}_{name}"] for row in ROWS[:number]]
+            assert line.get_ydata().tolist() == [scale * row[f"{split}_{name}"] for row in ROWS[:number]]
             assert to_hex(line.get_color()) == colour.lower()
         falls = [line.get_xdata()[0] for line in axes.lines if line.get_label().startswith("_")]
         assert falls == ([2.5] if number == 3 else [])  # before the epoch with the lower rate

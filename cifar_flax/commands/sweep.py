@@ -38,7 +38,8 @@ def _parser(prog: str) -> cli.Parser:
         "--trial", action="append", metavar="FLAGS", help="flags of train for one trial; repeat it for more trials"
     )
     parser.add_argument(
-        "--figure", help="what to compare: a name from metrics.jsonl (val_acc with --val-size, else test_acc)"
+        "--figure",
+        help="what to compare: a name from metrics.jsonl (val_accuracy with --val-size, else test_accuracy)",
     )
     where = parser.add_argument_group("where to run: one after another, or")
     where.add_argument("--at-once", type=int, metavar="N", help="N at once on this machine")
@@ -120,7 +121,7 @@ def _command(argv: list[str] | None, prog: str) -> None:
             "two --trial have the same flags, or names that begin alike: give each once, the short ones first"
         )
     common = [name for name in sweep.figures(runs[0].config) if all(name in sweep.figures(run.config) for run in runs)]
-    figure = options.figure or next((name for name in ("val_acc", "test_acc") if name in common), None)
+    figure = options.figure or next((name for name in ("val_accuracy", "test_accuracy") if name in common), None)
     if figure is None:
         raise UserError("--no-test leaves nothing to compare by: hold images out by --val-size, or name a --figure")
     if figure not in common:

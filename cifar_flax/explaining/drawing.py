@@ -15,6 +15,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.image import AxesImage
+from matplotlib.patches import Rectangle
 from matplotlib.textpath import text_to_path
 
 from cifar_flax import plots
@@ -68,20 +69,63 @@ def difference_overlay(image: np.ndarray, raw: np.ndarray) -> np.ndarray | None:
     return cam.overlay_difference(pixels, np.asarray(share))
 
 
-def _bare(axes: Axes, picture: np.ndarray, title: str = "", size: float = 8, **options: Any) -> AxesImage:
-    """Shows a picture without ticks, and a title of so many points above."""
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.set_title(title, fontsize=size, pad=3)
-    return axes.imshow(picture, **{"interpolation": "nearest", **options})
+class _Board:
+    """A figure on which pictures and words are put at places in inches, from its lower left corner.
+
+    Every place is known beforehand: matplotlib's layout engines take longer than all of the drawing, and so would axes
+    for each picture. All are in the same ones.
+    """
+
+    def __init__(self, width: float, height: float, title: str = "", size: float = 12):
+        """Makes a figure; its title is of so many points, or as many as fit."""
+        self.figure = Figure(figsize=(width, height))
+        whole = {"xlim": (0, width), "ylim": (0, height), "xticks": [], "yticks": [], "autoscale_on": False}
+        self._axes = self.axes(0, 0, width, height, **whole)
+        self._axes.set_axis_off()
+        if title:
+            self.figure.suptitle(title, y=1 - 0.08 / height, fontsize=_fitting([title], size, width - 0.1))
+
+    def axes(self, left: float, bottom: float, wide: float, high: float, **options: Any) -> Axes:
+        """Axes of their own."""
+        width, height = self.figure.get_size_inches()
+        return self.figure.add_axes((left / width, bottom / height, wide / width, high / height), **options)
+
+    def write(self, x: float, y: float, text: str, size: float, **options: Any) -> None:
+        self._axes.text(x, y, text, fontsize=size, **options)
+
+    def picture(
+        self, left: float, bottom: float, side: float, picture: np.ndarray, *, thin: bool = False, **options: Any
+    ) -> AxesImage:
+        """A square picture in a frame, which may be thin."""
+        width, color = (0.4, "0.5") if thin else (0.8, "black")
+        self._axes.add_patch(Rectangle((left, bottom), side, side, fill=False, linewidth=width, edgecolor=color))
+        options = {"interpolation": "nearest", **options}
+        return self._axes.imshow(picture, aspect="auto", extent=(left, left + side, bottom, bottom + side), **options)
+
+    def titled(
+        self, left: float, bottom: float, side: float, picture: np.ndarray, title: str, size: float = 8, **options: Any
+    ) -> AxesImage:
+        """A square picture, and a title of so many points above."""
+        self.write(left + side / 2, bottom + side + 3 / 72, title, size, ha="center")
+        return self.picture(left, bottom, side, picture, **options)
+
+    def overlay(
+        self, left: float, bottom: float, side: float, image: np.ndarray, picture: np.ndarray | None, *title: Any
+    ) -> None:
+        """An image's overlay, or the image itself, dark, where there is none."""
+        self.titled(left, bottom, side, image // 3 if picture is None else picture, *title)
+        if picture is None:
+            self.inscribe(left, bottom, side, ZERO, 10)
+
+    def inscribe(self, left: float, bottom: float, side: float, text: str, size: float) -> None:
+        """Writes in the middle of a dark picture."""
+        self.write(left + side / 2, bottom + side / 2, text, size, ha="center", va="center", color="white")
 
 
 def _sheet(
     titles: Sequence[str], rows: int, columns: int, cell: float, title: str
-) -> tuple[Figure, Callable[[int, int], Axes], float]:
-    """A figure for pictures in rows, a function that makes the axes at (row, column), and the points of their titles.
-
-    Every place is known beforehand: matplotlib's layout engines take longer than all of the drawing.
+) -> tuple[_Board, Callable[[int, int], tuple[float, float, float]], float]:
+    """A board for pictures in rows, the place of the one at (row, column), and the points of their titles.
 
     Args:
       titles: those that stand above pictures.
@@ -91,28 +135,13 @@ def _sheet(
       title: printed above all.
     """
     size = max(5, _fitting("\n".join(titles).split("\n"), 8, cell - 0.1))
-    above = max((text.count("\n") + 1 for text in titles), default=0) * size * _LINE + 0.15
-    width, height = columns * cell, 0.4 + rows * (above + cell - 0.1)
-    figure = Figure(figsize=(width, height))
-    _head(figure, title, 12)
+    high = max((text.count("\n") + 1 for text in titles), default=0) * size * _LINE + 0.05 + cell
+    board = _Board(columns * cell, 0.4 + rows * high, title)
 
-    def place(row: int, column: int) -> Axes:
-        bottom, side = height - 0.4 - (row + 1) * (above + cell - 0.1), cell - 0.1
-        return _place(figure, column * cell + 0.05, bottom + 0.05, side, side)
+    def place(row: int, column: int) -> tuple[float, float, float]:
+        return column * cell + 0.05, (rows - 1 - row) * high + 0.05, cell - 0.1
 
-    return figure, place, size
-
-
-def _place(figure: Figure, left: float, bottom: float, wide: float, high: float) -> Axes:
-    """Axes at a place in inches."""
-    width, height = figure.get_size_inches()
-    return figure.add_axes((left / width, bottom / height, wide / width, high / height))
-
-
-def _head(figure: Figure, title: str, size: float) -> None:
-    """Writes above all, in so many points or as many as fit."""
-    width, height = figure.get_size_inches()
-    figure.suptitle(title, y=1 - 0.08 / height, fontsize=_fitting([title], size, width - 0.1))
+    return board, place, size
 
 
 def plot_predictions(images: np.ndarray, titles: Sequence[str], path: Path, title: str, description: str = "") -> None:
@@ -125,10 +154,10 @@ def plot_predictions(images: np.ndarray, titles: Sequence[str], path: Path, titl
       title: printed above.
       description: kept in the file.
     """
-    figure, place, size = _sheet(titles, max(1, -(-len(images) // 5)), 5, 2.0, title)
+    board, place, size = _sheet(titles, max(1, -(-len(images) // 5)), 5, 2.0, title)
     for i, (image, text) in enumerate(zip(images, titles, strict=True)):
-        _bare(place(*divmod(i, 5)), image, text, size)
-    save_figure(figure, path, description)
+        board.titled(*place(*divmod(i, 5)), image, text, size)
+    save_figure(board.figure, path, description)
 
 
 def overlay_figure(
@@ -150,24 +179,13 @@ def overlay_figure(
     width = 1 + (len(overlays[0]) if len(overlays) else 1)
     num_rows, across = max(1, -(-len(images) // 2)), 1 if len(images) == 1 else 2
     words = [*titles, *itertools.chain(*overlay_titles)]
-    figure, place, size = _sheet(words, num_rows, across * width, 1.8, title)
+    board, place, size = _sheet(words, num_rows, across * width, 1.8, title)
     for i, (image, shown, text, names) in enumerate(zip(images, overlays, titles, overlay_titles, strict=True)):
         row, left = i // across, i % across * width
-        _bare(place(row, left), image, text, size)
+        board.titled(*place(row, left), image, text, size)
         for column, (picture, name) in enumerate(zip(shown, names, strict=True), left + 1):
-            _overlay(place(row, column), image, picture, name, size)
-    return figure
-
-
-def _overlay(axes: Axes, image: np.ndarray, picture: np.ndarray | None, title: str, size: float = 8) -> None:
-    _bare(axes, image // 3 if picture is None else picture, title, size)
-    if picture is None:
-        _write(axes, ZERO, 10)
-
-
-def _write(axes: Axes, text: str, size: float) -> None:
-    """Writes in the middle of a dark picture."""
-    axes.text(0.5, 0.5, text, fontsize=size, ha="center", va="center", color="white", transform=axes.transAxes)
+            board.overlay(*place(row, column), image, picture, name, size)
+    return board.figure
 
 
 def plot_explanation(
@@ -197,36 +215,24 @@ def plot_explanation(
     side, scale, names = 2.5, 0.8, [cut(name, "", 8, 2) for name in class_names]  # inches, like all here
     pictures = (2 + len(overlays)) * (side + 0.1)
     width, height = pictures + scale + max(_extent(name, 8) for name in names) / 72 + 0.1 + side + 0.15, side + 0.75
-    figure = Figure(figsize=(width, height))
-    _head(figure, title, 11)
-
-    def place(left: float, wide: float, shrink: float = 1) -> Axes:
-        return _place(figure, left, 0.25 + side * (1 - shrink) / 2, wide, shrink * side)
-
-    panels = [place(0.05 + i * (side + 0.1), side) for i in range(2 + len(overlays))]
-    _bare(panels[0], image, "image")
-    for axes, picture, name in zip(panels[1:], overlays, overlay_titles, strict=False):
-        _overlay(axes, image, picture, name)
+    board = _Board(width, height, title, 11)
+    first, *places, last = [(0.05 + i * (side + 0.1), 0.25, side) for i in range(2 + len(overlays))]
+    board.titled(*first, image, "image")
+    for place, picture, name in zip(places, overlays, overlay_titles, strict=True):
+        board.overlay(*place, image, picture, name)
     limit = float(np.abs(difference).max()) or 1.0
-    shown = _bare(
-        panels[-1],
-        difference,
-        "predicted minus true",
-        cmap=_DIFFERENCE_COLORS,
-        vmin=-limit,
-        vmax=limit,
-        interpolation="bilinear",
-        extent=(0, image.shape[1], image.shape[0], 0),
-    )
-    figure.colorbar(shown, cax=place(pictures, 0.1, 0.8)).ax.tick_params(labelsize=8)
-    bars = place(width - side - 0.15, side)
+    colors = {"cmap": _DIFFERENCE_COLORS, "vmin": -limit, "vmax": limit, "interpolation": "bilinear"}
+    shown = board.titled(*last, difference, "predicted minus true", **colors)
+    bar = board.axes(pictures, 0.25 + 0.1 * side, 0.1, 0.8 * side)
+    board.figure.colorbar(shown, cax=bar).ax.tick_params(labelsize=8)
+    bars = board.axes(width - side - 0.15, 0.25, side, side)
     bars.barh(range(len(names)), probabilities, color=TRAIN_COLOR)
     bars.set_yticks(range(len(names)), names)
     bars.tick_params(labelsize=8)
     bars.set_xlim(0, 1)
     bars.invert_yaxis()
     bars.set_title("probability", fontsize=8, pad=3)
-    save_figure(figure, path, description)
+    save_figure(board.figure, path, description)
 
 
 # ---- figures in a paper ----------------------------------------------------------------------------
@@ -287,14 +293,10 @@ def maps_figure(
     height = top + -(-len(images) // across) * (above + side) + bars
     if height > _TALLEST:
         raise UserError(f"{len(images)} images are too many for one figure: choose fewer")
-    figure = Figure(figsize=(width, height))
+    board = _Board(width, height)
 
-    def place(left: float, top: float, wide: float, high: float) -> Axes:
-        return _place(figure, left, height - top - high, wide, high)
-
-    def write(left: float, bottom: float, text: str, size: float, **options: Any) -> None:
-        baseline = 1 - (bottom - 0.2 * line) / height
-        figure.text(left / width, baseline, text, fontsize=size, va="baseline", linespacing=1.1, **options)
+    def write(left: float, below: float, text: str, size: float, **options: Any) -> None:
+        board.write(left, height - below + 0.2 * line, text, size, linespacing=1.1, **options)
 
     for i, image in enumerate(images):
         left, upper = _EDGE + i % across * step, top + i // across * (above + side) + above
@@ -306,11 +308,10 @@ def maps_figure(
         for heading, column, picture in zip(headings, [None, *columns], pictures, strict=True):
             if i < across:
                 write(left + side / 2, top - _GAP, heading, heading_size, ha="center")
-            axes = place(left, upper, side, side)
-            _bare(axes, zoomed(image) // 3 if picture is None else picture, interpolation="none")
-            axes.spines[:].set(linewidth=0.4, color="0.5")
+            place, pixels = (left, height - upper - side, side), zoomed(image) // 3 if picture is None else picture
+            board.picture(*place, pixels, thin=True, interpolation="none")
             if picture is None:
-                _write(axes, SAME if column and column.is_difference else ZERO, min(font, 9 * side))
+                board.inscribe(*place, SAME if column and column.is_difference else ZERO, min(font, 9 * side))
             left += side + _GAP
     kinds = []
     if not all(column.is_difference for column in columns):
@@ -320,14 +321,14 @@ def maps_figure(
         kinds.append((bar, (-1, 0, 1), "true class \u2190  \u2192 predicted class"))
     for k, (bar, ticks, text) in enumerate(kinds):
         wide = min(1.5, 0.7 * width / len(kinds))
-        axes = place((k + 0.5) * width / len(kinds) - wide / 2, height - bars + 0.12, wide, 0.07)
+        axes = board.axes((k + 0.5) * width / len(kinds) - wide / 2, bars - 0.19, wide, 0.07)
         axes.imshow(bar, aspect="auto", extent=(ticks[0], ticks[-1], 0, 1), interpolation="none")
         axes.set_yticks([])
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.tick_params(labelsize=font, length=2, width=0.4, pad=1)
         axes.spines[:].set(linewidth=0.4, color="0.5")
         axes.set_xlabel(text, fontsize=font, labelpad=0)
-    return figure
+    return board.figure
 
 
 def _arrange(count: int, panels: int, width: float, label: float, page: float) -> tuple[int, float]:
@@ -478,7 +479,10 @@ def plot_pairs(
     for column, map_pair, (true, predicted, count) in zip(grid.T, maps, pairs, strict=False):
         names = (f"{class_names[true]} taken for\n{class_names[predicted]} ({count})", f"of {class_names[true]}")
         for axes, picture, name in zip(column, map_pair, names, strict=True):
-            _bare(axes, picture, name, vmin=0, vmax=maps.max(), cmap="viridis")
+            axes.set_xticks([])
+            axes.set_yticks([])
+            axes.set_title(name, fontsize=8, pad=3)
+            axes.imshow(picture, interpolation="nearest", vmin=0, vmax=maps.max(), cmap="viridis")
     for axes, name in zip(grid[:, 0], ("map of the predicted class", "map of the true class"), strict=True):
         axes.set_ylabel(name, fontsize=8)
     for axes in grid[:, len(pairs) :].flat:

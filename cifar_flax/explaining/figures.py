@@ -178,12 +178,14 @@ def of_curves(network: Trained, *, width: float = plots.WIDTH) -> Captioned:
     splits = [
         text
         for name, text in (("train", "augmented training"), ("val", "validation"), ("test", "test"))
-        if f"{name}_acc" in rows[-1]
+        if f"{name}_accuracy" in rows[-1]
     ]
     rates = [row.get("learning_rate", 0) for row in rows]
     fell = any(after < before for before, after in itertools.pairwise(rates))
     last = ", ".join(
-        f"{rows[-1][f'{name}_acc']:.2f}% on {name}" for name in ("val", "test") if f"{name}_acc" in rows[-1]
+        f"{100 * rows[-1][f'{name}_accuracy']:.2f}% on {name}"
+        for name in ("val", "test")
+        if f"{name}_accuracy" in rows[-1]
     )
     caption = (
         f"Loss and accuracy of {_named(network)} in {len(rows)} epochs of training on {network.spec.name}, of "

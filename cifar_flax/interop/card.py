@@ -129,7 +129,7 @@ def _front_matter(name: str, data_name: str, data: str, row: dict[str, Any]) -> 
     lines += ["tags: [jax, flax, resnet, layer-normalization, grad-cam]"]
     hub = _HUB.get(data_name)
     lines += [f"datasets: [{hub}]"] * bool(hub) + ["metrics: [accuracy]"]
-    if "test_acc" in row:
+    if "test_accuracy" in row:
         lines += [
             "model-index:",
             f"- name: {json.dumps(name)}",
@@ -137,7 +137,7 @@ def _front_matter(name: str, data_name: str, data: str, row: dict[str, Any]) -> 
             "  - task: {type: image-classification, name: Image classification}",
             f"    dataset: {{type: {hub or json.dumps(data_name)}, name: {json.dumps(data)}, split: test}}",
             "    metrics:",
-            f"    - {{type: accuracy, value: {row['test_acc'] / 100:.4f}, name: test accuracy of the last epoch}}",
+            f"    - {{type: accuracy, value: {row['test_accuracy']:.4f}, name: test accuracy of the last epoch}}",
             f"    - {{type: loss, value: {row['test_loss']:.4f}, name: test loss of the last epoch}}",
         ]
     return [*lines, "---", ""]
@@ -149,12 +149,13 @@ def _figures(network: Trained, row: dict[str, Any]) -> list[str]:
     lines = [f"At the last epoch, {row['epoch']}:", "", "| images | loss | accuracy |", "| --- | --: | --: |"]
     titles = {"train": "training, augmented", "val": "held out of training", "test": "test"}
     for key, title in titles.items():
-        if f"{key}_acc" in row:
-            counts = f"{row[f'{key}_acc']:.2f}% ({row[f'{key}_correct']:,} of {row[f'{key}_total']:,})"
+        if f"{key}_accuracy" in row:
+            counts = f"{100 * row[f'{key}_accuracy']:.2f}% ({row[f'{key}_correct']:,} of {row[f'{key}_total']:,})"
             lines.append(f"| {title} | {row[f'{key}_loss']:.3f} | {counts} |")
-    if "test_acc" in row:
-        best = max(network.history, key=lambda x: x["test_acc"])
-        lines += ["", f"The best epoch, {best['epoch']}, has {best['test_acc']:.2f}%: it is chosen on the test set."]
+    if "test_accuracy" in row:
+        best = max(network.history, key=lambda x: x["test_accuracy"])
+        share = f"{100 * best['test_accuracy']:.2f}%"
+        lines += ["", f"The best epoch, {best['epoch']}, has {share}: it is chosen on the test set."]
     return [*lines, ""]
 
 

@@ -196,7 +196,7 @@ def _summarize(sums: Metrics, name: str) -> dict[str, Any]:
     loss, correct, count = float(sums.loss_sum), int(sums.correct), int(sums.count)
     return {
         f"{name}_loss": loss / count,
-        f"{name}_acc": 100 * correct / count,
+        f"{name}_accuracy": correct / count,
         f"{name}_correct": correct,
         f"{name}_total": count,
     }

@@ -65,7 +65,7 @@ def results(row: dict[str, Any], held_out: Iterable[str]) -> Iterator[str]:
     """An epoch's figures."""
     for name in ("train", *held_out):
         title = name.capitalize()
-        accuracy = f"{row[f'{name}_acc']:.3f}% ({row[f'{name}_correct']}/{row[f'{name}_total']})"
+        accuracy = f"{100 * row[f'{name}_accuracy']:.3f}% ({row[f'{name}_correct']}/{row[f'{name}_total']})"
         yield f"{title} Loss: {row[f'{name}_loss']:.3f} | {title} Acc: {accuracy}"
     yield f"Learning Rate: {row['learning_rate']:.6g} | {row['images_per_second']:.0f} images/s"
     if row["skipped_steps"]:
@@ -75,13 +75,14 @@ def results(row: dict[str, Any], held_out: Iterable[str]) -> Iterator[str]:
 def farewell(config: Config, dataset: Dataset, rows: Sequence[dict[str, Any]]) -> Iterator[str]:
     """The run's figures."""
     last = rows[-1]
-    if "test_acc" in last:
-        yield f"Best Acc is :  {max(row['test_acc'] for row in rows):.4g}"
+    if "test_accuracy" in last:
+        yield f"Best Acc is :  {max(100 * row['test_accuracy'] for row in rows):.4g}"
         yield (
-            f"Last epoch ({last['epoch']}): test accuracy {last['test_acc']:.2f}%, test loss {last['test_loss']:.3f}. "
-            "The best epoch is chosen on the test set; the last one is not."
+            f"Last epoch ({last['epoch']}): test accuracy {100 * last['test_accuracy']:.2f}%, test loss "
+            f"{last['test_loss']:.3f}. The best epoch is chosen on the test set; the last one is not."
         )
     elif config.val_size:
-        yield f"Last epoch ({last['epoch']}): {last['val_acc']:.2f}% of {last['val_total']:,} held-out images"
+        accuracy = f"{100 * last['val_accuracy']:.2f}%"
+        yield f"Last epoch ({last['epoch']}): {accuracy} of {last['val_total']:,} held-out images"
     if dataset.is_sample:
         yield f"These are figures of the embedded sample, not of {dataset.spec.name}."

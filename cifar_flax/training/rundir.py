@@ -138,7 +138,19 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
         raise UserError(f"{path} cannot be read: {error}; --resume writes it anew") from error
     if not all(isinstance(row, dict) for row in rows):
         raise UserError(f"{path} cannot be read: expected one JSON object a line; --resume writes it anew")
-    return rows
+    return upgraded(rows)
+
+
+def upgraded(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The epochs of any version: the first one's accuracies were percentages, by the names `train_acc` and its like.
+
+    >>> upgraded([{"epoch": 1, "test_acc": 50.0}])
+    [{'epoch': 1, 'test_accuracy': 0.5}]
+    """
+    return [
+        {name + "uracy" * (old := name.endswith("_acc")): round(x / 100, 10) if old else x for name, x in row.items()}
+        for row in rows
+    ]
 
 
 def write_rows(folder: Path, rows: list[dict[str, Any]]) -> None:

@@ -122,7 +122,7 @@ def summarize(values: Mapping[int, float]) -> Summary:
 
 def figures(config: Config) -> list[str]:
     """The names of the numbers in each row of `metrics.jsonl`, in their order."""
-    measured = ["loss", "acc", "correct", "total"]
+    measured = ["loss", "accuracy", "correct", "total"]
     held_out = [split for split, there in (("val", config.val_size), ("test", config.test)) if there]
     return [
         "epoch",
@@ -147,13 +147,13 @@ def table(found: Mapping[str, Summary], figure: str) -> str:
     """The summaries as text."""
     width = max([len("trial"), *map(len, found)])
     wide = max(12, len(figure) + 2)
-    lines = [f"{'trial':<{width}}{figure:>{wide}}{'deviation':>11}{'95% interval':>18}{'seeds':>7}"]
+    lines = [f"{'trial':<{width}}{figure:>{wide}}{'deviation':>11}{'95% interval':>24}{'seeds':>7}"]
     for trial, summary in found.items():
         deviation, interval = "-", "-"
         if summary.deviation is not None and summary.half_width is not None:
-            deviation = f"{summary.deviation:.3f}"
-            interval = f"{summary.mean - summary.half_width:.3f} - {summary.mean + summary.half_width:.3f}"
-        lines.append(f"{trial:<{width}}{summary.mean:>{wide}.3f}{deviation:>11}{interval:>18}{len(summary.values):>7}")
+            deviation = f"{summary.deviation:.4f}"
+            interval = f"{summary.mean - summary.half_width:.4f} - {summary.mean + summary.half_width:.4f}"
+        lines.append(f"{trial:<{width}}{summary.mean:>{wide}.4f}{deviation:>11}{interval:>24}{len(summary.values):>7}")
     return "\n".join(lines)
 
 

@@ -32,8 +32,8 @@ ROWS = [
         "epoch": e,
         "train_loss": 2 / e,
         "test_loss": 2.1 / e,
-        "train_acc": 10.0 * e,
-        "test_acc": 9.0 * e,
+        "train_accuracy": 0.1 * e,
+        "test_accuracy": 0.09 * e,
         "learning_rate": 1,
     }
     for e in (1, 2, 3)
@@ -131,7 +131,7 @@ def test_page_states_its_figures_and_that_it_is_a_sample(page):
 @pytest.mark.parametrize("names", [("train",), ("train", "val"), ("train", "val", "test")])
 def test_curves_are_of_what_was_measured(names, show, analysis):
     """One line each, over ticks that are round numbers within what is drawn."""
-    values = {"loss": (1.9, 1.0, 0.31), "acc": (12.0, 55.0, 90.0)}
+    values = {"loss": (1.9, 1.0, 0.31), "accuracy": (0.12, 0.55, 0.9)}
     rows = [{f"{n}_{what}": v[i] for n in names for what, v in values.items()} | {"epoch": i + 1} for i in range(3)]
     network = network_with(analysis.dataset.spec, rows)
     page = show(render(dataclasses.replace(analysis, network=network)))
@@ -147,12 +147,12 @@ def test_curves_are_of_what_was_measured(names, show, analysis):
 
 
 def test_one_epoch_is_a_point(show, analysis):
-    rows = [{"epoch": 1, "train_loss": 2.0, "test_loss": 1.0, "train_acc": 30.0, "test_acc": 50.0}]
+    rows = [{"epoch": 1, "train_loss": 2.0, "test_loss": 1.0, "train_accuracy": 0.3, "test_accuracy": 0.5}]
     page = show(render(dataclasses.replace(analysis, network=network_with(analysis.dataset.spec, rows))))
     heights = [float(x.get_attribute("cy")) for x in page.locator("#curves svg:first-of-type circle").all()]
     assert len(heights) == 2 and heights[0] < heights[1]
     page.close()
-    rows[0] |= {"test_loss": 2.0, "test_acc": 30.0}  # all are one value: it is written beside its line
+    rows[0] |= {"test_loss": 2.0, "test_accuracy": 0.3}  # all are one value: it is written beside its line
     page = show(render(dataclasses.replace(analysis, network=network_with(analysis.dataset.spec, rows))))
     ticks = [svg.locator("text").first.text_content() for svg in page.locator("#curves svg").all()]
     assert ticks == ["2", "30"]
@@ -333,7 +333,7 @@ def full_page(show, analysis, compared):
 
 
 def values(epoch, shift):
-    return {"loss": 2.0 / epoch + shift, "acc": 30.0 * epoch - 10 * shift}
+    return {"loss": 2.0 / epoch + shift, "accuracy": 0.3 * epoch - 0.1 * shift}
 
 
 def mapped(image, raw, which, colors=cam.JET):
@@ -360,7 +360,7 @@ def alike(page, selector, expected):
 
 def test_curves_go_through_their_rows(full_page):
     page, rows = full_page
-    for svg, name in zip(page.locator("#curves svg").all(), ("loss", "acc"), strict=True):
+    for svg, name in zip(page.locator("#curves svg").all(), ("loss", "accuracy"), strict=True):
         numbers = [[row[f"{split}_{name}"] for row in rows] for split in ("train", "val", "test")]
         points = [line.get_attribute("points").split() for line in svg.locator("polyline").all()]
         places = np.array([[[float(x) for x in point.split(",")] for point in line] for line in points])

@@ -49,7 +49,7 @@ def test_the_page_is_of_the_run(tmp_path, sample, show, violations):
         np.testing.assert_array_equal(np.asarray(picture), test.images[i])
     page = show((out / watch.NAME).read_text(encoding="utf-8"), "#curves svg")
     assert page.title() == "Epoch 2 of 2" and "The run is complete." in page.locator("#what").inner_text()
-    assert f"test {network.history[-1]['test_acc']:.2f}%" in page.locator("#what").inner_text()
+    assert f"test {100 * network.history[-1]['test_accuracy']:.2f}%" in page.locator("#what").inner_text()
     titles = [svg.get_attribute("aria-label") for svg in page.locator("#curves svg").all()]
     expected = ["loss", "accuracy, %", "learning rate", "step relative to the kernels", "norm of the kernels"]
     assert titles == expected

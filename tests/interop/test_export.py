@@ -46,7 +46,7 @@ def test_the_card_is_read_by_the_hub_and_its_figures_are_the_runs(tmp_path, caps
     network = trained.load(None)
     read = hub.ModelCard.load(tmp_path / "card" / card.CARD)
     found = {result.metric_type: result.metric_value for result in read.data.eval_results}
-    assert found["accuracy"] == pytest.approx(network.history[-1]["test_acc"] / 100, abs=1e-4)
+    assert found["accuracy"] == pytest.approx(network.history[-1]["test_accuracy"], abs=1e-4)
     assert found["loss"] == pytest.approx(network.history[-1]["test_loss"], abs=1e-4)
     assert read.data.license is None and read.data.eval_results[0].dataset_split == "test"
     assert (
@@ -78,7 +78,7 @@ def test_every_line_of_the_card_is_the_runs():
                 for split, right in (("train", 4000), ("val", 300), ("test", 800))
                 for name, value in (
                     ("loss", 3 / right + epoch),
-                    ("acc", (right + changed) / 100),
+                    ("accuracy", (right + changed) / 10_000),
                     ("correct", right + changed),
                     ("total", 10_000),
                 )

@@ -84,7 +84,7 @@ def test_run_directory_is_complete(finished, tiny):
     assert [row["learning_rate"] / tiny.learning_rate for row in rows] == pytest.approx([0.8, 1, 1])
     for row in rows:
         assert row["train_total"] == 200 and row["test_total"] == 150
-        assert row["train_acc"] == 100 * row["train_correct"] / 200
+        assert row["train_accuracy"] == row["train_correct"] / 200
         assert row["seconds"] > 0 and row["images_per_second"] > 0
 
 
@@ -97,7 +97,7 @@ def test_log_has_the_lines_of_the_reference_and_no_control_characters(finished, 
     assert re.fullmatch(r"Test Loss: \d\.\d{3} \| Test Acc: \d+\.\d{3}% \(\d+/150\)", lines[start + 2])
     assert re.fullmatch(rf"Learning Rate: {0.8 * tiny.learning_rate:g} \| \d+ images/s", lines[start + 3])
     assert lines[start + 4] == "Epoch: 2"
-    best = max(row["test_acc"] for row in rows)
+    best = max(100 * row["test_accuracy"] for row in rows)
     assert f"Best Acc is :  {best:.4g}" in lines
     assert "Last epoch (3): test accuracy" in text and "sample" in text
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", text)

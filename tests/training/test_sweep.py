@@ -101,8 +101,8 @@ def test_the_table_is_of_the_last_of_several_epochs(tmp_path, tiny, few):
         summary = found[trial]
         assert summary.values == ends[trial] and summary.mean == pytest.approx(values.mean())
         assert (summary.deviation, summary.half_width) == pytest.approx((deviation, half))
-        shown = [trial, f"{values.mean():.3f}", f"{deviation:.3f}"]
-        assert line.split() == [*shown, f"{values.mean() - half:.3f}", "-", f"{values.mean() + half:.3f}", "2"]
+        shown = [trial, f"{values.mean():.4f}", f"{deviation:.4f}"]
+        assert line.split() == [*shown, f"{values.mean() - half:.4f}", "-", f"{values.mean() + half:.4f}", "2"]
         assert content["trials"][trial]["values"] == {str(seed): value for seed, value in ends[trial].items()}
     assert [(run["trial"], run["folder"], run["config"]["seed"]) for run in content["runs"]] == [
         ("--a", "a-3", 3),
@@ -128,9 +128,9 @@ def test_a_second_call_skips_what_is_done_and_does_the_rest(tmp_path, capsys, al
     assert "2 runs, 1 of them done before" in said and "begun: smoke-0" not in said and "begun: smoke-1" in said
     assert (tmp_path / "s" / "smoke-0" / rundir.METRICS).read_bytes() == rows
     found = json.loads((tmp_path / "s" / "sweep.json").read_text())
-    values = [run["rows"][-1]["test_acc"] for run in found["runs"]]
+    values = [run["rows"][-1]["test_accuracy"] for run in found["runs"]]
     assert all(list(row) == sweep.figures(PRESETS["smoke"]) for run in found["runs"] for row in run["rows"])
-    assert found["figure"] == "test_acc" and list(found["trials"]["smoke"]["values"].values()) == values
+    assert found["figure"] == "test_accuracy" and list(found["trials"]["smoke"]["values"].values()) == values
     assert math.isclose(found["trials"]["smoke"]["mean"], sum(values) / 2)
 
 
@@ -141,7 +141,7 @@ def test_trials_may_leave_the_test_set_alone(tmp_path, alone):
     found = json.loads((tmp_path / "s" / "sweep.json").read_text())
     config = dataclasses.replace(PRESETS["smoke"], val_size=200, test=False)
     assert list(found["runs"][0]["rows"][0]) == sweep.figures(config)
-    assert found["figure"] == "val_acc" and found["runs"][0]["config"]["test"] is False
+    assert found["figure"] == "val_accuracy" and found["runs"][0]["config"]["test"] is False
     output = (tmp_path / "s" / "no-test-0.output").read_text().lower()
     assert "held-out images" in output and "test" not in output.replace(str(tmp_path), "").replace("no-test", "")
 

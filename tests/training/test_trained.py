@@ -134,7 +134,8 @@ def test_published_resnet18_is_what_its_card_says(sample):
     assert sum(leaf.size for leaf in jax.tree.leaves(published.params)) == 11_173_962
     assert [row["epoch"] for row in published.history] == list(range(1, 41))
     card = (ROOT / "docs" / "model-card-resnet18.md").read_text()
-    assert f"**{published.history[-1]['test_acc']:.2f}%** ({published.history[-1]['test_correct']} of 10,000)" in card
+    last = published.history[-1]
+    assert f"**{100 * last['test_accuracy']:.2f}%** ({last['test_correct']} of 10,000)" in card
     assert published.digest[:12] in card
     predictions = prepare(published).predict(sample.test.images, sample.test.labels)
     assert abs(predictions.accuracy - 0.942) < 0.02

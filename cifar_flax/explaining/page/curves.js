@@ -9,8 +9,8 @@ function svgNode(tag, attributes, text) {
   return node;
 }
 
-/* One line for each key that all rows have: [key, name, colour]. A name may be empty. */
-export function curves(rows, allKeys, label) {
+/* One line for each key that all rows have: [key, name, colour]. A name may be empty. Values are shown times scale. */
+export function curves(rows, allKeys, label, scale = 1) {
   const width = 420;
   const height = 190;
   const left = 40;
@@ -19,7 +19,7 @@ export function curves(rows, allKeys, label) {
   const top = 12;
   const last = rows.length;
   const keys = allKeys.filter(([key]) => rows.every((row) => Number.isFinite(row[key])));
-  const values = rows.flatMap((row) => keys.map(([key]) => row[key]));
+  const values = rows.flatMap((row) => keys.map(([key]) => scale * row[key]));
   const low = Math.min(...values);
   const high = Math.max(...values);
   const x = (i) => left + (right - left) * (last > 1 ? i / (last - 1) : 0.5);
@@ -37,10 +37,10 @@ export function curves(rows, allKeys, label) {
   if (high === low) tick(low, String(Number(low.toPrecision(3))));
   else for (let v = Math.ceil(low / step) * step; v <= high; v += step) tick(v, v.toFixed(digits));
   keys.forEach(([key, name, color], k) => {
-    const points = rows.map((row, i) => `${x(i)},${y(row[key])}`).join(" ");
+    const points = rows.map((row, i) => `${x(i)},${y(scale * row[key])}`).join(" ");
     const start = left + 8 + 72 * k;
     svg.append(svgNode("polyline", { points, fill: "none", stroke: color, "stroke-width": 2 }));
-    if (last === 1) svg.append(svgNode("circle", { cx: x(0), cy: y(rows[0][key]), r: 3, fill: color }));
+    if (last === 1) svg.append(svgNode("circle", { cx: x(0), cy: y(scale * rows[0][key]), r: 3, fill: color }));
     if (!name) return;
     svg.append(svgNode("rect", { x: start, y: height - 11, width: 12, height: 3, fill: color }));
     svg.append(svgNode("text", { x: start + 16, y: height - 6 }, name));
@@ -54,15 +54,15 @@ export function curves(rows, allKeys, label) {
 export function showCurves() {
   if (!data.rows.length) $("curves").append(make("p", "The checkpoint brings no training history.", "soft"));
   else
-    for (const [key, label] of [
-      ["loss", "loss"],
-      ["acc", "accuracy, %"],
+    for (const [key, label, scale] of [
+      ["loss", "loss", 1],
+      ["accuracy", "accuracy, %", 100],
     ]) {
       const lines = [
         [`train_${key}`, "train", "var(--accent)"],
         [`val_${key}`, "held out", "#009E73"],
         [`test_${key}`, "test", "#D55E00"],
       ];
-      $("curves").append(curves(data.rows, lines, label));
+      $("curves").append(curves(data.rows, lines, label, scale));
     }
 }

@@ -4,13 +4,13 @@ import { curves, showCurves } from "./curves.js";
 import { $, data, make, percent, titleOf } from "./dom.js";
 
 const { rows, epochs, errors } = data;
-const names = { train_acc: "training", val_acc: "held out", test_acc: "test" };
+const names = { train_accuracy: "training", val_accuracy: "held out", test_accuracy: "test" };
 
 /* What the newest epoch gave. */
 function figures(last) {
   if (!last) return "The first figures come at the end of the first epoch.";
   const measured = Object.entries(names).filter(([key]) => key in last);
-  const texts = measured.map(([key, name]) => `${name} ${last[key].toFixed(2)}%`);
+  const texts = measured.map(([key, name]) => `${name} ${(100 * last[key]).toFixed(2)}%`);
   const speed = `the epoch took ${Math.round(last.seconds)} s, ${Math.round(last.images_per_second)} images/s`;
   return `Accuracy: ${texts.join(", ")}; ${speed}.`;
 }
