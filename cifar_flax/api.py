@@ -12,6 +12,7 @@ import jax
 
 from cifar_flax.config import PRESETS, Config
 from cifar_flax.data import Dataset, DataSpec, open_dataset
+from cifar_flax.errors import UserError
 from cifar_flax.explaining.analysis import Analysis, EvaluationOptions, Selection, analyse
 from cifar_flax.explaining.maps import Maps
 from cifar_flax.explaining.network import Network, load
@@ -48,6 +49,8 @@ def fit(
         is not finite.
     """
 
+    if not callable(on_epoch):
+        raise UserError(f"on_epoch is {on_epoch!r}: expected a function of a row")
     begun = False
 
     def tell(state: Beginning) -> None:

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
-from cifar_flax.errors import Interrupted, LostProcessError, UserError, known
+from cifar_flax.errors import Interrupted, LostProcessError, UserError, known, require_whole
 
 # How an exception of JAX's runtime begins when another process, or the way to it, is gone.
 _LOSS = re.compile(r"(UNKNOWN|INTERNAL|UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|CANCELLED|FAILED_PRECONDITION): ")
@@ -94,8 +94,8 @@ def from_flags(flags: dict[str, Any]) -> Settings | None:
         return None
     if settings.coordinator is not None and not re.fullmatch(r".+:\d{1,5}", settings.coordinator):
         raise UserError(f"--coordinator is {settings.coordinator}: expected HOST:PORT, of process 0")
-    if settings.num_processes is not None and settings.num_processes < 1:
-        raise UserError(f"--num-processes is {settings.num_processes}: expected 1 or more")
+    if settings.num_processes is not None:
+        require_whole(settings.num_processes, "--num-processes", 1)
     if settings.process_id is not None and not 0 <= settings.process_id < (settings.num_processes or 2**31):
         count = settings.num_processes or "the processes"
         raise UserError(f"--process-id is {settings.process_id}: expected 0 or more, below {count}")

@@ -1,5 +1,8 @@
 """What ends a command other than success: each knows its exit code."""
 
+import math
+from typing import Any
+
 
 class UserError(ValueError):
     """A wrong input: the message says what was wrong, what was expected and what to do.
@@ -21,6 +24,18 @@ def printable(text: str) -> str:
     'a\\\\x1b[31m'
     """
     return "".join(x if x.isprintable() else x.encode("unicode_escape").decode() for x in text)
+
+
+def require_whole(value: Any, what: str, least: int, most: float = math.inf) -> None:
+    """Refuses what is no whole number from `least` to `most`.
+
+    Raises:
+      UserError: so it is.
+    """
+    whole = hasattr(value, "__index__") and not isinstance(value, bool)  # NumPy's integers are no `int`
+    if not whole or not least <= value <= most:
+        bounds = f"{least} or more" if most == math.inf else f"{least} to {most:,}"
+        raise UserError(f"{what} is {value!r}: expected {bounds}, a whole number")
 
 
 class FailedRunsError(UserError):

@@ -47,9 +47,9 @@ def require_size(width: float, dpi: int, flag: str = "") -> None:
     Raises:
       UserError: so it is.
     """
-    if not 3 <= width <= 20:
+    if not isinstance(width, int | float) or not 3 <= width <= 20:
         raise UserError(f"{flag}width is {width}: expected 3 to 20 inches")
-    if not 50 <= dpi <= 600:
+    if not isinstance(dpi, int) or not 50 <= dpi <= 600:
         raise UserError(f"{flag}dpi is {dpi}: expected 50 to 600")
 
 

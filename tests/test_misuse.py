@@ -156,7 +156,7 @@ COMPARE = {
 EVALUATE = {
     "--num-images 1": "--num-images is 1: expected 2 or more",
     "--num-images -5": "--num-images is -5: expected 2 or more",
-    "--num-images 1001": "num_images is 1001: expected 2 to 1,000, the images that there are",
+    "--num-images 1001": "num_images is 1001: expected 2 to 1,000, a whole number",
     "--num-images many": "argument --num-images: invalid int value: 'many'",
     "--seed -1": "--seed is -1: expected 0 or more",
     "--out text": "--out text is a file: choose another",

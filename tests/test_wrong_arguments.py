@@ -47,6 +47,25 @@ def test_what_is_no_config_or_data_set_is_one_line(sample, network, tmp_path):
     for arguments in (("compact", sample), (network, "sample"), (network, sample, {"num_wrong": 3})):
         with pytest.raises(UserError, match=r"analyse takes what|expected a cifar_flax\.Selection"):
             cifar_flax.analyse(*arguments)
+    for arguments, message in (
+        ({"evaluate": True}, r"evaluate is True: expected cifar_flax\.EvaluationOptions"),
+        ({"evaluate": cifar_flax.EvaluationOptions(num_images="x")}, "num_images is 'x': expected 2 to 1,000, a whole"),
+        ({"evaluate": cifar_flax.EvaluationOptions(num_images=1001)}, "num_images is 1001: expected 2 to 1,000"),
+        ({"evaluate": cifar_flax.EvaluationOptions(seed=-1)}, "seed is -1: expected 0 or more"),
+        ({"human_labels": "x"}, "human_labels is 'x': expected"),
+        ({"selection": cifar_flax.Selection(indices=3)}, "indices is 3: expected the numbers of one or more images"),
+        ({"selection": cifar_flax.Selection(method=["grad-cam"])}, "method .* is not known"),
+        ({"compare_with": cifar_flax.load("compact")}, "published compact network is the network itself"),
+    ):
+        with pytest.raises(UserError, match=message):
+            cifar_flax.analyse(network, sample, **arguments)
+    for given in (None, 3):
+        with pytest.raises(UserError, match=r"on_epoch is .*: expected a function of a row"):
+            cifar_flax.fit(SMOKE, sample, tmp_path / "run", on_epoch=given)
+    with pytest.raises(UserError, match="a data set's description does not hold together: expected a name, a tuple"):
+        dataclasses.replace(sample.spec, class_names=10)
+    with pytest.raises(UserError, match="--image-size is 'x': expected 8 to 96"):
+        cifar_flax.open_dataset("sample", image_size="x")
     for given in (3, b"compact", ["compact"]):
         with pytest.raises(UserError, match="expected a path"):
             cifar_flax.load(given)
@@ -71,8 +90,9 @@ def test_images_are_normalised_once(network, sample):
     with pytest.raises(UserError, match="images are float64: expected uint8, 0 to 255"):
         network.spec.normalize(images / 255)
     for ask in (network.forward, lambda x: network.features(x, stage="stage4")):
-        with pytest.raises(UserError, match=r"images are uint8: expected what spec\.normalize makes"):
-            ask(images)
+        for wrong in (images, np.zeros((2, 16, 16, 3), np.float32), np.zeros((32, 32, 3), np.float32)):
+            with pytest.raises(UserError, match=r"images are .*: expected what spec\.normalize makes of \[B, 32"):
+                ask(wrong)
     for ask in (network.features, network.head):
         with pytest.raises(UserError, match="stage stage9 is not known"):
             ask(network.spec.normalize(images), stage="stage9")
@@ -92,9 +112,9 @@ def test_predictions_are_chosen_by_what_there_is(network, sample):
         _ = network.predict(sample.test.images[:2]).accuracy
 
 
-def test_a_picture_of_pillows_is_what_its_file_is(network, sample, tmp_path):
+def test_pictures_are_files_or_pillows_images_or_arrays(network, sample, tmp_path):
     """Turned as its EXIF says; of pixels whose range nothing says it is refused."""
-    exif = Image.Exif()
+    images, exif = sample.test.images[:2], Image.Exif()
     exif[0x0112] = 3
     Image.fromarray(sample.test.images[0]).save(tmp_path / "turned.png", exif=exif)
     with Image.open(tmp_path / "turned.png") as opened:
@@ -103,6 +123,15 @@ def test_a_picture_of_pillows_is_what_its_file_is(network, sample, tmp_path):
     for kind in ("i4", "f4"):
         with pytest.raises(UserError, match="picture 0 has pixels of 32 bits, of no known range"):
             network.predict(Image.fromarray(sample.test.images[0, :, :, 0].astype(kind)))
+    for several in ([images[0], images[1, :5]], [images[0], [3]]):
+        with pytest.raises(UserError, match=r"images are of several shapes or kinds: expected all of \[32, 32, 3\]"):
+            network.predict(several)
+    with pytest.raises(UserError, match="picture 1 is a ndarray: expected a file's path or Pillow's image"):
+        network.predict([tmp_path / "turned.png", images[0]])
+    with pytest.raises(UserError, match=r"classes are \[2\]: expected \[2, T\]"):
+        network.maps(images, [1, 2], stage="stage4", methods=["grad-cam"])
+    with pytest.raises(UserError, match="cannot be written: No such file or directory; choose another name"):
+        network.explain(images).save(tmp_path / "none" / "a.png")
     with pytest.raises(UserError, match=r"none\.png is not there: expected a picture"):
         network.predict(tmp_path / "none.png")
     with pytest.raises(UserError, match="is a folder: expected a picture"):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cifar_flax.cli import Parser
-from cifar_flax.errors import UserError
+from cifar_flax.errors import UserError, require_whole
 
 if TYPE_CHECKING:  # heavy imports, which --help does without
     from cifar_flax.data import Dataset
@@ -121,10 +121,9 @@ def check_selection(flags: argparse.Namespace) -> None:
     Raises:
       UserError: a number is out of its range, or two flags exclude each other.
     """
-    if flags.neighbours < 0:
-        raise UserError(f"--neighbours is {flags.neighbours}: expected 0 or more")
-    if flags.count is not None and flags.count < 1:
-        raise UserError(f"--count is {flags.count}: expected 1 or more")
+    require_whole(flags.neighbours, "--neighbours", 0)
+    if flags.count is not None:
+        require_whole(flags.count, "--count", 1)
     if flags.indices is not None:
         chosen = [name for name in ("true", "predicted", "sort", "count") if getattr(flags, name) is not None]
         if chosen:

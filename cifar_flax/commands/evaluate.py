@@ -3,7 +3,7 @@
 from cifar_flax import cli
 from cifar_flax.cli import Parser
 from cifar_flax.commands import common
-from cifar_flax.errors import UserError
+from cifar_flax.errors import require_whole
 
 
 def _parser(prog: str) -> Parser:
@@ -23,10 +23,9 @@ def _parser(prog: str) -> Parser:
 
 def _evaluate(argv: list[str] | None, prog: str) -> None:
     flags = _parser(prog).parse_args(argv)
-    if flags.num_images is not None and flags.num_images < 2:
-        raise UserError(f"--num-images is {flags.num_images}: expected 2 or more")
-    if flags.seed < 0:
-        raise UserError(f"--seed is {flags.seed}: expected 0 or more")
+    require_whole(flags.seed, "--seed", 0)
+    if flags.num_images is not None:
+        require_whole(flags.num_images, "--num-images", 2)
     options = {"num_images": flags.num_images, "seed": flags.seed, "corruptions": flags.corruptions}
     common.analyse(flags, "evaluate", other=flags.compare, evaluate=options)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cifar_flax import cli
-from cifar_flax.errors import UserError
+from cifar_flax.errors import UserError, require_whole
 
 if TYPE_CHECKING:  # heavy imports, which --help does without
     from cifar_flax.data import DataSpec
@@ -66,8 +66,7 @@ def _spec(flags: argparse.Namespace, num_classes: int) -> "DataSpec":
     from cifar_flax.interop import convert
 
     size = 32 if flags.image_size is None else flags.image_size
-    if size < 1:
-        raise UserError(f"--image-size is {size}: expected 1 or more")
+    require_whole(size, "--image-size", 1)
     like = (
         CIFAR10 if (num_classes, size) == (CIFAR10.num_classes, CIFAR10.image_size) else convert.numbered(num_classes)
     )

@@ -13,7 +13,7 @@ from typing import Any
 from cifar_flax import cli
 from cifar_flax import config as config_lib
 from cifar_flax.config import Config
-from cifar_flax.errors import FailedRunsError, UserError
+from cifar_flax.errors import FailedRunsError, UserError, require_whole
 
 
 def _seeds(text: str) -> list[int]:
@@ -87,8 +87,8 @@ def _places(at_once: int | None, gpus: str | None) -> list[dict[str, str]]:
     """The environment variables of each place on this machine where a run can be."""
     if at_once is not None and gpus is not None:
         raise UserError("--at-once and --gpus are two places: give one of them")
-    if at_once is not None and at_once < 1:
-        raise UserError(f"--at-once is {at_once}: expected 1 or more")
+    if at_once is not None:
+        require_whole(at_once, "--at-once", 1)
     if gpus is None:
         return [{}] * (at_once or 1)
     names = gpus.split(",")

@@ -54,9 +54,8 @@ def open_dataset(
     if not isinstance(name, str | os.PathLike) or not os.fspath(name):
         raise UserError(f"the data set is {name!r}: expected {KNOWN}")
     name, path = os.fspath(name), Path(name)
-    image_size = image_size if image_size is None else int(image_size)
     if image_size is not None and image_size not in range(SIZES[0], SIZES[1] + 1):
-        raise UserError(f"--image-size is {image_size}: expected {SIZES[0]} to {SIZES[1]} pixels")
+        raise UserError(f"--image-size is {image_size!r}: expected {SIZES[0]} to {SIZES[1]} pixels")
     if name == "sample":
         if data_dir is not None:
             require_ours(Path(data_dir))

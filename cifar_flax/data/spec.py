@@ -31,6 +31,22 @@ class DataSpec:
     std: tuple[float, float, float]
     digest: str = ""
 
+    def __post_init__(self):
+        statistics = np.array([self.mean, self.std], float)
+        if not (
+            isinstance(self.class_names, tuple)
+            and all(isinstance(text, str) for text in (self.name, self.digest, *self.class_names))
+            and self.num_classes >= 2
+            and isinstance(self.image_size, int)
+            and self.image_size >= 1
+            and statistics.shape == (2, 3)
+            and bool(np.isfinite(statistics).all() and (statistics[1] > 0).all())
+        ):
+            raise UserError(
+                "a data set's description does not hold together: expected a name, a tuple of two or more class "
+                "names, an image size, three means and three deviations above 0"
+            )
+
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
@@ -49,6 +65,7 @@ class DataSpec:
         Raises:
           UserError: they are not uint8.
         """
+        images = images if isinstance(images, jax.Array) else np.asarray(images)
         if images.dtype != np.uint8:
             raise UserError(f"images are {images.dtype}: expected uint8, 0 to 255; normalize divides by 255 itself")
         mean, std = self._mean_and_std(images.shape)
@@ -89,7 +106,11 @@ class DataSpec:
         Raises:
           UserError: they are not uint8 `[N, image_size, image_size, 3]`, one or more.
         """
-        array, shape = np.asarray(images), self.image_shape
+        shape = self.image_shape
+        try:
+            array = np.asarray(images)
+        except ValueError as error:  # a list of arrays of several sizes, or of arrays and something else
+            raise UserError(f"{what} are of several shapes or kinds: expected all of {list(shape)}") from error
         if array.shape[1:] != shape or not len(array):
             one = "; one image is images[None]" if array.shape == shape else ""
             expected = f"[N, {', '.join(map(str, shape))}]"
@@ -127,24 +148,9 @@ class DataSpec:
             values: dict[str, Any] = {
                 name: tuple(value) if isinstance(value, list) else value for name, value in json.loads(text).items()
             }
-            spec = cls(**values)
-            numbers = np.array([spec.mean, spec.std], float)
-            sound = (
-                isinstance(spec.name, str)
-                and isinstance(spec.class_names, tuple)
-                and spec.num_classes >= 2
-                and all(isinstance(name, str) for name in spec.class_names)
-                and isinstance(spec.image_size, int)
-                and spec.image_size >= 1
-                and isinstance(spec.digest, str)
-                and numbers.shape == (2, 3)
-                and bool(np.isfinite(numbers).all() and (numbers[1] > 0).all())
-            )
+            return cls(**values)
         except (TypeError, ValueError, AttributeError, RecursionError) as error:
             raise UserError(f"not the description of a data set ({error}): put it back as it was") from error
-        if not sound:
-            raise UserError("not the description of a data set: put it back as it was")
-        return spec
 
 
 # Mean and deviation of the 50,000 training images. The often copied deviation (0.2023, 0.1994, 0.2010) is the mean of

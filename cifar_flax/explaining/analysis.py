@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from cifar_flax.data import Dataset
-from cifar_flax.errors import UserError
+from cifar_flax.errors import UserError, require_whole
 from cifar_flax.explaining import comparison, evaluation, neighbours, people, robustness, slices
 from cifar_flax.explaining.comparison import Comparison
 from cifar_flax.explaining.evaluation import Evaluation
@@ -168,9 +168,12 @@ def analyse(
     require(network, dataset, selection)
     if compare_with is not None:
         _require_same_data(compare_with, dataset)
-    there = len(test.images)
-    if evaluate is not None and evaluate.num_images is not None and not 2 <= evaluate.num_images <= there:
-        raise UserError(f"num_images is {evaluate.num_images}: expected 2 to {there:,}, the images that there are")
+        ours, theirs = ((one.trained.digest, one.execution.precision) for one in (network, compare_with))
+        if ours == theirs:
+            raise UserError(f"{compare_with.name} is the network itself: expected another one to compare it with")
+    _require_evaluation(evaluate, len(test.images))
+    if not isinstance(human_labels, People | None):
+        raise UserError(f"human_labels is {human_labels!r}: expected a cifar_flax.explaining.people.People")
     predictions = network.predict(test.images, test.labels, progress("predicting", len(test.images)))
     wrong, correct = choose(network, dataset, predictions, selection)
     raw = network.maps(
@@ -269,14 +272,23 @@ def require(network: Network, dataset: Dataset, selection: Selection) -> None:
             network.label_of(given, what)
     if selection.sort not in SORTS:
         raise UserError(f"sort {selection.sort} is not known: expected one of {', '.join(SORTS)}")
-    for name, least in (("neighbours", 0), ("num_wrong", 1)):
-        value = getattr(selection, name)
-        if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
-            raise UserError(f"{name} is {value!r}: expected {least} or more, a whole number")
-    if selection.indices is not None and not len(selection.indices):
-        raise UserError("indices names no image: name one or more, or leave it out")
-    if selection.indices is not None and len(set(selection.indices)) < len(selection.indices):
-        raise UserError("indices names an image twice: name each image once")
+    require_whole(selection.neighbours, "neighbours", 0)
+    require_whole(selection.num_wrong, "num_wrong", 1)
+    if selection.indices is not None:
+        if np.ndim(selection.indices) != 1 or not len(selection.indices):
+            raise UserError(f"indices is {selection.indices!r}: expected the numbers of one or more images, in a list")
+        if len(set(selection.indices)) < len(selection.indices):
+            raise UserError("indices names an image twice: name each image once")
+
+
+def _require_evaluation(evaluate: EvaluationOptions | None, there: int) -> None:
+    if evaluate is None:
+        return
+    if not isinstance(evaluate, EvaluationOptions):
+        raise UserError(f"evaluate is {evaluate!r}: expected cifar_flax.EvaluationOptions(), or None")
+    require_whole(evaluate.seed, "seed", 0)
+    if evaluate.num_images is not None:
+        require_whole(evaluate.num_images, "num_images", 2, there)
 
 
 def _require_same_data(network: Network, dataset: Dataset) -> None:

@@ -83,13 +83,16 @@ class Maps:
             Image.open(content).show()
 
     def save(self, path: str | Path, *, width: float = 5.5, dpi: int = 300, cmap: str = "inferno") -> None:
-        """Draws `figure` into a `.png`, `.pdf` or `.svg` file; a PNG has `dpi` dots an inch.
+        """Draws `figure` into a `.png`, `.pdf` or `.svg` file, which it replaces; a PNG has `dpi` dots an inch.
 
         Raises:
-          UserError: the name ends in something else; or as `figure`.
-          OSError: it cannot be written.
+          UserError: the name ends in something else, or cannot be written; or as `figure`.
         """
         from cifar_flax import plots
 
         plots.require_size(width, dpi)
-        plots.save_figure(self.figure(width=width, cmap=cmap), Path(path), dpi=dpi)
+        figure = self.figure(width=width, cmap=cmap)
+        try:
+            plots.save_figure(figure, Path(path), dpi=dpi)
+        except OSError as error:
+            raise UserError(f"{path} cannot be written: {error.strerror}; choose another name") from error

@@ -95,12 +95,12 @@ class Network:
 
     def forward(self, images: jax.Array) -> jax.Array:
         """Logits `[B, C]` of images `[B, H, W, 3]` that `spec.normalize` has normalised."""
-        _require_normalised(images)
+        self._require_normalised(images)
         return model_lib.forward(self.model, self.params, images)
 
     def features(self, images: jax.Array, *, stage: str) -> jax.Array:
         """The activation `[B, h, w, K]` that leaves a stage: the first half of `forward`."""
-        _require_normalised(images)
+        self._require_normalised(images)
         self.require_known(stage, [])
         return model_lib.features(self.model, self.params, images, stage=stage)
 
@@ -108,6 +108,14 @@ class Network:
         """Logits `[B, C]` from the activation that left a stage: the second half of `forward`."""
         self.require_known(stage, [])
         return model_lib.head(self.model, self.params, activation, stage=stage)
+
+    def _require_normalised(self, images: jax.Array) -> None:
+        shape = self.spec.image_shape
+        if not jnp.issubdtype(jnp.result_type(images), jnp.floating) or jnp.shape(images)[1:] != shape:
+            raise UserError(
+                f"images are {jnp.result_type(images)} {list(jnp.shape(images))}: expected what spec.normalize makes "
+                f"of [B, {', '.join(map(str, shape))}]; predict takes uint8"
+            )
 
     # ---- many images -----------------------------------------------------------------------------
 
@@ -228,7 +236,10 @@ class Network:
         """
         if isinstance(images, str | os.PathLike | Image.Image):
             images = [images]
-        if isinstance(images, list | tuple) and images and not isinstance(images[0], np.ndarray):
+        if isinstance(images, list | tuple) and any(isinstance(x, str | os.PathLike | Image.Image) for x in images):
+            for i, one in enumerate(images):
+                if not isinstance(one, str | os.PathLike | Image.Image):
+                    raise UserError(f"picture {i} is a {type(one).__name__}: expected a file's path or Pillow's image")
             size = self.spec.image_size
             images = np.stack(
                 [
@@ -259,7 +270,7 @@ class Network:
         if stage not in self.stages:
             raise UserError(f"stage {stage} is not known: expected one of {', '.join(self.stages)}")
         for method in methods:
-            if method not in cam.METHODS:
+            if method not in [*cam.METHODS]:
                 raise UserError(f"method {method} is not known: expected one of {', '.join(cam.METHODS)}")
 
     def maps(
@@ -294,6 +305,8 @@ class Network:
         """
         self.require_known(stage, methods)
         classes = np.asarray(classes)
+        if classes.ndim != 2 or len(classes) != len(images):
+            raise UserError(f"classes are {list(classes.shape)}: expected [{len(images)}, T], T for each image")
         if not classes.size:
             return np.zeros((*classes.shape, len(methods), 1, 1), np.float32)
         for what, given in (("classes", classes), ("classes", against)):
@@ -384,11 +397,6 @@ def build_maps(model: ResNet, stage: str, methods: Sequence[str]) -> Callable[..
         return jax.vmap(jax.vmap(to_maps, in_axes=(None, 0)))(activations, gradients)
 
     return maps
-
-
-def _require_normalised(images: jax.Array) -> None:
-    if not jnp.issubdtype(images.dtype, jnp.floating):
-        raise UserError(f"images are {images.dtype}: expected what spec.normalize makes of them; predict takes uint8")
 
 
 def _require_finite(numbers: np.ndarray, what: str) -> None:
