@@ -102,7 +102,10 @@ needs_glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="is a
 
 
 @needs_glibc
-@pytest.mark.parametrize("megabytes", [123, 400], ids=["quarter width", "full width"])
+@pytest.mark.parametrize(
+    "megabytes",
+    [pytest.param(123, id="quarter width"), pytest.param(400, id="full width", marks=pytest.mark.slow)],
+)
 def test_a_wide_networks_block_does_not_grow_a_process_that_is_not_watched(megabytes):
     assert _megabytes_and_pages(megabytes, 1000, "alone")[0] < 30
 

@@ -49,7 +49,10 @@ def test_what_is_no_config_or_data_set_is_one_line(sample, network, tmp_path):
             cifar_flax.analyse(*arguments)
     for arguments, message in (
         ({"evaluate": True}, r"evaluate is True: expected cifar_flax\.EvaluationOptions"),
-        ({"evaluate": cifar_flax.EvaluationOptions(num_images="x")}, "num_images is 'x': expected 2 to 1,000, a whole"),
+        (
+            {"evaluate": cifar_flax.EvaluationOptions(num_images="x")},
+            "num_images is 'x': expected 2 to 1,000",
+        ),
         ({"evaluate": cifar_flax.EvaluationOptions(num_images=1001)}, "num_images is 1001: expected 2 to 1,000"),
         ({"evaluate": cifar_flax.EvaluationOptions(seed=-1)}, "seed is -1: expected 0 or more"),
         ({"human_labels": "x"}, "human_labels is 'x': expected"),

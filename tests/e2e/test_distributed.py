@@ -102,13 +102,14 @@ FAILURES = [(signal.SIGTERM, 1), (signal.SIGINT, 0), (signal.SIGKILL, 1), (signa
 
 
 def test_a_run_goes_on_after_any_end_with_any_number_of_processes(begun, tmp_path):
-    """From one process to two, which end in each way in turn, and to one: it is the run that was left alone.
+    """From one process to two, which end in each way in turn, and at last by themselves, and to one.
 
-    Process 1 sees no run directory.
+    It is the run that was left alone. Process 1 sees no run directory.
     """
-    resume = ["--resume", "--devices", "2", "--epochs", "10000", "--out"]
+    resume = ["--resume", "--devices", "2", "--out"]
     for number, victim in FAILURES:
-        with running([[*resume, "run"], [*resume, "elsewhere"]], tmp_path) as processes:
+        endless = ["--epochs", "10000"]
+        with running([[*resume, "run", *endless], [*resume, "elsewhere", *endless]], tmp_path) as processes:
             wait_for_another_epoch(processes, begun)
             processes[victim].send_signal(number)
             if number in (signal.SIGTERM, signal.SIGINT):
@@ -121,12 +122,17 @@ def test_a_run_goes_on_after_any_end_with_any_number_of_processes(begun, tmp_pat
                 assert processes[survivor].wait(30) == 75, number
                 error = (tmp_path / f"{survivor}.err").read_text()
                 assert error.startswith(LOST) and error.count("\n") == 1, error
-    epochs = str(len(rundir.read_rows(begun)) + 1)
-    run_one(["--resume", "--devices", "2", "--out", "run", "--epochs", epochs], tmp_path)
-    run_one([*TINY, *PLAIN, "--epochs", epochs, "--out", "alone"], tmp_path)
+    done, before = len(rundir.read_rows(begun)), (begun / "train.log").read_text()
+    assert run_two([*resume, "run", "--epochs", str(done + 1)], tmp_path) == ([0, 0], ["", ""])
+    assert "Epoch" in (tmp_path / "0.out").read_text() and "Epoch" not in (tmp_path / "1.out").read_text()
+    assert (begun / "train.log").read_text().removeprefix(before).count(f"Epoch: {done + 1}\n") == 1
+    run_one([*resume, "run", "--epochs", str(done + 2)], tmp_path)
+    run_one([*TINY, *PLAIN, "--epochs", str(done + 2), "--out", "alone"], tmp_path)
     assert_same_run(begun, tmp_path / "alone")
+    names = [{path.name for path in folder.iterdir()} for folder in (begun, tmp_path / "alone")]
+    assert names[0] == names[1]
     log = (begun / "train.log").read_text()
-    assert "processes 1, now 2" in log and "processes 2, now 1" in log
+    assert "processes 1, now 2" in log and "processes 2, now 1" in log and "Devices: 2 x cpu in 2 processes" in log
     assert not (tmp_path / "elsewhere").exists()
 
 
@@ -161,17 +167,6 @@ def test_another_version_of_the_code_is_refused(tmp_path):
     for error in errors:
         assert error.startswith("error: process 1 has another code of cifar_flax than process 0 (")
         assert error.count("\n") == 1
-
-
-def test_two_processes_train_as_one_of_two_devices_does(tmp_path):
-    assert run_two([*TINY, "--epochs", "2", "--out", "two"], tmp_path) == ([0, 0], ["", ""])
-    run_one([*TINY, "--epochs", "2", "--out", "one"], tmp_path)
-    assert_same_run(tmp_path / "two", tmp_path / "one")
-    names = [{path.name for path in (tmp_path / name).iterdir()} for name in ("one", "two")]
-    assert names[0] == names[1]
-    log = (tmp_path / "two" / "train.log").read_text()
-    assert log.count("Epoch: 1\n") == 1 and "Devices: 2 x cpu in 2 processes" in log
-    assert "Epoch" in (tmp_path / "0.out").read_text() and "Epoch" not in (tmp_path / "1.out").read_text()
 
 
 def test_a_process_that_is_stuck_ends_all(begun, tmp_path):

@@ -2,8 +2,8 @@
 
 import dataclasses
 import json
-import types
 
+import jax
 import numpy as np
 import pytest
 from scipy.special import softmax
@@ -157,19 +157,20 @@ def test_words_say_what_costs_most(measured):
 def test_the_images_are_those_of_the_evaluation(sample, monkeypatch):
     """Of a subset, the same are drawn for both; a second network sees the same corruptions."""
     from cifar_flax.explaining import analysis, evaluation
-    from cifar_flax.explaining.network import load
+    from cifar_flax.explaining.network import load, prepare
 
     network, asked = load("compact"), []
+    other = dataclasses.replace(network.trained, params=jax.tree.map(lambda x: x * 1.01, network.params))
     few = dataclasses.replace(sample, test=sample.test.take(slice(90)))
     monkeypatch.setattr(evaluation, "evaluate", lambda *_, **__: "evaluated")
     monkeypatch.setattr(robustness, "measure", lambda *given, **options: asked.append((*given, options["seed"])))
-    options = types.SimpleNamespace(num_images=20, seed=5, corruptions=True)
-    found = analysis.analyse(network, few, compare_with=network, evaluate=options)
+    options = analysis.EvaluationOptions(num_images=20, seed=5, corruptions=True)
+    found = analysis.analyse(network, few, compare_with=prepare(other), evaluate=options)
     assert found.evaluation == "evaluated" and len(asked) == 2
     chosen = evaluation.draw_images(90, 20, np.random.default_rng(5))
     assert len(set(chosen.tolist())) == 20
     for _, images, seed in asked:
         np.testing.assert_array_equal(images.indices, few.test.indices[chosen])
         assert seed == 5
-    options.corruptions = False
+    options = dataclasses.replace(options, corruptions=False)
     assert analysis.analyse(network, few, evaluate=options).robustness is None and len(asked) == 2

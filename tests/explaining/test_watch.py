@@ -23,6 +23,7 @@ from cifar_flax.training.checkpoint import Progress
 
 DATA = r'id="data">(.*?)</script>'
 TRAIN = ["train", "--preset", "smoke", "--dataset", "sample", "--epochs", "2"]
+TRAIN += ["--widths", "8", "--strides", "2", "--precision", "float32"]
 
 
 def content(path):
@@ -58,11 +59,11 @@ def test_the_page_is_of_the_run(tmp_path, sample, show, violations):
 
 
 @pytest.mark.slow
-def test_the_page_is_loaded_again_while_the_run_trains(tmp_path, sample, show, monkeypatch):
+def test_the_page_is_loaded_again_while_the_run_trains(tmp_path, tiny, sample, show, monkeypatch):
     """From before the first step on; a run that goes on, or is complete, has its page at once."""
     monkeypatch.setattr(watch, "SECONDS", 0.3)
     folder = tmp_path / "run"
-    config = dataclasses.replace(cifar_flax.PRESETS["smoke"], epochs=2, test=False)
+    config = dataclasses.replace(tiny, epochs=2, test=False)
     write, texts = watch.watching(folder, sample), []
 
     def on_progress(state):
