@@ -57,19 +57,7 @@ CHANGES: list[tuple[str, Callable[[re.Match], str]]] = [
         lambda x: f"{x[2]}, {x[1]}",
     ),
 ]
-LOOKS = {
-    "figsize",
-    "fontsize",
-    "dpi",
-    "linewidth",
-    "alpha",
-    "rotation",
-    "markersize",
-    "shrink",
-    "zorder",
-    "indent",
-    "strict",
-}
+LOOKS = re.compile("figsize|fontsize|dpi|linewidth|alpha|rotation|markersize|shrink|zorder|indent|strict")
 Change = tuple[int, int, int, str]  # a line from 1, its first and last column in bytes, and what replaces these
 
 # The tests that belong to a file, besides those of its own name: the first entry that its path begins with.
@@ -124,7 +112,7 @@ def _left_alone(node: ast.AST) -> list[Any]:
     found = [getattr(node, name, None) for name in fields]
     is_text = isinstance(node, ast.Constant) and isinstance(node.value, str | bytes)
     is_check = isinstance(node, ast.If) and any(isinstance(x, ast.Raise) for x in node.body)
-    is_look = isinstance(node, ast.keyword) and node.arg in LOOKS
+    is_look = isinstance(node, ast.keyword) and LOOKS.fullmatch(str(node.arg))
     kinds = ast.Raise | ast.Assert | ast.JoinedStr | ast.Import | ast.ImportFrom | ast.arg
     alone = [node] if is_text or is_check or is_look or isinstance(node, kinds) else []
     return [x for part in (alone, *found) for x in (part if isinstance(part, list) else [part]) if x is not None]

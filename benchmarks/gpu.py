@@ -34,29 +34,28 @@ TRIALS = (
 def parts(out: Path, flags: list[str], data: list[str]) -> dict[str, list[str]]:
     """The words of each part's command after `python`, in their order. OUT/seed-0 and the like are run directories."""
     preset = flags[flags.index("--preset") + 1] if "--preset" in flags else "resnet18"
-    benchmark = ["--preset", preset, *data]
-    val_size = "200" if preset == "smoke" else "5000"
-    network, first = str(out / "network.safetensors"), str(out / "seed-0")
+    taught, val_size = ("smoke", "200") if preset == "smoke" else ("compact", "5000")
+    network, program = str(out / "seed-0.safetensors"), ["-m", "cifar_flax"]
+    asked = ["--ckpt", network, *data, "--overwrite", "--out"]
+
+    def train(name: str, *more: str) -> list[str]:
+        return ["train.py", *flags, *more, *data, "--out", str(out / name)]
+
+    trials = ["--val-size", val_size, "--no-test", *(word for trial in TRIALS for word in ("--trial", trial))]
+    teaching = ["--preset", taught, "--teacher", str(out / "teacher"), "--seed"]
     return {
-        "trials": [
-            *("-m", "cifar_flax", "sweep", *flags, *data, "--val-size", val_size, "--no-test", "--at-once", "2"),
-            *("--out", str(out / "trials"), *(word for trial in TRIALS for word in ("--trial", trial))),
-        ],
-        "seed-0": ["train.py", *flags, *data, "--out", first],
-        "network": ["explain.py", "--ckpt", first, "--export", network, "--half"],
-        "explain": ["explain.py", "--ckpt", network, *data, "--out", str(out / "explain"), "--overwrite"],
+        "trials": [*program, "sweep", *flags, *data, *trials, "--at-once", "2", "--out", str(out / "trials")],
+        "seed-0": train("seed-0", "--seed", "0"),
+        "network": [*program, "export", "--ckpt", str(out / "seed-0"), "--half", "--out", network],
+        "explain": [*program, "explain", *asked, str(out / "explain")],
+        **{name: train(name, "--seed", name[-1]) for name in ("seed-1", "seed-2", "seed-3", "seed-4")},
+        "teacher": train("teacher", "--label-smoothing", "0"),
+        **{name: train(name, *teaching, name[-1]) for name in ("taught-0", "taught-1", "taught-2")},
         **{
-            f"seed-{i}": ["train.py", *flags, *data, "--seed", f"{i}", "--out", str(out / f"seed-{i}")]
-            for i in range(1, 5)
-        },
-        **{
-            f"speed-{what}": ["benchmarks/speed.py", what, *benchmark, "--out", str(out / f"{what}.json")]
+            f"speed-{what}": ["benchmarks/speed.py", what, "--preset", preset, *data, "--out", f"{out}/{what}.json"]
             for what in ("step", "epoch", "forward", "maps")
         },
-        "trust": ["explain.py", "--ckpt", network, *data, "--evaluate", "--out", str(out / "trust"), "--overwrite"],
-        "deterministic-a": ["train.py", *flags, *data, "--deterministic", "--out", str(out / "deterministic-a")],
-        "deterministic-b": ["train.py", *flags, *data, "--deterministic", "--out", str(out / "deterministic-b")],
-        "tests": ["-m", "pytest", "--numprocesses", "0", "-m", "not slow"],
+        "evaluate": [*program, "evaluate", *asked, str(out / "evaluate")],
     }
 
 

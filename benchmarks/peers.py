@@ -144,17 +144,6 @@ def forward(
     return logits
 
 
-def augmentation(config: Config, images: np.ndarray) -> Callable[[], None]:
-    """A function that normalises and augments the images."""
-    pixels = to_device(images)
-
-    def run() -> None:
-        augment(normalize(pixels), config)
-        wait()
-
-    return run
-
-
 def _layer(module: torch.nn.Module, stage: str) -> torch.nn.Module:
     return getattr(module, f"layer{stage.removeprefix('stage')}")[-1]
 

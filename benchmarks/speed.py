@@ -3,13 +3,12 @@
     python benchmarks/speed.py step --preset compact
     python benchmarks/speed.py epoch --preset resnet18
     python benchmarks/speed.py forward --preset compact
-    python benchmarks/speed.py augment
     python benchmarks/speed.py maps
     python benchmarks/speed.py start
 
 `step` trains on a few batches, `epoch` on 50,000 images with an evaluation of 10,000 after them, by SGD: PyTorch eager
-and compiled beside ours. `forward` computes logits; `augment` shows what share of a step it is; `maps` are Grad-CAM of
-all ten classes beside pytorch-grad-cam and torchcam; `start` is from the shell's prompt to an answer.
+and compiled beside ours. `forward` computes logits; `maps` are Grad-CAM of all ten classes beside pytorch-grad-cam and
+torchcam; `start` is from the shell's prompt to an answer.
 
 With --beside, a folder with another version of this repository, ours of both versions are timed and PyTorch is not:
 
@@ -48,7 +47,7 @@ from cifar_flax.explaining.network import build_maps, build_outputs, load, prepa
 from cifar_flax.network import model
 from cifar_flax.network.build import build_model
 from cifar_flax.training.metrics import Metrics
-from cifar_flax.training.program import DeviceSplit, Program, build_augment, build_program
+from cifar_flax.training.program import DeviceSplit, Program, build_program
 from cifar_flax.training.trained import Trained
 
 # Training steps before those that are timed: so long XLA:CPU's memory goes on growing, a fault for every new page.
@@ -179,25 +178,6 @@ def forward(arguments: argparse.Namespace) -> Benchmark:
     return Benchmark({OURS: ours, **_eager_and_compiled(theirs)}, repeats=3)
 
 
-def augmentation(arguments: argparse.Namespace) -> Benchmark:
-    chosen = _chosen(arguments)
-    sample = data.load_cifar10(source="sample")
-    pixels, labels = sample.train.images[: chosen.batch_size], sample.train.labels[: chosen.batch_size]
-
-    def ours():
-        configured = build_augment(chosen, 32)
-        run = jax.jit(lambda key, images: configured(key, data.CIFAR10.normalize(images)))
-        key, placed = jax.random.key(0), jax.device_put(pixels, jax.devices()[0])
-        return lambda: run(key, placed).block_until_ready(), lambda: {"images": len(pixels)}
-
-    def whole_step():
-        program = build_program(chosen, len(pixels))
-        return our_epoch(program, program.place(DeviceSplit(pixels, labels))), dict
-
-    theirs = functools.partial(_peer, "augmentation", chosen, pixels)
-    return Benchmark({OURS: ours, "PyTorch eager": theirs, f"{OURS}, a whole step": whole_step}, repeats=3)
-
-
 def maps(arguments: argparse.Namespace) -> Benchmark:
     network = load("compact")
     if arguments.preset != "compact":
@@ -253,7 +233,6 @@ BENCHMARKS: dict[str, Callable[[argparse.Namespace], Benchmark]] = {
     "step": functools.partial(training, whole=False),
     "epoch": functools.partial(training, whole=True),
     "forward": forward,
-    "augment": augmentation,
     "maps": maps,
 }
 

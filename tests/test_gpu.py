@@ -1,6 +1,7 @@
 """The script for a GPU, tried without one: it is cut, and goes on."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -21,9 +22,17 @@ if not begun.exists():
 """
 
 
-def test_every_part_is_a_command_that_is_there(tmp_path):
-    for words in gpu.parts(tmp_path, ["--epochs", "40"], []).values():
-        assert words[0] == "-m" or (ROOT / words[0]).exists()
+@pytest.mark.slow
+def test_every_part_is_a_command_of_known_flags(tmp_path):
+    """Of one more flag each says that this one is unknown, and so knows the others."""
+    data, asked = ["--data-dir", str(tmp_path)], {}
+    for words in gpu.parts(tmp_path, ["--epochs", "40"], data).values():
+        kind = words[2] if words[0] == "-m" else words[0]
+        asked.setdefault((kind, *(word for word in words if word.startswith("--"))), words)
+    for words in asked.values():
+        command = [sys.executable, *words, "--no-such-flag"]
+        said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert said.returncode == 2 and "error: unrecognized arguments: --no-such-flag" in said.stderr, said.stderr
 
 
 @pytest.mark.slow

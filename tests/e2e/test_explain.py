@@ -1,5 +1,6 @@
 """`python explain.py` as a person runs it, with the embedded network on the embedded sample."""
 
+import dataclasses
 import hashlib
 import json
 import re
@@ -7,12 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 from cifar_flax import commands
 from cifar_flax.explaining.folder import PICTURES, check
+from cifar_flax.training import trained
 
 ROOT = Path(__file__).parents[2]
 
@@ -151,11 +154,14 @@ def test_wrong_input_is_one_line_and_exit_code_2(tmp_path):
 
 
 def test_overwriting_replaces_the_directory(tmp_path, here):
-    assert here("compare", "compact", "--out", "a", "--count", 1) == 0
+    ours = trained.load("compact")
+    other = dataclasses.replace(ours, params=jax.tree.map(lambda x: 1.1 * x, ours.params))
+    trained.export(other, tmp_path / "other.safetensors")
+    assert here("compare", "other.safetensors", "--out", "a", "--count", 1) == 0
     assert (tmp_path / "a" / "mended.png").exists()
     assert here("explain", "--out", "a", "--overwrite", "--count", 1) == 0
     assert not (tmp_path / "a" / "mended.png").exists() and (tmp_path / "a" / "report.html").exists()
-    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "other.safetensors"]
 
 
 def test_pictures_of_ones_own_are_explained_and_broken_ones_named(tmp_path, sample, here, capsys):
