@@ -1,5 +1,6 @@
 """Files that are complete or not there at all."""
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -31,6 +32,13 @@ def write_atomically(path: Path, content: bytes | bytearray | str) -> None:
       OSError: it cannot be written; what was at `path` is as it was.
     """
     write_together({path: content})
+
+
+def keep_newest(folder: Path, count: int) -> None:
+    """Deletes the files of a cache but for so many, those written last."""
+    with contextlib.suppress(OSError):  # another process may be at the same
+        for path in sorted(folder.glob("[!.]*"), key=lambda path: path.stat().st_mtime)[:-count]:
+            path.unlink()
 
 
 def write_together(contents: Mapping[Path, bytes | bytearray | str]) -> None:

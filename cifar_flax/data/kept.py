@@ -14,17 +14,18 @@ from typing import Any
 
 import numpy as np
 
-from cifar_flax import cli
+from cifar_flax import cli, files
 from cifar_flax.data.layout import empty_aligned
 from cifar_flax.data.sources import default_data_dir
 from cifar_flax.data.spec import Dataset, DataSpec, whole_split
 
 _VERSION = 2  # another one when the same files would give other arrays
+_MOST = 10  # data sets that are kept, those decoded last; 50,000 images of 32x32 pixels are 150 MB
 
 
 def kept(
     source: Path,
-    files: Sequence[Path],
+    sources: Sequence[Path],
     make: Callable[[], Dataset],
     *,
     options: Any,
@@ -34,13 +35,13 @@ def kept(
 
     Args:
       source: what the data set is called by.
-      files: all that it is read from.
+      sources: all files that it is read from.
       make: decodes it, and reports its notes.
       options: what else it depends on, ready for JSON.
       report: called with a line of text as work goes on.
     """
     place = json.dumps([str(source.resolve()), options])
-    key = json.dumps([_VERSION, place, [(os.path.relpath(path, source), *_stat(path)) for path in files]])
+    key = json.dumps([_VERSION, place, [(os.path.relpath(path, source), *_stat(path)) for path in sources]])
     cache = default_data_dir() / "decoded" / f"{hashlib.sha256(place.encode()).hexdigest()[:16]}.npz"
     if (found := _read(cache, key)) is not None:
         report(f"{source}: as decoded before, kept in {cache}")
@@ -93,3 +94,4 @@ def _write(dataset: Dataset, cache: Path, key: str) -> None:
         whole = Path(part) / cache.name
         np.savez(whole, key=key, spec=dataset.spec.to_json(), notes=json.dumps(dataset.notes), **arrays)
         whole.replace(cache)
+    files.keep_newest(cache.parent, _MOST)

@@ -23,6 +23,7 @@ COUNT = 5
 DOUBTED, _VOTERS = 20, 10
 _VERSION = 1  # of what is kept; another one when the same network would give other features
 KEPT_FROM = 5000  # training images; of fewer the features take seconds
+_MOST_KEPT = 20  # networks' features; ResNet-18's of 50,000 images are 51 MB
 _BY_PIXELS = 1000  # errors that are looked up by pixels, at most
 
 DEFINITIONS = {
@@ -171,6 +172,7 @@ def training_features(network: Network, train: Split, progress: Progress) -> np.
             buffer = io.BytesIO()
             np.save(buffer, found.astype(np.float16))
             files.write_atomically(path, buffer.getvalue())
+            files.keep_newest(path.parent, _MOST_KEPT)
         except OSError:  # it is computed anew next time
             pass
     return similar.unit(found)

@@ -320,6 +320,17 @@ def test_a_folder_is_decoded_once(digits, tmp_path, cache, monkeypatch):
     assert len(list(cache.iterdir())) == 2  # the stale one was replaced
 
 
+def test_ten_data_sets_are_kept_decoded(digits, tmp_path, cache):
+    folder = write_few(tmp_path / "x", digits)
+    for size in range(16, 28):
+        data.open_dataset(folder, image_size=size)
+    sizes = set()
+    for path in cache.iterdir():
+        with np.load(path) as stored:
+            sizes.add(stored["train_images"].shape[1])
+    assert sizes == set(range(18, 28))  # the last ones
+
+
 def test_a_parquet_file_is_decoded_once(digits, tmp_path, monkeypatch):
     path = parquet(tmp_path / "x.parquet", digits["x_train"][::20], digits["y_train"][::20])
     first = data.open_dataset(path)

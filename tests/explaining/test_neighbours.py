@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import os
 
 import numpy as np
 import pytest
@@ -155,7 +156,7 @@ def test_none_are_looked_up_where_none_are_asked_for(network, sample, tmp_path):
 
 
 def test_features_of_many_images_are_kept(network, sample, tmp_path, monkeypatch):
-    """By network and images: others are not taken for them, and a broken file is made anew."""
+    """By network and images: others are not taken for them, a broken file is made anew, and twenty are kept."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(neighbours, "KEPT_FROM", 100)
     first = neighbours.training_features(network, sample.test, no_progress)
@@ -170,5 +171,9 @@ def test_features_of_many_images_are_kept(network, sample, tmp_path, monkeypatch
         shifted = dataclasses.replace(network, model=network.model.clone(spec=other))
         neighbours.training_features(shifted, sample.test, no_progress)
     path.write_bytes(path.read_bytes()[:-5])
+    for i in range(30):  # of other networks, older
+        (path.parent / f"{i}.npy").touch()
+        os.utime(path.parent / f"{i}.npy", (i, i))
     monkeypatch.setattr(type(network), "predict", predict)
     np.testing.assert_array_equal(neighbours.training_features(network, sample.test, no_progress), first)
+    assert {x.name for x in path.parent.iterdir()} == {path.name, *(f"{i}.npy" for i in range(11, 30))}
