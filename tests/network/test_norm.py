@@ -21,9 +21,10 @@ def draw(rng, shape, dtype):
 
 
 # Maps, rows of pixels, one image, and images for each of several classes.
-@pytest.mark.parametrize(
-    ("shape", "num_axes"), [((3, 4, 6, 5), 3), ((3, 4, 30), 2), ((4, 6, 5), 3), ((2, 3, 4, 30), 2)]
-)
+SHAPES = [((3, 4, 6, 5), 3), ((3, 4, 30), 2), ((4, 6, 5), 3), ((2, 3, 4, 30), 2)]
+
+
+@pytest.mark.parametrize(("shape", "num_axes"), SHAPES)
 def test_values_and_gradients_are_those_of_flax(shape, num_axes, rng):
     with jax.enable_x64(True):
         x, scale, bias, gradient = draw(rng, shape, jnp.float64)
@@ -50,13 +51,14 @@ def test_vmap_takes_one_image_at_a_time(rng):
     np.testing.assert_allclose(jax.vmap(gradients)(x, gradient), gradients(x, gradient), rtol=1e-4, atol=1e-5)
 
 
-def test_bfloat16_in_and_out_with_float32_between(rng):
-    x, scale, bias, gradient = draw(rng, (4, 8, 8, 16), jnp.float32)
+@pytest.mark.parametrize(("shape", "num_axes"), [((4, 8, 8, 16), 3), *SHAPES])
+def test_bfloat16_in_and_out_with_float32_between(shape, num_axes, rng):
+    x, scale, bias, gradient = draw(rng, shape, jnp.float32)
     x, gradient = x.astype(jnp.bfloat16), gradient.astype(jnp.bfloat16)
-    found, vjp = jax.vjp(lambda *a: layer_norm(*a, 3), x, scale, bias)
+    found, vjp = jax.vjp(lambda *a: layer_norm(*a, num_axes), x, scale, bias)
     by_x, by_scale, by_bias = vjp(gradient)
     assert found.dtype == by_x.dtype == jnp.bfloat16 and by_scale.dtype == by_bias.dtype == jnp.float32
-    exact, exact_vjp = jax.vjp(lambda *a: layer_norm(*a, 3), x.astype(jnp.float32), scale, bias)
+    exact, exact_vjp = jax.vjp(lambda *a: layer_norm(*a, num_axes), x.astype(jnp.float32), scale, bias)
     for ours, theirs in zip(
         (found, by_x, by_scale, by_bias), (exact, *exact_vjp(gradient.astype(jnp.float32))), strict=True
     ):

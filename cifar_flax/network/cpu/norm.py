@@ -1,7 +1,10 @@
 """Layer normalisation with a gradient that reads its inputs twice: for the sums, and for what is made of them."""
 
 import functools
+import itertools
 import math
+import operator
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -29,28 +32,53 @@ def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, num_axes: int) -
 
 def _forward(x: jax.Array, scale: jax.Array, bias: jax.Array, num_axes: int):
     axes = tuple(range(-num_axes, 0))
-    wide = _widened(x)
-    mean = wide.mean(axes, keepdims=True)
-    variance = jnp.maximum(jnp.square(wide).mean(axes, keepdims=True) - jnp.square(mean), 0)
-    inverse = jax.lax.rsqrt(variance + _EPSILON)
-    y = (wide - mean) * (inverse * _expanded(scale, x)) + _expanded(bias, x)
+    if _is_narrow(x):
+        sums = [_over_rows(term, num_axes, x) for term in (_widened, lambda x: jnp.square(_widened(x)))]
+        size = math.prod(x.shape[-num_axes:])
+        mean, square = (a.sum(axes, keepdims=True) / size for a in jax.lax.optimization_barrier(sums))
+    else:
+        mean, square = (a.mean(axes, keepdims=True) for a in (x, jnp.square(x)))
+    inverse = jax.lax.rsqrt(jnp.maximum(square - jnp.square(mean), 0) + _EPSILON)
+    y = (_widened(x) - mean) * (inverse * _expanded(scale, x)) + _expanded(bias, x)
     return y.astype(x.dtype), (x, scale, mean, inverse)
 
 
 def _backward(num_axes: int, saved: tuple[jax.Array, ...], gradient: jax.Array):
     x, scale, mean, inverse = saved
-    axes, inner_axes = tuple(range(-num_axes, 0)), tuple(range(-num_axes, -1))
-    wide = _widened(gradient)
-    standardised = (_widened(x) - mean) * inverse
+    axes = tuple(range(-num_axes, 0))
+
+    def standardised(x):
+        return (_widened(x) - mean) * inverse
+
     # Sums for each image and channel give both the parameters' gradients and the two means of the input's.
-    by_bias = wide.sum(inner_axes, keepdims=True)
-    by_scale = (wide * standardised).sum(inner_axes, keepdims=True)
+    by_bias = _over_rows(_widened, num_axes, gradient)
+    by_scale = _over_rows(lambda gradient, x: _widened(gradient) * standardised(x), num_axes, gradient, x)
+    if _is_narrow(x):
+        by_bias, by_scale = jax.lax.optimization_barrier((by_bias, by_scale))
     size = math.prod(x.shape[-num_axes:])
     expanded = _expanded(scale, x)
     along, across = ((sums * expanded).sum(axes, keepdims=True) / size for sums in (by_bias, by_scale))
-    by_x = inverse * (wide * expanded - along - standardised * across)
+    by_x = inverse * (_widened(gradient) * expanded - along - standardised(x) * across)
     by_scale, by_bias = (sums.reshape(-1, *scale.shape).sum(0) for sums in (by_scale, by_bias))
     return by_x.astype(x.dtype), by_scale, by_bias
+
+
+def _over_rows(term: Callable[..., jax.Array], num_axes: int, *arrays: jax.Array) -> jax.Array:
+    """The sum of a term of arrays `[..., C]` over the last `num_axes` axes but the last, which stay as axes of 1.
+
+    XLA:CPU leaves sums to YNNPACK, which must have its input in memory. In bfloat16 that would be float32 numbers,
+    written and read once more: four times what the term itself reads. XLA fuses additions of rows instead.
+    """
+    inner = tuple(range(-num_axes, -1))
+    if not _is_narrow(arrays[0]):
+        return term(*arrays).sum(inner, keepdims=True)
+    axis = arrays[0].ndim - num_axes
+    rows = ([jax.lax.slice_in_dim(a, i, i + 1, axis=axis) for a in arrays] for i in range(arrays[0].shape[axis]))
+    return functools.reduce(operator.add, itertools.starmap(term, rows)).sum(inner, keepdims=True)
+
+
+def _is_narrow(x: jax.Array) -> bool:
+    return x.dtype.itemsize < 4
 
 
 def _widened(x: jax.Array) -> jax.Array:

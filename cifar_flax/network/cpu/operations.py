@@ -61,8 +61,8 @@ def _convolution(part: int | None) -> Callable[..., jax.Array]:
         if not plain or strides != (stride, stride) or kernel.shape[1] != size or padding != known.get(size):
             raise NotImplementedError(f"{kernel.shape} with {strides=}, {padding=}, or dilated, or in groups")
         x = _kept(_rows(x)).reshape(x.shape)
-        if size == 1:
-            return conv1x1(x, kernel, stride)
+        if size == 1:  # kept once more: the gradient of a slice is slow in the shape of rows
+            return conv1x1(_kept(x), kernel, stride)
         return conv3x3(x, kernel, stride) if part is None else conv3x3_bfloat16(x, kernel, stride, part)
 
     return conv_general_dilated
