@@ -116,7 +116,10 @@ def run(command: Callable[[], None]) -> int:
     try:
         command()
         sys.stdout.flush()
-    except (UserError, RuntimeError) as raised:
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at exit
+        return 141
+    except (UserError, RuntimeError, OSError) as raised:
         error = known(raised)
         if not isinstance(error, UserError):
             raise
@@ -126,7 +129,4 @@ def run(command: Callable[[], None]) -> int:
         return interruption.exit_code
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at exit
-        return 141
     return 0

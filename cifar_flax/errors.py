@@ -1,5 +1,6 @@
 """What ends a command other than success: each knows its exit code."""
 
+import errno
 import math
 from typing import Any
 
@@ -26,14 +27,18 @@ def printable(text: str) -> str:
     return "".join(x if x.isprintable() else x.encode("unicode_escape").decode() for x in text)
 
 
+def is_whole(value: Any) -> bool:
+    """Whether it is a whole number, one of NumPy's or JAX's too; True and False are none."""
+    return hasattr(value, "__index__") and not isinstance(value, bool) and getattr(value, "shape", ()) == ()
+
+
 def require_whole(value: Any, what: str, least: int, most: float = math.inf) -> None:
     """Refuses what is no whole number from `least` to `most`.
 
     Raises:
       UserError: so it is.
     """
-    whole = hasattr(value, "__index__") and not isinstance(value, bool)  # NumPy's integers are no `int`
-    if not whole or not least <= value <= most:
+    if not is_whole(value) or not least <= value <= most:
         bounds = f"{least} or more" if most == math.inf else f"{least} to {most:,}"
         raise UserError(f"{what} is {value!r}: expected {bounds}, a whole number")
 
@@ -60,7 +65,9 @@ class LostProcessError(UserError):
 
 
 def known(error: BaseException) -> BaseException:
-    """The `UserError` for a device that XLA says is out of memory or of another resource; any other error itself."""
+    """The `UserError` for a name that is too long, or a device that XLA says is out of a resource; else the error."""
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        return UserError(f"{str(error.filename)[:40]}... is too long a name: choose a shorter one")
     if not isinstance(error, RuntimeError) or not str(error).startswith("RESOURCE_EXHAUSTED"):
         return error
     return UserError(

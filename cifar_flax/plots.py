@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import numbers
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
 from cifar_flax import files
-from cifar_flax.errors import UserError
+from cifar_flax.errors import UserError, require_whole
 
 # Okabe and Ito's: told apart by the colour-blind.
 TRAIN_COLOR, VALIDATION_COLOR, TEST_COLOR = "#0072B2", "#009E73", "#D55E00"
@@ -47,10 +48,9 @@ def require_size(width: float, dpi: int, flag: str = "") -> None:
     Raises:
       UserError: so it is.
     """
-    if not isinstance(width, int | float) or not 3 <= width <= 20:
-        raise UserError(f"{flag}width is {width}: expected 3 to 20 inches")
-    if not isinstance(dpi, int) or not 50 <= dpi <= 600:
-        raise UserError(f"{flag}dpi is {dpi}: expected 50 to 600")
+    if not isinstance(width, numbers.Real) or not 3 <= width <= 20:
+        raise UserError(f"{flag}width is {width!r}: expected 3 to 20 inches")
+    require_whole(dpi, f"{flag}dpi", 50, 600)
 
 
 def font_size(width: float) -> int:
@@ -124,7 +124,15 @@ def curves_figure(rows: Sequence[dict[str, Any]], *, width: float = 10, font: fl
       rows: the lines of a `metrics.jsonl`.
       width: of the figure, in inches.
       font: the size of its text, in points.
+
+    Raises:
+      UserError: they lack what is drawn.
     """
+    for name in ("epoch", "learning_rate", "train_loss", "train_accuracy"):
+        if not all(name in row for row in rows):
+            raise UserError(
+                f"an epoch of the training has no {name}, and its curves cannot be drawn: use another file"
+            )
     shape, height = ((2, 1), 1.2) if width < _NARROW else ((1, 2), 0.4)
     figure = Figure(figsize=(width, height * width), layout="constrained")
     loss_axes, accuracy_axes = figure.subplots(*shape)

@@ -158,7 +158,8 @@ EVALUATE = {
     "--num-images -5": "--num-images is -5: expected 2 or more",
     "--num-images 1001": "num_images is 1001: expected 2 to 1,000, a whole number",
     "--num-images many": "argument --num-images: invalid int value: 'many'",
-    "--seed -1": "--seed is -1: expected 0 or more",
+    "--seed -1": "--seed is -1: expected 0 to 4,294,967,295",
+    "--seed 99999999999999999999": "--seed is 99999999999999999999: expected 0 to 4,294,967,295",
     "--out text": "--out text is a file: choose another",
     "--corruptions --compare nowhere": "OTHER nowhere is no checkpoint",
 }
@@ -249,6 +250,8 @@ IMPORT = {
     "torch.safetensors --out x.safetensors --std 0,1,1": "--std: invalid list of 3 numbers",
     "torch.safetensors --out x.safetensors --std 1,1,inf": "--std: invalid list of 3 numbers",
     "torch.safetensors --out x.safetensors --mean 1,nan,1": "--mean: invalid list of 3 numbers",
+    "torch.safetensors --out x.safetensors --mean 128,128,128": "128,128,128: expected means of pixels from 0",
+    "torch.safetensors --out x.safetensors --mean=-1,0,1": "--mean: invalid list of 3 numbers",
     "torch.safetensors --out x.safetensors --image-size 0": "--image-size is 0: expected 1 or more",
     "torch.safetensors --out x.safetensors --classes cat,dog": "--classes cat,dog has 2 names and the network 10",
     "torch.safetensors --out x.safetensors --classes nowhere": "--classes nowhere has 1 names and the network 10",

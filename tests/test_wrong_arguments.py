@@ -1,7 +1,9 @@
 """What a person may give by mistake, in Python and on the command line: one line each, and nothing is written."""
 
 import dataclasses
+import functools
 import io
+import json
 import os
 
 import numpy as np
@@ -9,9 +11,11 @@ import pytest
 from PIL import Image
 
 import cifar_flax
-from cifar_flax import commands
+from cifar_flax import commands, plots
 from cifar_flax.data import Dataset
 from cifar_flax.errors import UserError
+from cifar_flax.explaining.network import prepare
+from cifar_flax.training import rundir, trained
 
 SMOKE = dataclasses.replace(cifar_flax.PRESETS["smoke"], epochs=1)
 
@@ -54,7 +58,7 @@ def test_what_is_no_config_or_data_set_is_one_line(sample, network, tmp_path):
             "num_images is 'x': expected 2 to 1,000",
         ),
         ({"evaluate": cifar_flax.EvaluationOptions(num_images=1001)}, "num_images is 1001: expected 2 to 1,000"),
-        ({"evaluate": cifar_flax.EvaluationOptions(seed=-1)}, "seed is -1: expected 0 or more"),
+        ({"evaluate": cifar_flax.EvaluationOptions(seed=-1)}, "seed is -1: expected 0 to 4,294,967,295"),
         ({"human_labels": "x"}, "human_labels is 'x': expected"),
         ({"selection": cifar_flax.Selection(indices=3)}, "indices is 3: expected the numbers of one or more images"),
         ({"selection": cifar_flax.Selection(method=["grad-cam"])}, "method .* is not known"),
@@ -67,8 +71,19 @@ def test_what_is_no_config_or_data_set_is_one_line(sample, network, tmp_path):
             cifar_flax.fit(SMOKE, sample, tmp_path / "run", on_epoch=given)
     with pytest.raises(UserError, match="a data set's description does not hold together: expected a name, a tuple"):
         dataclasses.replace(sample.spec, class_names=10)
-    with pytest.raises(UserError, match="--image-size is 'x': expected 8 to 96"):
-        cifar_flax.open_dataset("sample", image_size="x")
+    for mean in ((0, 0), None, (10**400, 0, 0)):
+        with pytest.raises(UserError, match="three means and three deviations above 0"):
+            dataclasses.replace(sample.spec, mean=mean)
+    for size in ("x", 16.0, np.array([16, 16]), 7):
+        with pytest.raises(UserError, match=r"--image-size is .*: expected 8 to 96, a whole number"):
+            cifar_flax.open_dataset("sample", image_size=size)
+    assert cifar_flax.open_dataset("sample", image_size=np.int64(16)).spec.image_size == 16
+    for indices in ([[1], [2, 3]], [1.5], "37", []):
+        with pytest.raises(UserError, match=r"indices is .*: expected the numbers of one or more images"):
+            cifar_flax.analyse(network, sample, cifar_flax.Selection(indices=indices))
+    for changes in ({"num_wrong": np.array([2, 3])}, {"neighbours": 51}):
+        with pytest.raises(UserError, match=r"expected .* a whole number"):
+            cifar_flax.analyse(network, sample, cifar_flax.Selection(**changes))
     for given in (3, b"compact", ["compact"]):
         with pytest.raises(UserError, match="expected a path"):
             cifar_flax.load(given)
@@ -79,6 +94,15 @@ def test_what_is_no_config_or_data_set_is_one_line(sample, network, tmp_path):
         cifar_flax.load("compact", precision="float16")
     assert not (tmp_path / "run").exists()
     assert isinstance(sample, Dataset)
+
+
+def test_the_same_parameters_of_other_pixels_are_another_network(network, few):
+    """Normalised otherwise, as an imported network may be."""
+    spec = dataclasses.replace(network.spec, mean=(0.5, 0.5, 0.5))
+    other = prepare(dataclasses.replace(network.trained, spec=spec))
+    few = dataclasses.replace(few, test=few.test.take(slice(60)))
+    found = cifar_flax.analyse(network, few, cifar_flax.Selection(neighbours=0), compare_with=other)
+    assert found.comparison.figures["images"] == 60
 
 
 @pytest.mark.parametrize("augment", [3, lambda images: images, lambda key, x: None, lambda key, x: x[:, :5]])
@@ -131,8 +155,33 @@ def test_pictures_are_files_or_pillows_images_or_arrays(network, sample, tmp_pat
             network.predict(several)
     with pytest.raises(UserError, match="picture 1 is a ndarray: expected a file's path or Pillow's image"):
         network.predict([tmp_path / "turned.png", images[0]])
-    with pytest.raises(UserError, match=r"classes are \[2\]: expected \[2, T\]"):
-        network.maps(images, [1, 2], stage="stage4", methods=["grad-cam"])
+    ask = functools.partial(network.maps, stage="stage4", methods=["grad-cam"])
+    for arguments, message in (
+        ({"images": images, "classes": [1, 2]}, r"classes are \[2\]: expected \[2, T\]"),
+        ({"images": images, "classes": [[1], [1, 2]]}, "classes are of several lengths"),
+        ({"images": images, "classes": [[1], [2]], "against": [[2]]}, r"classes are \[2, 1\]: expected"),
+        ({"images": "x.png", "classes": [[1]]}, r"images are <U5 \[\]: expected uint8 \[N, H, W, 3\]"),
+        ({"images": images / 255, "classes": [[1], [2]]}, "images are float64"),
+    ):
+        with pytest.raises(UserError, match=message):
+            ask(**arguments)
+    with pytest.raises(UserError, match="labels are of several shapes: expected 2 integers"):
+        network.predict(images, [1, [2, 3]])
+    for size in ((0, 15), (40, 0)):
+        with pytest.raises(UserError, match="picture 0 has no pixels"):
+            network.predict(Image.new("RGB", size))
+    content = (tmp_path / "turned.png").read_bytes()
+    with (
+        Image.open(io.BytesIO(content[: len(content) // 2])) as cut,
+        pytest.raises(UserError, match="picture 0 cannot be read as a picture"),
+    ):
+        network.predict(cut)
+    maps = network.explain(images)
+    maps.save(tmp_path / "a.png", width=np.int64(4), dpi=np.int64(60))
+    with pytest.raises(UserError, match="width is 'x': expected 3 to 20 inches"):
+        maps.save(tmp_path / "a.png", width="x")
+    with pytest.raises(UserError, match=r"dpi is 60\.0: expected 50 to 600, a whole number"):
+        maps.save(tmp_path / "a.png", dpi=60.0)
     with pytest.raises(UserError, match="cannot be written: No such file or directory; choose another name"):
         network.explain(images).save(tmp_path / "none" / "a.png")
     with pytest.raises(UserError, match=r"none\.png is not there: expected a picture"):
@@ -220,6 +269,55 @@ def test_a_sweep_is_not_written_into_a_run(tmp_path, capsys):
     (tmp_path / "config.json").write_text("{}")
     assert commands.main(["sweep", "--preset", "smoke", "--out", str(tmp_path)]) == 2
     assert "holds a run" in capsys.readouterr().err and names(tmp_path) == ["config.json"]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("data.json", ["train", "--preset", "smoke", "--out", "."]),
+        ("loss_accuracy.png", ["train", "--preset", "smoke", "--out", "."]),
+        ("watch.html", ["train", "--preset", "smoke", "--watch", "--out", "."]),
+        ("sweep.json", ["sweep", "--preset", "smoke", "--out", "."]),
+        ("a.png", ["data", "show", "--dataset", "sample", "--out", "a.png"]),
+    ],
+)
+def test_a_file_that_was_there_is_not_replaced(name, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).write_text("mine")
+    assert commands.main(words) == 2
+    said = capsys.readouterr().err
+    assert name in said and ("would be lost" in said or "exists" in said)
+    assert (tmp_path / name).read_text() == "mine" and names(tmp_path) == [name]
+
+
+def test_a_name_that_is_too_long_is_one_line(tmp_path, capsys):
+    for words in (["explain", "--out"], ["explain", "--dataset"], ["explain", "--ckpt"], ["pictures"]):
+        assert commands.main([*words, str(tmp_path / ("x" * 300))]) == 2
+        said = capsys.readouterr().err
+        assert "is too long a name: choose a shorter one" in said and said.count("\n") == 1
+
+
+def test_an_epoch_that_is_none_is_one_line(tmp_path):
+    """Of a run and of a file of weights; those of the first version have percentages."""
+    row = {"epoch": 1, "learning_rate": 0.1, "train_loss": 2.0, "train_acc": 89.93, "test_acc": 50.0}
+    new = {"epoch": 1, "learning_rate": 0.1, "train_loss": 2.0, "train_accuracy": 0.8993, "test_accuracy": 0.5}
+    network, path = trained.load("compact"), tmp_path / "x.safetensors"
+    for rows in ([row], [row, new]):
+        (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in rows))
+        trained.export(dataclasses.replace(network, history=rows), path)
+        assert rundir.read_rows(tmp_path) == trained.load(path).history == [new] * len(rows)
+        path.unlink()
+    for broken in ({**row, "test_acc": None}, {**row, "epoch": "1"}, [1]):
+        (tmp_path / "metrics.jsonl").write_text(json.dumps(broken) + "\n")
+        trained.export(dataclasses.replace(network, history=[broken]), path)
+        for read, where in ((rundir.read_rows, tmp_path), (trained.load, path)):
+            with pytest.raises(UserError, match=r"metrics.jsonl cannot be read|has a broken header"):
+                read(where)
+        path.unlink()
+    with pytest.raises(
+        UserError, match="an epoch of the training has no learning_rate, and its curves cannot be drawn"
+    ):
+        plots.curves_figure([{"epoch": 1, "train_loss": 1.0}])
 
 
 def test_no_name_is_no_data_set(capsys):

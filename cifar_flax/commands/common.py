@@ -121,7 +121,7 @@ def check_selection(flags: argparse.Namespace) -> None:
     Raises:
       UserError: a number is out of its range, or two flags exclude each other.
     """
-    require_whole(flags.neighbours, "--neighbours", 0)
+    require_whole(flags.neighbours, "--neighbours", 0, 50)
     if flags.count is not None:
         require_whole(flags.count, "--count", 1)
     if flags.indices is not None:

@@ -73,6 +73,8 @@ def _show(flags: argparse.Namespace) -> None:
 
     if flags.out is not None and flags.out.suffix.lower() not in plots.FORMATS:
         raise UserError(f"--out {flags.out}: expected a name that ends in {', '.join(plots.FORMATS)}")
+    if flags.out is not None and flags.out.exists():
+        raise UserError(f"--out {flags.out} exists: choose another, or delete it")
     dataset = open_dataset(
         _name(flags),
         data_dir=flags.data_dir,

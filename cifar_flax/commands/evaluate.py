@@ -23,7 +23,7 @@ def _parser(prog: str) -> Parser:
 
 def _evaluate(argv: list[str] | None, prog: str) -> None:
     flags = _parser(prog).parse_args(argv)
-    require_whole(flags.seed, "--seed", 0)
+    require_whole(flags.seed, "--seed", 0, 2**32 - 1)
     if flags.num_images is not None:
         require_whole(flags.num_images, "--num-images", 2)
     options = {"num_images": flags.num_images, "seed": flags.seed, "corruptions": flags.corruptions}

@@ -12,13 +12,18 @@ if TYPE_CHECKING:  # heavy imports, which --help does without
     from cifar_flax.data import DataSpec
 
 
-def _numbers(kind: type, count: int | None = None, least: float = 0) -> Any:
-    """A parser of finite numbers with commas between, all above `least`."""
+def _numbers(kind: type, count: int | None = None, most: float = math.inf) -> Any:
+    """A parser of finite numbers with commas between, above 0 or, where there is a most, from 0 to that."""
 
     def parse(text: str) -> tuple:
         numbers = tuple(kind(part) for part in text.split(","))
-        if not all(least < number < math.inf for number in numbers) or (count and len(numbers) != count):
+        if count and len(numbers) != count:
             raise ValueError
+        for number in numbers:
+            if number > most:
+                raise argparse.ArgumentTypeError(f"{text}: expected means of pixels from 0 to 1, not to 255")
+            if not (0 < number < math.inf or (number == 0 and most < math.inf)):
+                raise ValueError
         return numbers
 
     parse.__name__ = f"list of {count or 'positive'} numbers"
@@ -38,7 +43,7 @@ def _parser(prog: str) -> cli.Parser:
         "--classes", help="names of its classes: a file with one a line, or a,b,... (CIFAR-10's, if 10; else 0,1,...)"
     )
     parser.add_argument(
-        "--mean", type=_numbers(float, 3, -math.inf), help="means that it subtracted (CIFAR-10's 0.491,0.482,0.447)"
+        "--mean", type=_numbers(float, 3, 1), help="means that it subtracted (CIFAR-10's 0.491,0.482,0.447)"
     )
     parser.add_argument(
         "--std", type=_numbers(float, 3), help="deviations that it divided by (CIFAR-10's 0.247,0.243,0.262)"

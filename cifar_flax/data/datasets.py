@@ -13,7 +13,7 @@ from cifar_flax.data.prepared import load_prepared
 from cifar_flax.data.sources import load_cifar10, require_ours
 from cifar_flax.data.spec import Dataset
 from cifar_flax.data.tables import find_idx, find_parquet, load_idx, load_npz, load_parquet
-from cifar_flax.errors import UserError
+from cifar_flax.errors import UserError, require_whole
 
 KNOWN = (
     "cifar10, cifar100, sample, tfds:NAME, a folder of pictures or of IDX or Parquet files, a .npz or .parquet file"
@@ -54,8 +54,9 @@ def open_dataset(
     if not isinstance(name, str | os.PathLike) or not os.fspath(name):
         raise UserError(f"the data set is {name!r}: expected {KNOWN}")
     name, path = os.fspath(name), Path(name)
-    if image_size is not None and image_size not in range(SIZES[0], SIZES[1] + 1):
-        raise UserError(f"--image-size is {image_size!r}: expected {SIZES[0]} to {SIZES[1]} pixels")
+    if image_size is not None:
+        require_whole(image_size, "--image-size", *SIZES)
+        image_size = int(image_size)
     if name == "sample":
         if data_dir is not None:
             require_ours(Path(data_dir))

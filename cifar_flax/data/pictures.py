@@ -82,11 +82,16 @@ def whole_of(opened: Image.Image, name: str) -> Image.Image:
     """A picture of Pillow's in RGB: turned as its EXIF says, transparency on white.
 
     Raises:
-      UserError: its pixels have no known range; it is called `name`.
+      UserError: it has no pixels, or of no known range, or is broken; it is called `name`.
     """
+    if not all(opened.size):
+        raise UserError(f"{name} has no pixels: leave it out")
     if opened.mode in ("F", "I"):
         raise UserError(f"{name} has pixels of 32 bits, of no known range: save it with 8 or 16 bits")
-    return to_rgb(ImageOps.exif_transpose(opened))
+    try:
+        return to_rgb(ImageOps.exif_transpose(opened))
+    except (OSError, SyntaxError, ValueError) as error:  # of a file that is read only now
+        raise UserError(f"{name} cannot be read as a picture: leave it out, or save it anew") from error
 
 
 def measure(file: Path | BinaryIO) -> tuple[int, int] | None:

@@ -32,7 +32,10 @@ class DataSpec:
     digest: str = ""
 
     def __post_init__(self):
-        statistics = np.array([self.mean, self.std], float)
+        try:
+            statistics = np.array([self.mean, self.std], float)
+        except (TypeError, ValueError, OverflowError):
+            statistics = np.zeros(0)
         if not (
             isinstance(self.class_names, tuple)
             and all(isinstance(text, str) for text in (self.name, self.digest, *self.class_names))
@@ -44,7 +47,7 @@ class DataSpec:
         ):
             raise UserError(
                 "a data set's description does not hold together: expected a name, a tuple of two or more class "
-                "names, an image size, three means and three deviations above 0"
+                "names, an image size (an `int`), three means and three deviations above 0"
             )
 
     @property
@@ -125,7 +128,10 @@ class DataSpec:
         Raises:
           UserError: they are not integers `[count]` in [0, num_classes).
         """
-        array = np.asarray(labels)
+        try:
+            array = np.asarray(labels)
+        except ValueError as error:
+            raise UserError(f"{what} are of several shapes: expected {count} integers, one an image") from error
         if array.shape != (count,) or not np.issubdtype(array.dtype, np.integer):
             raise UserError(f"{what} are {array.dtype} {list(array.shape)}: expected {count} integers, one an image")
         if count and not (array.min() >= 0 and array.max() < self.num_classes):

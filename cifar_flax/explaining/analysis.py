@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from cifar_flax.data import Dataset
-from cifar_flax.errors import UserError, require_whole
+from cifar_flax.errors import UserError, is_whole, require_whole
 from cifar_flax.explaining import comparison, evaluation, neighbours, people, robustness, slices
 from cifar_flax.explaining.comparison import Comparison
 from cifar_flax.explaining.evaluation import Evaluation
@@ -168,7 +168,7 @@ def analyse(
     require(network, dataset, selection)
     if compare_with is not None:
         _require_same_data(compare_with, dataset)
-        ours, theirs = ((one.trained.digest, one.execution.precision) for one in (network, compare_with))
+        ours, theirs = ((one.trained.digest, one.model) for one in (network, compare_with))
         if ours == theirs:
             raise UserError(f"{compare_with.name} is the network itself: expected another one to compare it with")
     _require_evaluation(evaluate, len(test.images))
@@ -272,10 +272,11 @@ def require(network: Network, dataset: Dataset, selection: Selection) -> None:
             network.label_of(given, what)
     if selection.sort not in SORTS:
         raise UserError(f"sort {selection.sort} is not known: expected one of {', '.join(SORTS)}")
-    require_whole(selection.neighbours, "neighbours", 0)
+    require_whole(selection.neighbours, "neighbours", 0, neighbours.MOST)
     require_whole(selection.num_wrong, "num_wrong", 1)
     if selection.indices is not None:
-        if np.ndim(selection.indices) != 1 or not len(selection.indices):
+        is_list = isinstance(selection.indices, Sequence | np.ndarray) and not isinstance(selection.indices, str)
+        if not is_list or not len(selection.indices) or not all(map(is_whole, selection.indices)):
             raise UserError(f"indices is {selection.indices!r}: expected the numbers of one or more images, in a list")
         if len(set(selection.indices)) < len(selection.indices):
             raise UserError("indices names an image twice: name each image once")
@@ -286,7 +287,7 @@ def _require_evaluation(evaluate: EvaluationOptions | None, there: int) -> None:
         return
     if not isinstance(evaluate, EvaluationOptions):
         raise UserError(f"evaluate is {evaluate!r}: expected cifar_flax.EvaluationOptions(), or None")
-    require_whole(evaluate.seed, "seed", 0)
+    require_whole(evaluate.seed, "seed", 0, 2**32 - 1)
     if evaluate.num_images is not None:
         require_whole(evaluate.num_images, "num_images", 2, there)
 

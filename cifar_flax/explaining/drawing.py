@@ -91,6 +91,7 @@ class _Board:
         return self.figure.add_axes((left / width, bottom / height, wide / width, high / height), **options)
 
     def write(self, x: float, y: float, text: str, size: float, **options: Any) -> None:
+        options["parse_math"] = False  # a name with dollar signs is no formula
         self._axes.text(x, y, text, fontsize=size, **options)
 
     def picture(
@@ -105,7 +106,8 @@ class _Board:
     def titled(
         self, left: float, bottom: float, side: float, picture: np.ndarray, title: str, size: float = 8, **options: Any
     ) -> AxesImage:
-        """A square picture, and a title of so many points above."""
+        """A square picture, and a title of so many points above, whose lines are cut where they do not fit."""
+        title = "\n".join(cut(line, "", size, side + 0.1) for line in title.split("\n"))
         self.write(left + side / 2, bottom + side + 3 / 72, title, size, ha="center")
         return self.picture(left, bottom, side, picture, **options)
 

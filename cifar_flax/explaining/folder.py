@@ -90,4 +90,4 @@ def replacing(folder: Path, kind: Kind, *, overwrite: bool) -> Iterator[Path]:
                     old.rename(folder)
                 raise
     except OSError as error:
-        raise UserError(f"--out {folder} cannot be written: {error.strerror}; choose another") from error
+        raise UserError(f"--out {folder} cannot be written: {error.strerror or error}; choose another") from error

@@ -19,7 +19,7 @@ from cifar_flax.data.sources import default_data_dir
 from cifar_flax.explaining.network import Network, Progress
 from cifar_flax.explaining.predictions import Predictions
 
-COUNT = 5
+COUNT, MOST = 5, 50
 DOUBTED, _VOTERS = 20, 10
 _VERSION = 1  # of what is kept; another one when the same network would give other features
 KEPT_FROM = 5000  # training images; of fewer the features take seconds

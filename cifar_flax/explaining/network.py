@@ -304,15 +304,20 @@ class Network:
           UserError: the images or classes are not such, the stage or method is not known, or a map is not finite.
         """
         self.require_known(stage, methods)
-        classes = np.asarray(classes)
-        if classes.ndim != 2 or len(classes) != len(images):
+        images = np.asarray(images)
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
+            raise UserError(f"images are {images.dtype} {list(images.shape)}: expected uint8 [N, H, W, 3]")
+        try:
+            classes = np.asarray(classes)
+            against = np.full_like(classes, NO_CLASS) if against is None else np.asarray(against)
+        except ValueError as error:
+            raise UserError("classes are of several lengths: expected as many for each image") from error
+        if classes.ndim != 2 or len(classes) != len(images) or against.shape != classes.shape:
             raise UserError(f"classes are {list(classes.shape)}: expected [{len(images)}, T], T for each image")
         if not classes.size:
             return np.zeros((*classes.shape, len(methods), 1, 1), np.float32)
-        for what, given in (("classes", classes), ("classes", against)):
-            if given is not None:
-                self.spec.check_labels(given[given != NO_CLASS], int((given != NO_CLASS).sum()), what)
-        against = np.full_like(classes, NO_CLASS) if against is None else against
+        for given in (classes, against):
+            self.spec.check_labels(given[given != NO_CLASS], int((given != NO_CLASS).sum()), "classes")
         subtracted = (against != NO_CLASS).any(axis=0)
         if subtracted.any() and not set(methods) <= set(cam.LINEAR):
             other = np.where(against == NO_CLASS, classes, against)[:, subtracted]
@@ -322,9 +327,7 @@ class Network:
             raw[:, subtracted] -= np.where((against != NO_CLASS)[:, subtracted, None, None, None], other, 0)
             return raw
         function = self.compiled(build_maps, stage, tuple(methods))
-        raw = self.in_batches(
-            function, (np.asarray(images), classes, against), on_batch, methods=methods, params=params
-        )
+        raw = self.in_batches(function, (images, classes, against), on_batch, methods=methods, params=params)
         _require_finite(raw, "maps")
         return raw
 

@@ -39,7 +39,8 @@ def _sprite(images: np.ndarray, kind: str = "PNG") -> str:
     sheet = cells.reshape(-1, _SPRITE_COLUMNS, height, width, 3).swapaxes(1, 2)
     sheet = sheet.reshape(-1, _SPRITE_COLUMNS * width, 3)
     buffer = io.BytesIO()
-    Image.fromarray(sheet).save(buffer, kind, optimize=True, quality=85, subsampling=0)
+    # Optimised, a JPEG of noisy pictures would not fit Pillow's buffer.
+    Image.fromarray(sheet).save(buffer, kind, optimize=kind == "PNG", quality=85, subsampling=0)
     return _base64(buffer.getvalue())
 
 

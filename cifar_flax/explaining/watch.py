@@ -14,10 +14,11 @@ from cifar_flax import config, files
 from cifar_flax.data import Dataset, Split
 from cifar_flax.explaining import pages
 from cifar_flax.explaining.network import Network, prepare
+from cifar_flax.training import rundir
 from cifar_flax.training.beginning import Beginning
 from cifar_flax.training.trained import Trained
 
-NAME = "watch.html"
+NAME = rundir.WATCH
 SECONDS = 5
 _IMAGES, _SHOWN = 500, 24
 

@@ -161,12 +161,31 @@ def _read_about(text: str) -> dict[str, Any]:
     about = json.loads(text, parse_constant=refuse)
     if not isinstance(about, dict):
         raise ValueError("about is no object")
-    rows = about.get("metrics", [])
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise ValueError("metrics is no list of epochs")
+    if "metrics" in about:
+        about["metrics"] = check_history(about["metrics"])
     if about.get("precision", "float32") not in PRECISIONS:
         raise ValueError(f"precision is {about['precision']}, expected one of {', '.join(PRECISIONS)}")
     return about
+
+
+def check_history(rows: Any) -> list[dict[str, Any]]:
+    """The epochs of a run, as JSON of any version has them: the first one had percentages, as `test_acc`.
+
+    Raises:
+      ValueError: they are not such.
+
+    Example:
+      >>> check_history([{"epoch": 1, "train_loss": 2.3, "train_acc": 12.5}])
+      [{'epoch': 1, 'train_loss': 2.3, 'train_accuracy': 0.125}]
+    """
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise ValueError("metrics is no list of epochs, each a JSON object")
+    if broken := [name for row in rows for name, value in row.items() if not isinstance(value, int | float)]:
+        raise ValueError(f"an epoch's {broken[0]} is no number")
+    return [
+        dict((f"{name}uracy", round(x / 100, 10)) if name.endswith("_acc") else (name, x) for name, x in row.items())
+        for row in rows
+    ]
 
 
 def load_weights(path: Path) -> Weights:

@@ -37,7 +37,7 @@ from cifar_flax.config import Config
 from cifar_flax.data import CIFAR10, DataSpec
 from cifar_flax.distributed import ALONE, Job
 from cifar_flax.errors import UserError
-from cifar_flax.training import rundir
+from cifar_flax.network import weights
 from cifar_flax.training.metrics import Metrics
 from cifar_flax.training.step import TrainState
 
@@ -354,7 +354,7 @@ def _read(path: Path, template: Any) -> tuple[Any, list[dict[str, Any]]]:
             sums = {name: value for name, value in vars(template["sums"]).items() if name in saved}
             tree = orbax.restore(folder, args=ocp.args.StandardRestore(template | {"sums": sums}))
         tree["sums"] = dataclasses.replace(template["sums"], **tree["sums"])
-        rows = rundir.upgraded(json.loads((path / "progress.json").read_text()))
+        rows = weights.check_history(json.loads((path / "progress.json").read_text()))
     except Exception as error:  # Orbax and TensorStore raise nearly anything
         raise UserError(f"checkpoint {path} cannot be restored: {_reason(error)}") from error
     shapes, expected = (jax.tree.map(lambda x: (np.shape(x), np.dtype(x.dtype)), t) for t in (tree, template))

@@ -6,6 +6,7 @@ metrics.jsonl        one object an epoch
 train.log            what was said
 loss_accuracy.png    the curves so far
 checkpoints/         see checkpoint.py
+watch.html           with --watch, the page of the run
 """
 
 import contextlib
@@ -20,14 +21,16 @@ from cifar_flax import files
 from cifar_flax.config import Config
 from cifar_flax.data import DataSpec
 from cifar_flax.errors import UserError
+from cifar_flax.network import weights
 
-CONFIG, SPEC, METRICS, LOG, CURVES, CHECKPOINTS = (
+CONFIG, SPEC, METRICS, LOG, CURVES, CHECKPOINTS, WATCH = (
     "config.json",
     "data.json",
     "metrics.jsonl",
     "train.log",
     "loss_accuracy.png",
     "checkpoints",
+    "watch.html",
 )
 
 
@@ -35,7 +38,7 @@ def claim(folder: Path, *, resume: bool) -> bool:
     """Makes sure that a run may be written into a directory, and makes it; whether it was not there before.
 
     Raises:
-      UserError: it holds a run and `resume` is false, or it cannot be written.
+      UserError: it holds a run and `resume` is false, or files that a run would replace; or it cannot be written.
     """
     held = [name for name in (CONFIG, METRICS, CHECKPOINTS) if (folder / name).exists()]
     if held and CONFIG not in held:
@@ -44,6 +47,8 @@ def claim(folder: Path, *, resume: bool) -> bool:
         )
     if held and not resume:
         raise UserError(f"--out {folder} already holds a run: go on with it with --resume, or choose another")
+    if not held and (others := [name for name in (SPEC, CURVES, WATCH) if (folder / name).exists()]):
+        raise UserError(f"--out {folder} holds {others[0]}, which would be lost: move it, or choose another")
     made = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -133,24 +138,9 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
     path = folder / METRICS
     try:
         lines = path.read_text("utf-8").splitlines(keepends=True) if path.exists() else []
-        rows = [json.loads(line) for line in lines if line.endswith("\n")]
+        return weights.check_history([json.loads(line) for line in lines if line.endswith("\n")])
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read: {error}; --resume writes it anew") from error
-    if not all(isinstance(row, dict) for row in rows):
-        raise UserError(f"{path} cannot be read: expected one JSON object a line; --resume writes it anew")
-    return upgraded(rows)
-
-
-def upgraded(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The epochs of any version: the first one's accuracies were percentages, by the names `train_acc` and its like.
-
-    >>> upgraded([{"epoch": 1, "test_acc": 50.0}])
-    [{'epoch': 1, 'test_accuracy': 0.5}]
-    """
-    return [
-        {name + "uracy" * (old := name.endswith("_acc")): round(x / 100, 10) if old else x for name, x in row.items()}
-        for row in rows
-    ]
 
 
 def write_rows(folder: Path, rows: list[dict[str, Any]]) -> None:

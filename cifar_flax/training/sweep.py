@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import json
 import os
 import re
 import statistics
@@ -166,6 +167,20 @@ def to_json(runs: Sequence[Run], found: Mapping[str, Summary], figure: str, comm
     ]
     content = {"command": command, "figure": figure, "trials": trials, "runs": each}
     return files.to_json(content, indent=1) + "\n"
+
+
+def require_ours(path: Path) -> None:
+    """Refuses a file that `to_json` has not written, and that would be replaced.
+
+    Raises:
+      UserError: so it is.
+    """
+    try:
+        ours = not path.exists() or {"trials", "runs"} <= set(json.loads(path.read_bytes()))
+    except (OSError, ValueError, TypeError):
+        ours = False
+    if not ours:
+        raise UserError(f"{path} is no sweep's, and would be lost: move it, or choose another --out")
 
 
 def start(run: Run, environment: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:

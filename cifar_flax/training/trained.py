@@ -96,7 +96,7 @@ def _locate(path: Path, flag: str) -> tuple[Path, int | None]:
 
 def _from_file(path: Path, name: str, folder: Path) -> Trained:
     loaded = weights.load_weights(path)
-    history, precision = rundir.upgraded(loaded.about.get("metrics", [])), loaded.about.get("precision", "float32")
+    history, precision = loaded.about.get("metrics", []), loaded.about.get("precision", "float32")
     return Trained(name, loaded.params, loaded.config, loaded.spec, history, precision, folder)
 
 

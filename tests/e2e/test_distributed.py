@@ -101,12 +101,17 @@ def wait_for_another_epoch(processes, folder):
 FAILURES = [(signal.SIGTERM, 1), (signal.SIGINT, 0), (signal.SIGKILL, 1), (signal.SIGKILL, 0), (signal.SIGSTOP, 1)]
 
 
-def test_a_run_goes_on_after_any_end_with_any_number_of_processes(begun, tmp_path):
-    """From one process to two, which end in each way in turn, and at last by themselves, and to one.
+def test_a_run_goes_on_after_any_end_with_any_number_of_processes(tmp_path):
+    """Begun by two processes, gone on with by one, by two that end in each way in turn, and by one.
 
     It is the run that was left alone. Process 1 sees no run directory.
     """
-    resume = ["--resume", "--devices", "2", "--out"]
+    new, resume = [*TINY, *PLAIN, "--epochs", "1", "--out"], ["--resume", "--devices", "2", "--out"]
+    begun = tmp_path / "run"
+    assert run_two([[*new, "run"], [*new, "elsewhere"]], tmp_path) == ([0, 0], ["", ""])
+    assert (begun / "train.log").read_text().count("Epoch: 1\n") == 1
+    assert "Epoch" in (tmp_path / "0.out").read_text() and "Epoch" not in (tmp_path / "1.out").read_text()
+    run_one([*resume, "run", "--epochs", "2"], tmp_path)
     for number, victim in FAILURES:
         endless = ["--epochs", "10000"]
         with running([[*resume, "run", *endless], [*resume, "elsewhere", *endless]], tmp_path) as processes:
@@ -122,12 +127,9 @@ def test_a_run_goes_on_after_any_end_with_any_number_of_processes(begun, tmp_pat
                 assert processes[survivor].wait(30) == 75, number
                 error = (tmp_path / f"{survivor}.err").read_text()
                 assert error.startswith(LOST) and error.count("\n") == 1, error
-    done, before = len(rundir.read_rows(begun)), (begun / "train.log").read_text()
-    assert run_two([*resume, "run", "--epochs", str(done + 1)], tmp_path) == ([0, 0], ["", ""])
-    assert "Epoch" in (tmp_path / "0.out").read_text() and "Epoch" not in (tmp_path / "1.out").read_text()
-    assert (begun / "train.log").read_text().removeprefix(before).count(f"Epoch: {done + 1}\n") == 1
-    run_one([*resume, "run", "--epochs", str(done + 2)], tmp_path)
-    run_one([*TINY, *PLAIN, "--epochs", str(done + 2), "--out", "alone"], tmp_path)
+    epochs = str(len(rundir.read_rows(begun)) + 1)
+    run_one([*resume, "run", "--epochs", epochs], tmp_path)
+    run_one([*TINY, *PLAIN, "--epochs", epochs, "--out", "alone"], tmp_path)
     assert_same_run(begun, tmp_path / "alone")
     names = [{path.name for path in folder.iterdir()} for folder in (begun, tmp_path / "alone")]
     assert names[0] == names[1]

@@ -34,7 +34,7 @@ def test_classes_are_named_or_numbered(network, few):
         (dict(selection=Selection(sort="size")), "sort size is not known"),
         (dict(selection=Selection(num_wrong=0)), "num_wrong is 0: expected 1 or more"),
         (dict(selection=Selection(indices=[3, 3])), "indices names an image twice"),
-        (dict(selection=Selection(neighbours=2.5)), "neighbours is 2.5: expected 0 or more, a whole number"),
+        (dict(selection=Selection(neighbours=2.5)), "neighbours is 2.5: expected 0 to 50, a whole number"),
         (dict(selection=Selection(num_wrong="3")), "num_wrong is '3': expected 1 or more"),
         (dict(selection=Selection(indices=[])), "indices is .*: expected the numbers of one or more"),
         (dict(selection=Selection(stage="stage9")), "stage stage9 is not known"),

@@ -139,6 +139,16 @@ def test_nothing_overlaps_or_leaves_the_figure(sample, rng, width, count, names)
     )  # a name is cut, its number not
 
 
+def test_titles_of_pictures_in_rows_are_cut_and_no_formulas(sample, tmp_path):
+    names = ["a$\\foo$ name that is far too long for a picture of two inches, or of three", "b$"]
+    drawing.plot_predictions(sample.test.images[:2], names, tmp_path / "a.png", "title")
+    figure = drawing.overlay_figure(sample.test.images[:2], [[None]] * 2, names, [["x"]] * 2, "title")
+    texts, _ = boxes(figure)
+    assert all(apart(a, b) for a, b in itertools.combinations(texts.values(), 2))
+    said = [text for _, text in texts]
+    assert "b$" in said and any(text.startswith("a$\\foo$ name that") and text.endswith("\u2026") for text in said)
+
+
 def test_long_names_are_cut_and_stay_where_there_is_room():
     assert drawing.cut("a short name", "", 8, 3) == "a short name"
     text = drawing.cut("a name that is far too long", " 99%", 8, 1)

@@ -155,6 +155,16 @@ def test_none_are_looked_up_where_none_are_asked_for(network, sample, tmp_path):
     assert json.loads(page.partition('id="data">')[2].partition("</script>")[0])["neighbours"] is None
 
 
+@pytest.mark.slow
+def test_images_of_noise_are_reported(network, few, tmp_path, rng):
+    """No JPEG of them is as small as their pixels."""
+    noise = [
+        split._replace(images=rng.integers(0, 256, split.images.shape, np.uint8)) for split in (few.train, few.test)
+    ]
+    found = analyse(network, dataclasses.replace(few, train=noise[0], test=noise[1]), Selection(num_wrong=1))
+    assert "report.html" in found.save(tmp_path / "a")["files"]
+
+
 def test_features_of_many_images_are_kept(network, sample, tmp_path, monkeypatch):
     """By network and images: others are not taken for them, a broken file is made anew, and twenty are kept."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

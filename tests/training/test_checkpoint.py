@@ -215,3 +215,10 @@ def test_saving_does_not_wait_for_the_disk(state, tiny, tmp_path, monkeypatch):
 def test_rows_of_the_run_are_in_the_checkpoint(state, tiny, tmp_path):
     save(tmp_path, state, tiny, [2.0, 1.0])
     assert json.loads((tmp_path / "2" / "progress.json").read_text()) == progress_of(state, [2.0, 1.0]).rows
+
+
+def test_rows_of_the_first_version_had_percentages(state, tiny, tmp_path):
+    progress = progress_of(state, [1.0])
+    with checkpoint.Writer(tmp_path, tiny, CIFAR10, EXECUTION) as writer:
+        writer.save(progress._replace(rows=[progress.rows[0] | {"train_acc": 50.0}]))
+    assert checkpoint.restore(tmp_path / "1", state).rows == [progress.rows[0] | {"train_accuracy": 0.5}]
