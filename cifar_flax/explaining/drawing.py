@@ -107,7 +107,7 @@ class _Board:
         self, left: float, bottom: float, side: float, picture: np.ndarray, title: str, size: float = 8, **options: Any
     ) -> AxesImage:
         """A square picture, and a title of so many points above, whose lines are cut where they do not fit."""
-        title = "\n".join(cut(line, "", size, side + 0.1) for line in title.split("\n"))
+        title = "\n".join(cut(line, "", size, side + 0.05) for line in title.split("\n"))
         self.write(left + side / 2, bottom + side + 3 / 72, title, size, ha="center")
         return self.picture(left, bottom, side, picture, **options)
 
