@@ -153,7 +153,7 @@ def curves_figure(rows: Sequence[dict[str, Any]], *, width: float = 10, font: fl
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.tick_params(labelsize=font)
         axes.grid(alpha=0.25)
-        axes.legend(frameon=False, fontsize=font)
+        axes.legend(frameon=False, fontsize=font, loc="upper right" if name == "loss" else "lower right")
     loss_axes.set_ylabel("cross-entropy (nats)", fontsize=font)
     accuracy_axes.set_ylabel("accuracy (%)", fontsize=font)
     return figure

@@ -425,7 +425,7 @@ def plot_calibration(found: dict[str, Any], path: Path, title: str) -> bytes:
     left.plot(bins["confidence"], bins["accuracy"], "o-", color=TRAIN_COLOR, label="this network")
     left.set_xlabel("confidence")
     left.set_ylabel("accuracy")
-    left.legend(frameon=False)
+    left.legend(frameon=False, loc="upper left")
     right.plot(risk["coverage"], risk["error_rate"], color=TRAIN_COLOR)
     right.set_xlabel("coverage: share of images, the most confident first")
     right.set_ylabel("error rate among them")
@@ -459,7 +459,7 @@ def plot_faithfulness(found: dict[str, Any], baselines: Sequence[str], path: Pat
         axes.set_xlabel(f"SRG, fill: {kind}; (baselines)")
         axes.grid(alpha=0.25, axis="x")
     figure.axes[0].invert_yaxis()
-    figure.axes[0].legend(frameon=False, title="predictions")
+    figure.axes[0].legend(frameon=False, title="predictions", loc="lower right")
     return save_figure(figure, path)
 
 
