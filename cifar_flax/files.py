@@ -25,6 +25,12 @@ def to_json(value: Any, *, indent: int | None = None) -> str:
         ) from error
 
 
+def refuse_existing(path: Path) -> None:
+    """Refuses to write what is there already: a `UserError`."""
+    if path.exists():
+        raise UserError(f"--out {path} exists: choose another, or delete it")
+
+
 def write_atomically(path: Path, content: bytes | bytearray | str) -> None:
     """Writes a file beside its place and renames it there once it is on the disk.
 

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cifar_flax import cli
+from cifar_flax import cli, files
 from cifar_flax.errors import UserError, printable
 
 if TYPE_CHECKING:
@@ -73,8 +73,8 @@ def _show(flags: argparse.Namespace) -> None:
 
     if flags.out is not None and flags.out.suffix.lower() not in plots.FORMATS:
         raise UserError(f"--out {flags.out}: expected a name that ends in {', '.join(plots.FORMATS)}")
-    if flags.out is not None and flags.out.exists():
-        raise UserError(f"--out {flags.out} exists: choose another, or delete it")
+    if flags.out is not None:
+        files.refuse_existing(flags.out)
     dataset = open_dataset(
         _name(flags),
         data_dir=flags.data_dir,

@@ -5,25 +5,20 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cifar_flax import cli
+from cifar_flax import cli, files
 from cifar_flax.errors import UserError, require_whole
 
 if TYPE_CHECKING:  # heavy imports, which --help does without
     from cifar_flax.data import DataSpec
 
 
-def _numbers(kind: type, count: int | None = None, most: float = math.inf) -> Any:
-    """A parser of finite numbers with commas between, above 0 or, where there is a most, from 0 to that."""
+def _numbers(kind: type, count: int | None = None, least: float = math.ulp(0)) -> Any:
+    """A parser of finite numbers with commas between, none below `least`."""
 
     def parse(text: str) -> tuple:
         numbers = tuple(kind(part) for part in text.split(","))
-        if count and len(numbers) != count:
+        if not all(least <= number < math.inf for number in numbers) or (count and len(numbers) != count):
             raise ValueError
-        for number in numbers:
-            if number > most:
-                raise argparse.ArgumentTypeError(f"{text}: expected means of pixels from 0 to 1, not to 255")
-            if not (0 < number < math.inf or (number == 0 and most < math.inf)):
-                raise ValueError
         return numbers
 
     parse.__name__ = f"list of {count or 'positive'} numbers"
@@ -43,7 +38,7 @@ def _parser(prog: str) -> cli.Parser:
         "--classes", help="names of its classes: a file with one a line, or a,b,... (CIFAR-10's, if 10; else 0,1,...)"
     )
     parser.add_argument(
-        "--mean", type=_numbers(float, 3, 1), help="means that it subtracted (CIFAR-10's 0.491,0.482,0.447)"
+        "--mean", type=_numbers(float, 3, 0), help="means that it subtracted (CIFAR-10's 0.491,0.482,0.447)"
     )
     parser.add_argument(
         "--std", type=_numbers(float, 3), help="deviations that it divided by (CIFAR-10's 0.247,0.243,0.262)"
@@ -72,6 +67,9 @@ def _spec(flags: argparse.Namespace, num_classes: int) -> "DataSpec":
 
     size = 32 if flags.image_size is None else flags.image_size
     require_whole(size, "--image-size", 1)
+    if flags.mean is not None and max(flags.mean) > 1:
+        shown = ",".join(f"{number:g}" for number in flags.mean)
+        raise UserError(f"--mean is {shown}: expected means of pixels from 0 to 1, not to 255")
     like = (
         CIFAR10 if (num_classes, size) == (CIFAR10.num_classes, CIFAR10.image_size) else convert.numbered(num_classes)
     )
@@ -95,7 +93,7 @@ def _import(flags: argparse.Namespace) -> None:
     out = flags.out
     if out.suffix != ".safetensors":
         raise UserError(f"--out {out}: expected a name that ends in .safetensors")
-    convert.refuse_existing(out)
+    files.refuse_existing(out)
     strides = flags.strides or convert.stored_strides(flags.model)
     params, config = convert.from_state_dict(convert.read_state_dict(flags.model), strides)
     spec = _spec(flags, len(params["linear"]["bias"]))

@@ -253,7 +253,7 @@ def write_state_dict(path: Path, state_dict: dict[str, np.ndarray], strides: tup
     """
     if path.suffix not in (".safetensors", *_PICKLES):
         raise UserError(f"--out {path} is of an unknown kind: expected .safetensors, .pth or .pt")
-    refuse_existing(path)
+    files.refuse_existing(path)
     if path.suffix == ".safetensors":
         content = safetensors.numpy.save(state_dict, {"format": "pt", "strides": joined(strides)})
     else:
@@ -265,8 +265,3 @@ def write_state_dict(path: Path, state_dict: dict[str, np.ndarray], strides: tup
         files.write_atomically(path, content)
     except OSError as error:
         raise UserError(f"--out {path} cannot be written: {error.strerror}; choose another") from error
-
-
-def refuse_existing(path: Path) -> None:
-    if path.exists():
-        raise UserError(f"--out {path} exists: choose another, or delete it")

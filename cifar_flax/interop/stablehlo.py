@@ -7,7 +7,6 @@ import jax.numpy as jnp
 
 from cifar_flax import files
 from cifar_flax.errors import UserError
-from cifar_flax.interop import convert
 from cifar_flax.network import model
 from cifar_flax.network.build import build_model
 from cifar_flax.training.trained import Trained
@@ -32,7 +31,7 @@ def write(path: Path, network: Trained) -> None:
         import flatbuffers  # noqa: F401 (jax.export asks for it late, and without a word of where to get it)
     except ImportError as error:
         raise UserError("--format stablehlo needs flatbuffers: pip install 'cifar-flax[export]'") from error
-    convert.refuse_existing(path)
+    files.refuse_existing(path)
     plain, params = build_model(network.config, spec=network.spec), jax.device_get(network.params)
 
     def logits(images: jax.Array) -> jax.Array:

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 
 import cifar_flax
+from cifar_flax import files
 from cifar_flax.config import Config
 from cifar_flax.data import DataSpec
 from cifar_flax.errors import UserError
@@ -129,8 +130,7 @@ def export(trained: Trained, path: Path, *, half: bool = False) -> None:
     """
     if path.suffix != ".safetensors":
         raise UserError(f"--out {path}: expected a name that ends in .safetensors")
-    if path.exists():
-        raise UserError(f"--out {path} exists: choose another, or delete it")
+    files.refuse_existing(path)
     about = {"metrics": trained.history, "precision": trained.precision}
     try:
         weights.save_weights(path, trained.params, trained.config, about, trained.spec, half=half)
