@@ -58,7 +58,7 @@ WARM_UP_STEPS = 60
 
 def forward_flops(network: model.ResNet) -> float:
     """Floating-point operations of one image's forward pass, two a multiply-add, of convolutions and last layer."""
-    shapes = jax.eval_shape(lambda: model.init_params(network, jax.random.key(0)))
+    shapes = model.param_shapes(network)
     outputs = {layer.name: layer.shape for layer in model.layer_table(network)}
     kernels = {
         ".".join(str(key.key) for key in path[:-1]): leaf

@@ -19,6 +19,8 @@ _MIN_IMAGES_PER_CORE = 32
 # XLA:CPU leaves convolutions in bfloat16 to oneDNN, ten times as fast as its own; from this version of jaxlib on.
 ONEDNN = {"xla_cpu_experimental_onednn_custom_call": True}
 _ONEDNN_SINCE = (0, 11)
+# LLVM's level 2 instead of 3: XLA:CPU compiles what draws random numbers in a third of the time, to the same bits.
+QUICK = {"xla_backend_optimization_level": 2}
 # On an accelerator: some 0.3 s of ResNet-18, so that a signal, a checkpoint and the bar are soon served.
 _STEPS_AT_ONCE = 50
 
@@ -61,13 +63,12 @@ class Execution(NamedTuple):
         return NamedSharding(self.mesh, PartitionSpec("data"))
 
     @property
-    def compiler_options(self) -> dict[str, str | bool]:
+    def compiler_options(self) -> dict[str, str | int]:
         """Options of XLA's compiler for the programs of a run."""
         if self.on_cpu:
             # XLA:CPU then honours `network.cpu`'s optimization barriers, which it otherwise drops before it fuses.
-            return {"xla_disable_hlo_passes": "cse_barrier_expander"} | (
-                ONEDNN if self.precision == "bfloat16" else {}
-            )
+            barriers = {"xla_disable_hlo_passes": "cse_barrier_expander"}
+            return barriers | QUICK | (ONEDNN if self.precision == "bfloat16" else {})
         if self.platform == "gpu":
             # Without these two searches ResNet-18's first epoch is done after 46 s instead of 62, of which most are
             # compilation, and a step takes 3% longer: docs/results/gpu-compilation-h100.json.

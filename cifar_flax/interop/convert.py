@@ -13,7 +13,6 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import safetensors.numpy
 
@@ -100,7 +99,7 @@ def from_state_dict(
     found = {_common_name(name): x for name, x in state_dict.items() if not name.endswith("num_batches_tracked")}
     run_config = _config_of(found, strides)
     network = build_model(run_config, spec=numbered(_num_classes(found)))
-    like = weights.flatten(jax.eval_shape(lambda key: model.init_params(network, key), jax.random.key(0)))
+    like = weights.flatten(model.param_shapes(network))
     expected = to_state_dict(weights.unflatten({path: np.broadcast_to(0.0, x.shape) for path, x in like.items()}))
     norms = [name.removesuffix(".bias") for name in expected if name.endswith(".bias") and name != "linear.bias"]
     if run_config.norm == "affine":

@@ -7,6 +7,7 @@ respect to a feature map is `jax.grad` of the second one:
     logits     = head(model, params, activation, stage="stage4")    # [B, 10]
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -153,9 +154,15 @@ class ResNet(nn.Module):
         return self.head(self.features(x, "stem"), "stem")
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def init_params(model: ResNet, key: jax.Array):
     """Draws the parameters: a nested dict of float32 arrays."""
     return model.init(key, jnp.zeros((1, *model.spec.image_shape)))["params"]
+
+
+def param_shapes(model: ResNet):
+    """The shapes and dtypes of `init_params`, without computing anything."""
+    return init_params.eval_shape(model, jax.random.key(0))
 
 
 def forward(model: ResNet, params, images: jax.Array) -> jax.Array:

@@ -21,7 +21,7 @@ from cifar_flax.config import Config
 from cifar_flax.data.spec import CIFAR10, DataSpec
 from cifar_flax.errors import UserError
 from cifar_flax.network.build import build_model
-from cifar_flax.network.model import init_params
+from cifar_flax.network.model import param_shapes
 
 FORMAT = "cifar_flax/2"
 # Of the tensors that are read; the others are no numbers that NumPy knows.
@@ -211,7 +211,7 @@ def load_weights(path: Path) -> Weights:
     except (KeyError, ValueError, RecursionError) as error:
         raise UserError(f"{path} has a broken header: {error}") from error
     model = build_model(config, spec=spec)
-    expected = flatten(jax.eval_shape(lambda key: init_params(model, key), jax.random.key(0)))
+    expected = flatten(param_shapes(model))
     problems = differences(tensors, expected)
     if problems:
         raise UserError(f"{path} does not hold the network of its config: {problems}")

@@ -160,7 +160,7 @@ def build_program(
     sharing = (execution.mesh, "float32") if execution.on_cpu else (None, execution.precision)
     optimizer, plateau = build_optimizer(config, schedule, muon_schedule, *sharing), build_plateau(config)
 
-    @functools.partial(jax.jit, out_shardings=execution.replicated)
+    @functools.partial(jax.jit, out_shardings=execution.replicated, compiler_options=execution.compiler_options)
     def create_state():
         return step.create_state(jax.random.key(config.seed), model, optimizer, plateau)
 
