@@ -1,4 +1,5 @@
 import dataclasses
+import gc
 import os
 import tempfile
 from pathlib import Path
@@ -7,6 +8,8 @@ from pathlib import Path
 # they compile, and so do the commands they start. Set before jax is imported, which reads it.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir()) / "cifar_flax-tests"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+# What tests compute by themselves is compiled as the program's own is: `execution.QUICK`.
+os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=2 {os.environ.get('XLA_FLAGS', '')}".strip()
 
 import jax
 import numpy as np
@@ -14,6 +17,7 @@ import pytest
 
 from cifar_flax import config, data
 
+gc.set_threshold(50_000, 20, 20)  # a process holds programs by the hundred: looking through all takes half a second
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import sys
 
 import numpy as np
@@ -324,40 +325,48 @@ def write_crafted(folder):
     (folder / "float8.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
 
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def mistakes(tmp_path_factory):
     """A directory of what people point the commands at by mistake."""
-    monkeypatch.chdir(tmp_path)
+    folder = tmp_path_factory.mktemp("mistakes")
     for name in ("there", "broken", "run", "edited", "scribbled"):
-        (tmp_path / name).mkdir()
-    (tmp_path / "there" / "precious").write_text("kept")
-    (tmp_path / "taken" / "folder.pdf").mkdir(parents=True)
+        (folder / name).mkdir()
+    (folder / "there" / "precious").write_text("kept")
+    (folder / "taken" / "folder.pdf").mkdir(parents=True)
     for name in ("drawn.pdf", "said.pdf.txt"):
-        (tmp_path / "taken" / name).write_text("kept")
-    (tmp_path / "text").write_text("kept")
-    (tmp_path / "broken" / "cifar-10-python.tar.gz").write_bytes(b"not an archive")
-    np.save(tmp_path / "short.npy", np.ones((9999, 10), int))
+        (folder / "taken" / name).write_text("kept")
+    (folder / "text").write_text("kept")
+    (folder / "broken" / "cifar-10-python.tar.gz").write_bytes(b"not an archive")
+    np.save(folder / "short.npy", np.ones((9999, 10), int))
     votes = {"given": 5, "guessed": 0, "neither": 0, "both": 0}
     far = [{"id": 10_000, "given_original_label": 0, "mturk": votes}]
-    (tmp_path / "far.json").write_text(json.dumps(far))
+    (folder / "far.json").write_text(json.dumps(far))
     smoke = config.to_json(config.PRESETS["smoke"])
-    (tmp_path / "swept" / "smoke-0").mkdir(parents=True)
-    (tmp_path / "swept" / "smoke-0" / "config.json").write_text(smoke.replace("16,", "8,"))
-    (tmp_path / "swept" / "manifest.json").write_text(json.dumps({"checkpoint_sha256": "a" * 64}))
-    (tmp_path / "swept" / "report.html").write_text("")
-    (tmp_path / "run" / "config.json").write_text(smoke)
-    (tmp_path / "edited" / "config.json").write_text(smoke.replace('"batch_size": 64', '"batch_size": -5'))
-    (tmp_path / "scribbled" / "config.json").write_bytes(b"\xff{")
+    (folder / "swept" / "smoke-0").mkdir(parents=True)
+    (folder / "swept" / "smoke-0" / "config.json").write_text(smoke.replace("16,", "8,"))
+    (folder / "swept" / "manifest.json").write_text(json.dumps({"checkpoint_sha256": "a" * 64}))
+    (folder / "swept" / "report.html").write_text("")
+    (folder / "run" / "config.json").write_text(smoke)
+    (folder / "edited" / "config.json").write_text(smoke.replace('"batch_size": 64', '"batch_size": -5'))
+    (folder / "scribbled" / "config.json").write_bytes(b"\xff{")
     embedded = trained.PUBLISHED["compact"].read_bytes()
-    (tmp_path / "ours.safetensors").write_bytes(embedded)
-    (tmp_path / "cut.safetensors").write_bytes(embedded[:5000])
-    (tmp_path / "flipped.safetensors").write_bytes(embedded[:-9] + bytes([embedded[-9] ^ 1]) + embedded[-8:])
+    (folder / "ours.safetensors").write_bytes(embedded)
+    (folder / "cut.safetensors").write_bytes(embedded[:5000])
+    (folder / "flipped.safetensors").write_bytes(embedded[:-9] + bytes([embedded[-9] ^ 1]) + embedded[-8:])
     state_dict = to_state_dict(weights.load_weights(trained.PUBLISHED["compact"]).params)
-    safetensors.numpy.save_file(state_dict, tmp_path / "torch.safetensors")
+    safetensors.numpy.save_file(state_dict, folder / "torch.safetensors")
     broken = {name: tensor.copy() for name, tensor in state_dict.items()}
     broken["layer1.0.conv1.weight"][0, 0, 0, 0] = np.inf
-    safetensors.numpy.save_file(broken, tmp_path / "torchnan.safetensors")
-    write_crafted(tmp_path)
+    safetensors.numpy.save_file(broken, folder / "torchnan.safetensors")
+    write_crafted(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(mistakes, tmp_path, monkeypatch):
+    """A copy of it, which is the working directory."""
+    shutil.copytree(mistakes, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
     return tmp_path
 
 

@@ -1,3 +1,5 @@
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -20,6 +22,7 @@ def images():
     return jax.random.normal(jax.random.key(1), (64, 32, 32, 3))
 
 
+@functools.partial(jax.jit, static_argnames="stage")
 def all_classes(params, images, stage):
     """Activations, and gradients of each of the ten logits."""
     activations = features(MODEL, params, images, stage=stage)
@@ -67,14 +70,19 @@ def test_a_map_of_a_difference_is_the_difference_of_the_maps(last_stage, params)
 def test_gradients_are_those_of_jax_grad_an_image_and_a_target_at_a_time(stage, params, images):
     activations = features(MODEL, params, images[:3], stage=stage)
     targets = jax.random.normal(jax.random.key(2), (3, 2, 10))
-    together = cam.target_gradients(lambda a: head(MODEL, params, a, stage=stage), activations, targets)
 
-    def score(activation, weights):
+    @jax.jit
+    def together(activations, targets):
+        return cam.target_gradients(lambda a: head(MODEL, params, a, stage=stage), activations, targets)
+
+    @jax.jit
+    @jax.grad
+    def alone(activation, weights):
         return head(MODEL, params, activation[None], stage=stage)[0] @ weights
 
+    found = together(activations, targets)
     for i, t in np.ndindex(3, 2):
-        alone = jax.grad(score)(activations[i], targets[i, t])
-        chex.assert_trees_all_close(together[i, t], alone, rtol=1e-3, atol=1e-6)
+        chex.assert_trees_all_close(found[i, t], alone(activations[i], targets[i, t]), rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("stage", MODEL.stage_names)
@@ -84,6 +92,7 @@ def test_gradients_agree_with_finite_differences(stage, params, images):
         model = ResNet(widths=(4, 6), strides=(1, 2), dtype=jnp.float64)
         activation = features(model, params64, images[:1], stage=stage)
 
+        @jax.jit
         def logits(a):
             return head(model, params64, a, stage=stage)
 

@@ -61,7 +61,7 @@ def test_the_page_is_of_the_run(tmp_path, sample, show, violations):
 @pytest.mark.slow
 def test_the_page_is_loaded_again_while_the_run_trains(tmp_path, tiny, sample, show, monkeypatch):
     """From before the first step on; a run that goes on, or is complete, has its page at once."""
-    monkeypatch.setattr(watch, "SECONDS", 0.3)
+    monkeypatch.setattr(watch, "SECONDS", 3)  # long enough to read it in
     folder = tmp_path / "run"
     config = dataclasses.replace(tiny, epochs=2, test=False)
     write, texts = watch.watching(folder, sample), []

@@ -19,10 +19,14 @@ MUON = SGD | {"muon_learning_rate": optim.warmup_schedule(0.05, 0)}
 
 
 def run(optimizer, params, grads, steps):
-    state = optimizer.init(params)
-    for _ in range(steps):
+    @jax.jit
+    def step(params, state):
         updates, state = optimizer.update(grads, state, params)
-        params = optax.apply_updates(params, updates)
+        return optax.apply_updates(params, updates), state
+
+    state = jax.jit(optimizer.init)(params)
+    for _ in range(steps):
+        params, state = step(params, state)
     return params
 
 
