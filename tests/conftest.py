@@ -8,7 +8,7 @@ from pathlib import Path
 # they compile, and so do the commands they start. Set before jax is imported, which reads it.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir()) / "cifar_flax-tests"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-# Two processes of tests share the cores: a library's threads would wait for the other process's, and spin as they wait.
+# Two processes of tests share the cores: threads of one would spin as they wait for the other's.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # What tests compute by themselves is compiled as the program's own is: `execution.QUICK`.
 os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=2 {os.environ.get('XLA_FLAGS', '')}".strip()

@@ -111,6 +111,15 @@ class ResNet(nn.Module):
     spec: DataSpec = CIFAR10
     norm_kind: str = "layer"  # not `norm`, which is the stem's norm, and its name among the parameters
 
+    def __post_init__(self):
+        for name in (
+            "widths",
+            "strides",
+            "blocks_per_stage",
+        ):  # a list has no hash, and a network is a static argument
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        super().__post_init__()
+
     @property
     def stage_names(self) -> tuple[str, ...]:
         return ("stem", *(f"stage{i + 1}" for i in range(len(self.widths))))

@@ -61,6 +61,12 @@ def test_compact_is_no_larger_than_the_reference():
     assert count(ResNet(compact.widths, compact.strides)) == 172_002 <= 176_426
 
 
+def test_a_network_of_lists_is_that_of_tuples():
+    model = ResNet(widths=[4, 6], strides=[1, 2], blocks_per_stage=[1, 1])
+    assert model == ResNet(widths=(4, 6), strides=(1, 2), blocks_per_stage=(1, 1))
+    assert count(model) == sum(x.size for x in jax.tree.leaves(model_lib.init_params(model, jax.random.key(0))))
+
+
 def test_printed_table_states_layers_and_total():
     text = model_lib.format_layer_table(ResNet())
     assert "49 layers, 11,173,962 parameters" in text

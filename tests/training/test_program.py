@@ -167,6 +167,13 @@ def test_the_seed_is_that_of_the_run():
     np.testing.assert_array_equal(jax.random.key_data(key), jax.random.key_data(expected))
 
 
+def test_llvms_level_changes_no_bit_of_what_is_drawn(tiny):
+    lowered = build_program(tiny, 200).create_state.lower()
+    quick, slow = (lowered.compile(compiler_options={"xla_backend_optimization_level": level})() for level in (2, 3))
+    for a, b in zip(jax.tree.leaves(quick.params), jax.tree.leaves(slow.params), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_the_rate_is_what_the_step_before_was_taken_at():
     built = build_program(GIVEN, NUM_TRAIN)
     state = dataclasses.replace(built.create_state(), step=np.int32(5))
