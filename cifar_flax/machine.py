@@ -55,8 +55,8 @@ def keep_compiled_programs() -> None:
     In a folder for this kind of processor alone: a home directory may be shared by machines that cannot
     run each other's programs. `JAX_COMPILATION_CACHE_DIR` chooses another folder.
     """
-    # XLA cannot write a program that calls oneDNN: such a one is compiled at each start.
-    warnings.filterwarnings("ignore", "Error writing persistent compilation cache entry")
+    # XLA cannot write a program that calls oneDNN, nor read one that another process is just writing: it compiles it.
+    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache entry")
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
     try:
