@@ -202,3 +202,25 @@ def test_memory_is_the_least_that_the_machine_and_its_control_group_allow(monkey
     for text, expected in (("max\n", 2**32), ("1073741824\n", 2**30), ("9223372036854771712\n", 2**32)):
         monkeypatch.setattr(machine.Path, "read_text", lambda path, text=text: text)
         assert machine.memory() == expected
+
+
+@pytest.mark.slow
+def test_a_kept_program_that_is_cut_off_is_compiled_again_without_a_word(tmp_path):
+    """As one is that another process is just writing."""
+    code = """
+import pathlib, sys
+from cifar_flax import machine
+machine.set_up()
+import jax
+double = jax.jit(lambda x: 2 * x)
+double(1.0)
+kept = [path for path in pathlib.Path(sys.argv[1]).iterdir() if path.name.endswith("-cache")]
+for path in kept:
+    path.write_bytes(path.read_bytes()[:50])
+jax.clear_caches()
+print(len(kept) > 0, double(2.0))
+"""
+    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-W", "error::UserWarning", "-c", code, str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "True 4.0\n", "")
