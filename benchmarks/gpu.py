@@ -1,10 +1,10 @@
-"""What is to be measured of ResNet-18 on a new kind of GPU, in the order in which it matters, in pieces of minutes.
+"""What is next to be measured on a GPU, in the order in which it matters, in pieces of minutes.
 
     python benchmarks/gpu.py --out runs/gpu --minutes 9
 
 The same command goes on where the last one was cut: training resumes to the bit, and what is done stays done. Of each
 part, OUT/<part>.log has what it printed, and OUT/done.json the seconds it took. Which parts there are: --list.
-`--flags "--preset smoke"` puts another preset in place of ResNet-18's, as for a try without a GPU.
+`--flags "--preset smoke"` puts another preset in place of all, as for a try without a GPU.
 """
 
 import argparse
@@ -18,44 +18,31 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 GRACE = 40  # seconds that a part has to save what it can
 
-# Of ResNet-18's recipe, all epochs on 45,000 images: shorter trials misled. Two at once, so that one compiles and
-# evaluates while the other trains.
-TRIALS = (
-    "--label-smoothing 0",
-    "--label-smoothing 0 --plateau-factor 0.35",
-    "--label-smoothing 0 --sam-rho 0.015",
-    "--plateau-factor 0.35",
-    "--batch-size 256 --muon-learning-rate 0.113",
-    "--muon-weight-decay 0.02",
-    "--label-smoothing 0 --sam-rho 0.005",
-)
+# For the compact network, all epochs on 45,000 images: shorter trials misled. Several at once, since it fills no GPU.
+# The first of each is the preset's own value.
+TAUGHT = ("--teacher-weight 0.9", "--teacher-temperature 2", "--teacher-weight 0.7", "--plateau-threshold 0.03")
+ALONE = ("--batch-size 128", "--batch-size 64", "--plateau-factor 0.5 --plateau-cooldown 1", "--ema-decay 0.9995")
 
 
 def parts(out: Path, flags: list[str], data: list[str]) -> dict[str, list[str]]:
-    """The words of each part's command after `python`, in their order. OUT/seed-0 and the like are run directories."""
-    preset = flags[flags.index("--preset") + 1] if "--preset" in flags else "resnet18"
-    taught, val_size = ("smoke", "200") if preset == "smoke" else ("compact", "5000")
-    network, program = str(out / "seed-0.safetensors"), ["-m", "cifar_flax"]
-    asked = ["--ckpt", network, *data, "--overwrite", "--out"]
+    """The words of each part's command after `python`, in their order; OUT/teacher is a run directory."""
+    small = flags if "--preset" in flags else ["--preset", "compact", *flags]
+    held_out = [*data, "--val-size", "200" if "smoke" in small else "5000", "--no-test"]
+    preset = small[small.index("--preset") + 1] if small is flags else "resnet18"
 
-    def train(name: str, *more: str) -> list[str]:
-        return ["train.py", *flags, *more, *data, "--out", str(out / name)]
+    def sweep(name: str, trials: tuple[str, ...], *more: str) -> list[str]:
+        chosen = [word for trial in trials for word in ("--trial", trial)]
+        words = ["-m", "cifar_flax", "sweep", *small, *more, *held_out, *chosen, "--at-once", str(len(trials))]
+        return [*words, "--out", str(out / name)]
 
-    trials = ["--val-size", val_size, "--no-test", *(word for trial in TRIALS for word in ("--trial", trial))]
-    teaching = ["--preset", taught, "--teacher", str(out / "teacher"), "--seed"]
     return {
-        "trials": [*program, "sweep", *flags, *data, *trials, "--at-once", "2", "--out", str(out / "trials")],
-        "seed-0": train("seed-0", "--seed", "0"),
-        "network": [*program, "export", "--ckpt", str(out / "seed-0"), "--half", "--out", network],
-        "explain": [*program, "explain", *asked, str(out / "explain")],
-        **{name: train(name, "--seed", name[-1]) for name in ("seed-1", "seed-2", "seed-3", "seed-4")},
-        "teacher": train("teacher", "--label-smoothing", "0"),
-        **{name: train(name, *teaching, name[-1]) for name in ("taught-0", "taught-1", "taught-2")},
+        "teacher": ["train.py", *flags, "--label-smoothing", "0", *held_out, "--out", str(out / "teacher")],
+        "taught": sweep("taught", TAUGHT, "--teacher", str(out / "teacher")),
+        "alone": sweep("alone", ALONE),
         **{
             f"speed-{what}": ["benchmarks/speed.py", what, "--preset", preset, *data, "--out", f"{out}/{what}.json"]
             for what in ("step", "epoch", "forward", "maps")
         },
-        "evaluate": [*program, "evaluate", *asked, str(out / "evaluate")],
     }
 
 

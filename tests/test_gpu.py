@@ -54,7 +54,7 @@ def test_it_goes_on_where_it_was_cut(tmp_path, monkeypatch, capsys):
 @pytest.mark.slow
 def test_training_is_resumed(tmp_path):
     flags = ["--preset", "smoke", "--widths", "8", "--strides", "2", "--epochs", "1"]
-    words = gpu.parts(tmp_path, flags, [])["seed-1"]
+    words = gpu.parts(tmp_path, flags, [])["teacher"]
     for _ in range(2):
         assert gpu.run(words, tmp_path / "log", 300) == 0
     assert [("--resume" in line) for line in (tmp_path / "log").read_text().splitlines() if line[0] == "$"] == [

@@ -112,11 +112,8 @@ class ResNet(nn.Module):
     norm_kind: str = "layer"  # not `norm`, which is the stem's norm, and its name among the parameters
 
     def __post_init__(self):
-        for name in (
-            "widths",
-            "strides",
-            "blocks_per_stage",
-        ):  # a list has no hash, and a network is a static argument
+        # A list has no hash, and a network is a static argument.
+        for name in ("widths", "strides", "blocks_per_stage"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         super().__post_init__()
 

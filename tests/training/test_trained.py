@@ -116,29 +116,29 @@ def test_network_of_a_run_is_its_averaged_parameters(tiny, few, tmp_path):
         trained.load(tmp_path / "run" / "checkpoints" / "7")
 
 
-def test_embedded_network_is_the_compact_one():
-    embedded = trained.load(None)
-    assert embedded.config.preset == "compact"
-    assert embedded.precision == "bfloat16"  # of the accelerator that trained it
-    assert sum(leaf.size for leaf in jax.tree.leaves(embedded.params)) <= 176_426
-    assert len(embedded.history) >= 20
-    chex.assert_tree_all_finite(embedded.params)
-
-
 @pytest.mark.slow
-def test_published_resnet18_is_what_its_card_says(sample):
+@pytest.mark.parametrize(
+    ("name", "card", "size"),
+    [("resnet18", "model-card-resnet18.md", 11_173_962), ("compact", "model-card.md", 172_002)],
+)
+def test_a_published_network_is_what_its_card_says(name, card, size, sample):
     """And it is right on as many of the sample's 1,000 test images as of all 10,000, but for chance."""
-    published = trained.load("resnet18")
-    earlier = dict(muon_weight_decay=0.0, sam_rho=0.0, plateau_factor=0.7)  # the preset's values when it was trained
-    assert published.config == for_images(dataclasses.replace(PRESETS["resnet18"], **earlier), 32)
-    assert sum(leaf.size for leaf in jax.tree.leaves(published.params)) == 11_173_962
+    published = trained.load(name)
+    taught_by = {key: getattr(published.config, key) for key in ("teacher", "teacher_digest")}
+    assert published.config == for_images(dataclasses.replace(PRESETS[name], **taught_by), 32)
+    assert published.precision == "bfloat16"  # of the accelerator that trained it
+    assert sum(leaf.size for leaf in jax.tree.leaves(published.params)) == size
     assert [row["epoch"] for row in published.history] == list(range(1, 41))
-    card = (ROOT / "docs" / "model-card-resnet18.md").read_text()
-    last = published.history[-1]
-    assert f"**{100 * last['test_accuracy']:.2f}%** ({last['test_correct']} of 10,000)" in card
-    assert published.digest[:12] in card
+    text = (ROOT / "docs" / card).read_text()
+    accuracy = published.history[-1]["test_accuracy"]
+    for said in (f"**{100 * accuracy:.2f}%**", published.digest[:12], taught_by["teacher_digest"][:12], f"{size:,}"):
+        assert said in text
     predictions = prepare(published).predict(sample.test.images, sample.test.labels)
-    assert abs(predictions.accuracy - 0.942) < 0.02
+    assert abs(predictions.accuracy - accuracy) < 0.02
+
+
+def test_the_network_that_needs_no_name_is_the_compact_one():
+    assert trained.load(None).digest == trained.load("compact").digest
 
 
 @pytest.mark.slow
