@@ -165,6 +165,7 @@ def test_what_is_said_of_the_data_set_travels_along(count, words, expected, tmp_
     assert trained.load("x.safetensors").spec == expected
 
 
+@pytest.mark.slow
 def test_a_network_with_batch_norm_is_not_trained(tmp_path, capsys, compact, rng, few, tiny, monkeypatch):
     """Its maps, its table and new parameters are had, and it teaches; no card and no PyTorch module is."""
     monkeypatch.chdir(tmp_path)
