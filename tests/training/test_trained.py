@@ -130,8 +130,15 @@ def test_a_published_network_is_what_its_card_says(name, card, size, sample):
     assert sum(leaf.size for leaf in jax.tree.leaves(published.params)) == size
     assert [row["epoch"] for row in published.history] == list(range(1, 41))
     text = (ROOT / "docs" / card).read_text()
-    accuracy = published.history[-1]["test_accuracy"]
-    for said in (f"**{100 * accuracy:.2f}%**", published.digest[:12], taught_by["teacher_digest"][:12], f"{size:,}"):
+    chex.assert_tree_all_finite(published.params)
+    last = published.history[-1]
+    accuracy, correct = last["test_accuracy"], f"({last['test_correct']} of 10,000)"
+    for said in (
+        f"**{100 * accuracy:.2f}%** {correct}",
+        published.digest[:12],
+        taught_by["teacher_digest"][:12],
+        f"{size:,}",
+    ):
         assert said in text
     predictions = prepare(published).predict(sample.test.images, sample.test.labels)
     assert abs(predictions.accuracy - accuracy) < 0.02
