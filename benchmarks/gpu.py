@@ -26,9 +26,9 @@ ALONE = ("--batch-size 128", "--batch-size 64", "--plateau-factor 0.5 --plateau-
 
 def parts(out: Path, flags: list[str], data: list[str]) -> dict[str, list[str]]:
     """The words of each part's command after `python`, in their order; OUT/teacher is a run directory."""
+    preset = flags[flags.index("--preset") + 1] if "--preset" in flags else "resnet18"
     small = flags if "--preset" in flags else ["--preset", "compact", *flags]
-    held_out = [*data, "--val-size", "200" if "smoke" in small else "5000", "--no-test"]
-    preset = small[small.index("--preset") + 1] if small is flags else "resnet18"
+    held_out = [*data, "--val-size", "200" if preset == "smoke" else "5000", "--no-test"]
 
     def sweep(name: str, trials: tuple[str, ...], *more: str) -> list[str]:
         chosen = [word for trial in trials for word in ("--trial", trial)]
@@ -44,13 +44,6 @@ def parts(out: Path, flags: list[str], data: list[str]) -> dict[str, list[str]]:
             for what in ("step", "epoch", "forward", "maps")
         },
     }
-
-
-def describe() -> dict:
-    """What this runs on, asked in a process of its own: one that has seen a GPU keeps most of its memory."""
-    code = "import json, machine; print(json.dumps(machine.describe_machine()))"
-    folder = ROOT / "benchmarks"
-    return json.loads(subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, check=True).stdout)
 
 
 def run(words: list[str], log: Path, seconds: float) -> int:
@@ -82,9 +75,9 @@ def main() -> int:
         return 0
     out.mkdir(parents=True, exist_ok=True)
     done_file = out / "done.json"
-    done = json.loads(done_file.read_text()) if done_file.exists() else {"machine": describe(), "seconds": {}}
+    done = json.loads(done_file.read_text()) if done_file.exists() else {}
     for name in flags.only or todo:
-        if name in done["seconds"]:
+        if name in done:
             continue
         if (left := end - time.monotonic()) < 1:
             print(f"{name}: not begun, the time is over; the same command goes on")
@@ -97,7 +90,7 @@ def main() -> int:
             print("The time is over: the same command goes on")
             return 1
         if code == 0:
-            done["seconds"][name] = taken
+            done[name] = taken
             done_file.write_text(json.dumps(done, indent=1) + "\n")
     return 0
 

@@ -1,8 +1,7 @@
 """The same work in PyTorch, for `speed.py`: the network, a training step, its augmentation, class activation maps.
 
 At its best, in good faith: channels last, the data and the augmentation on the device, one fused optimizer call,
-bfloat16 by autocast where the config means it, no wait between steps. On a CPU that is more than ours does, which
-rounds the factors of wide convolutions alone, and none of the compact network's.
+bfloat16 by autocast where the config means it, no wait between steps.
 """
 
 from collections.abc import Callable

@@ -1,10 +1,7 @@
 """How fast the program is, beside PyTorch at its best on the same work.
 
     python benchmarks/speed.py step --preset compact
-    python benchmarks/speed.py epoch --preset resnet18
-    python benchmarks/speed.py forward --preset compact
     python benchmarks/speed.py maps
-    python benchmarks/speed.py start
 
 `step` trains on a few batches, `epoch` on 50,000 images with an evaluation of 10,000 after them, by SGD: PyTorch eager
 and compiled beside ours. `forward` computes logits; `maps` are Grad-CAM of all ten classes beside pytorch-grad-cam and
@@ -113,17 +110,12 @@ def training(arguments: argparse.Namespace, *, whole: bool) -> Benchmark:
         test = program.place(DeviceSplit(images.test.images, images.test.labels)) if whole else None
 
         def facts() -> dict[str, Any]:
-            executable = program.lower(program.create_state(), program.place(Metrics.empty()), train).compile()
-            counted = executable.cost_analysis() or {}
-            # XLA counts what one device does, and of a loop over steps, as an accelerator has it, the body once.
-            scale = -(-count // chosen.batch_size) * program.execution.mesh.size
             evaluated = forward_flops(program.model) * len(images.test.images) if whole else 0
             memory = [device.memory_stats() for device in jax.local_devices()]
             return {
                 "config": dataclasses.asdict(chosen),
                 "images": count,
                 "flop": train_flops(program.model) * count + evaluated,
-                "bytes_xla_counts": counted.get("bytes accessed", float("nan")) * scale,
                 "devices": program.execution.mesh.size,
                 "peak_bytes_on_device": [stats.get("peak_bytes_in_use") for stats in memory if stats],
                 "limits": measure_limits(program.model.dtype),
