@@ -24,7 +24,7 @@ PEERS = {
     "xgrad-cam": peers.XGradCAM,
     "eigen-cam": peers.EigenCAM,
 }
-CLASSES = [3, 5, 0, 9, 1, 7]
+CLASSES = [3, 9, 1]
 
 
 @pytest.fixture(scope="module")
@@ -34,11 +34,15 @@ def ours(make_pair, images):
     @functools.cache
     def find(preset, dtype, stage):
         pair = make_pair(preset, dtype)
-        head = functools.partial(model.head, pair.model, pair.params, stage=stage)
-        pixels = jnp.asarray(images[: len(CLASSES)], pair.dtype)
-        activations = model.features(pair.model, pair.params, pixels, stage=stage)
         targets = jnp.eye(10, dtype=pair.dtype)[jnp.array(CLASSES)][:, None]
-        return activations, cam.target_gradients(head, activations, targets)
+
+        @jax.jit
+        def both(params, pixels):
+            activations = model.features(pair.model, params, pixels, stage=stage)
+            head = functools.partial(model.head, pair.model, params, stage=stage)
+            return activations, cam.target_gradients(head, activations, targets)
+
+        return both(pair.params, jnp.asarray(images[: len(CLASSES)], pair.dtype))
 
     return find
 
@@ -78,6 +82,6 @@ def test_maps_in_float32_at_the_last_stage(method, preset, make_pair, images, ou
 
 def test_overlays_are_identical(sample, make_pair, images):
     heats = their_maps(make_pair("compact", "float32"), images[: len(CLASSES)], "stage4", "grad-cam")
-    for image, heat in zip(sample.test.images[::42], heats, strict=False):
+    for image, heat in zip(sample.test.images[::125], heats, strict=False):
         picture = np.float32(image) / 255
         np.testing.assert_array_equal(cam.overlay(picture, heat), show_cam_on_image(picture, heat, use_rgb=True))

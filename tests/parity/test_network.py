@@ -21,7 +21,8 @@ from cifar_flax.training import optim, step
 def test_logits(preset, dtype, tolerance, make_pair, images):
     pair = make_pair(preset, dtype)
     with jax.enable_x64(dtype == "float64"):
-        ours = np.asarray(model.forward(pair.model, pair.params, jnp.asarray(images, pair.dtype)))
+        forward = jax.jit(functools.partial(model.forward, pair.model))
+        ours = np.asarray(forward(pair.params, jnp.asarray(images, pair.dtype)))
     with torch.no_grad():
         theirs = pair.torch(pair.to_torch(images)).numpy()
     assert ours.dtype == theirs.dtype == dtype
@@ -31,12 +32,13 @@ def test_logits(preset, dtype, tolerance, make_pair, images):
 def test_the_published_resnet18_predicts_the_same_classes(make_pair, sample):
     pair = make_pair("resnet18", "float32")
     forward = jax.jit(functools.partial(model.forward, pair.model))
-    batches = np.split(np.asarray(CIFAR10.normalize(sample.test.images)), 10)
+    some = sample.test.take(slice(None, None, 4))
+    batches = np.split(np.asarray(CIFAR10.normalize(some.images)), 5)
     ours = np.concatenate([forward(pair.params, batch) for batch in batches]).argmax(axis=1)
     with torch.no_grad():
         theirs = np.concatenate([pair.torch(pair.to_torch(batch)).numpy() for batch in batches]).argmax(axis=1)
     np.testing.assert_array_equal(ours, theirs)
-    assert (ours == sample.test.labels).mean() > 0.92
+    assert (ours == some.labels).mean() > 0.92
 
 
 def test_two_steps_of_sgd(make_pair, sample, labels):
@@ -46,7 +48,7 @@ def test_two_steps_of_sgd(make_pair, sample, labels):
     """
     with jax.enable_x64(True):
         pair = make_pair("compact", "float64")
-        images, params = sample.test.images[::42], jax.tree.map(jnp.asarray, pair.params)
+        images, params = sample.test.images[::125], jax.tree.map(jnp.asarray, pair.params)
         optimizer = optim.build_optimizer(
             optim.warmup_schedule(0.1, 0), momentum=0.9, nesterov=True, weight_decay=5e-4, clip_norm=1.0
         )
