@@ -50,11 +50,20 @@ def test_it_goes_on_where_it_was_cut(tmp_path, monkeypatch, capsys):
     assert list(json.loads((out / "done.json").read_text())) == ["first", "second"]
 
 
-@pytest.mark.slow
-def test_training_is_resumed(tmp_path):
-    flags = ["--preset", "smoke", "--widths", "8", "--strides", "2", "--epochs", "1"]
-    words = gpu.parts(tmp_path, flags, [])["teacher"]
+# As train.py: begins a run directory.
+BEGIN = """
+import pathlib, sys
+out = pathlib.Path(sys.argv[sys.argv.index("--out") + 1])
+out.mkdir(exist_ok=True)
+(out / "config.json").write_text("{}")
+"""
+
+
+def test_training_is_resumed(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu, "ROOT", tmp_path)
+    (tmp_path / "train.py").write_text(BEGIN)
+    words = gpu.parts(tmp_path, ["--epochs", "1"], [])["teacher"]
     for _ in range(2):
-        assert gpu.run(words, tmp_path / "log", 300) == 0
+        assert gpu.run(words, tmp_path / "log", 60) == 0
     commands = [line for line in (tmp_path / "log").read_text().splitlines() if line[0] == "$"]
     assert ["--resume" in command for command in commands] == [False, True]

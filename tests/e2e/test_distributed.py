@@ -89,7 +89,6 @@ def begun(tmp_path):
     return tmp_path / "run"
 
 
-# The longest first, then short ones: the rest runs beside it.
 def wait_for_another_epoch(processes, folder):
     """Until one more epoch is finished than there was before."""
     before, deadline = len(rundir.read_rows(folder)), time.monotonic() + 60
