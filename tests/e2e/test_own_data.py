@@ -18,7 +18,7 @@ from cifar_flax.explaining.folder import EXPLANATION, check
 
 pytestmark = pytest.mark.slow
 
-RECIPE = ["--preset", "smoke", "--epochs", "20", "--widths", "16,32", "--strides", "1,2"]
+RECIPE = ["--preset", "smoke", "--epochs", "12", "--widths", "16,32", "--strides", "1,2"]
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +131,7 @@ def test_another_data_set_is_refused_in_a_line_that_names_both(run, digits, tmp_
 
 def test_a_published_network_is_fine_tuned_to_other_classes(digits, tmp_path, capsys):
     folder = write_folder(tmp_path / "digits", digits)
-    words = ["train", "--preset", "compact", "--init", "compact", "--dataset", str(folder), "--epochs", "3"]
+    words = ["train", "--preset", "compact", "--init", "compact", "--dataset", str(folder), "--epochs", "2"]
     assert commands.main([*words, "--out", str(tmp_path / "run")]) == 0
     assert "all of it is kept but its last layer, which begins anew" in capsys.readouterr().out
     assert cifar_flax.load(tmp_path / "run").history[-1]["test_accuracy"] > 0.5
@@ -183,12 +183,12 @@ def test_an_evaluation_is_in_files_pictures_report_and_card(run, tmp_path, monke
 def test_animals_and_vehicles(sample, tmp_path):
     """The sample's pictures in two folders."""
     for split in ("train", "test"):
-        images, labels, _ = getattr(sample, split).take(slice({"train": 1000, "test": 200}[split]))
+        images, labels, _ = getattr(sample, split).take(slice({"train": 500, "test": 200}[split]))
         for number, (image, label) in enumerate(zip(images, labels, strict=True)):
             kind = "vehicle" if label in (0, 1, 8, 9) else "animal"
             (tmp_path / "two" / split / kind).mkdir(parents=True, exist_ok=True)
             Image.fromarray(image).save(tmp_path / "two" / split / kind / f"{number}.png")
-    words = ["train", *RECIPE, "--epochs", "5", "--dataset", str(tmp_path / "two")]
+    words = ["train", *RECIPE, "--strides", "2,2", "--epochs", "5", "--dataset", str(tmp_path / "two")]
     assert commands.main([*words, "--out", str(tmp_path / "run")]) == 0
     network = cifar_flax.load(tmp_path / "run")
     assert network.spec.class_names == ("animal", "vehicle") and network.history[-1]["test_accuracy"] > 0.7

@@ -45,7 +45,7 @@ def evaluate(network, test, predictions):
             title="test",
             count=100,
             seed=seed,
-            sizes=evaluation.Sizes(faithful=10, randomised=8, seeds=2, grids=6),
+            sizes=evaluation.Sizes(faithful=10, randomised=4, seeds=2, grids=2),
         )
 
     return run

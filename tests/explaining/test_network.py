@@ -154,12 +154,10 @@ def test_difference_is_predicted_minus_true(network, sample, logits, method):
     scale = abs(raw[:, :10]).max()
     np.testing.assert_allclose(raw[:, 10], expected, rtol=1e-3, atol=1e-5 * max(1, scale))
     assert (raw[guesses != labels, 10] < 0).any() == (method != "eigen-cam")
-    given = network.maps(sample.test.images[:3], np.array([[1, 2]] * 3), stage="stage2", methods=[method])
-    against = np.array([[NO_CLASS, 4]] * 2 + [[NO_CLASS, NO_CLASS]])
-    arguments = {"stage": "stage2", "methods": [method], "against": against}
-    found = network.maps(sample.test.images[:3], np.array([[1, 2]] * 3), **arguments)
-    np.testing.assert_allclose(found[:, 0], given[:, 0], rtol=1e-4, atol=1e-5 * scale)
-    np.testing.assert_allclose(found[2], given[2], rtol=1e-4, atol=1e-5 * scale)
+    given = network.maps(
+        sample.test.images[:50], np.tile(np.arange(11) % 10, (50, 1)), stage="stage2", methods=[method]
+    )
+    np.testing.assert_allclose(given[:, :10, 0], raw[:, :10], rtol=1e-4, atol=1e-5 * scale)
 
 
 @pytest.mark.slow

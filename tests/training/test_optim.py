@@ -45,11 +45,13 @@ def test_plateau_decides_as_pytorch_with_patience_one_higher():
             cooldown=case["cooldown"],
             min_scale=case["min_scale"],
         )
-        advance = jax.jit(lambda state, value, plateau=plateau: optim.advance_plateau(plateau, state, value))
-        state, scales = plateau.init({}), []
-        for value in case["values"]:
-            state = advance(state, jnp.float32(np.nan if value is None else value))
-            scales.append(float(state.scale))
+
+        def advance(state, value, plateau=plateau):
+            state = optim.advance_plateau(plateau, state, value)
+            return state, state.scale
+
+        values = jnp.array([np.nan if value is None else value for value in case["values"]], jnp.float32)
+        scales = jax.lax.scan(advance, plateau.init({}), values)[1]
         np.testing.assert_allclose(scales, case["scales"], rtol=1e-5)
 
 
