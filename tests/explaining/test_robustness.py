@@ -154,6 +154,7 @@ def test_words_say_what_costs_most(measured):
     assert "(the other network: 100.0% and 97.1%)" in tables.about_robustness(made, made, "some images")[0]
 
 
+@pytest.mark.slow
 def test_the_images_are_those_of_the_evaluation(sample, monkeypatch):
     """Of a subset, the same are drawn for both; a second network sees the same corruptions."""
     from cifar_flax.explaining import analysis, evaluation

@@ -242,6 +242,7 @@ def analysis(sample):
     return analyse(changed, sample, Selection(num_wrong=2, neighbours=0))
 
 
+@pytest.mark.slow
 def test_clusters_are_of_what_the_middle_stage_sees(sample, monkeypatch):
     network, few, given = load("compact"), dataclasses.replace(sample, test=sample.test.take(slice(70))), []
     find = slices.find
