@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 
 import chex
 import jax
@@ -154,10 +155,13 @@ def test_difference_is_predicted_minus_true(network, sample, logits, method):
     scale = abs(raw[:, :10]).max()
     np.testing.assert_allclose(raw[:, 10], expected, rtol=1e-3, atol=1e-5 * max(1, scale))
     assert (raw[guesses != labels, 10] < 0).any() == (method != "eigen-cam")
-    given = network.maps(
-        sample.test.images[:50], np.tile(np.arange(11) % 10, (50, 1)), stage="stage2", methods=[method]
-    )
-    np.testing.assert_allclose(given[:, :10, 0], raw[:, :10], rtol=1e-4, atol=1e-5 * scale)
+    classes, against = np.tile(np.arange(11) % 10, (50, 1)), np.full((50, 11), NO_CLASS)
+    against[:2, 2] = 4
+    ask = functools.partial(network.maps, sample.test.images[:50], classes, stage="stage2", methods=[method])
+    given, found = ask(), ask(against=against)
+    others = np.delete(np.arange(11), 2)
+    np.testing.assert_allclose(found[:, others], given[:, others], rtol=1e-4, atol=1e-5 * scale)
+    np.testing.assert_allclose(found[2:], given[2:], rtol=1e-4, atol=1e-5 * scale)
 
 
 @pytest.mark.slow

@@ -73,10 +73,11 @@ def test_maps_in_float64_at_every_stage(method, stage, make_pair, images, ours):
         compare(theirs, *ours("resnet18", "float64", stage), method, 1e-6)
 
 
+@pytest.mark.parametrize("preset", ["resnet18", "compact"])
 @pytest.mark.parametrize("method", PEERS)
-def test_maps_in_float32_at_the_last_stage(method, make_pair, images, ours):
-    theirs = their_maps(make_pair("compact", "float32"), images[: len(CLASSES)], "stage4", method)
-    compare(theirs, *ours("compact", "float32", "stage4"), method, 5e-5)
+def test_maps_in_float32_at_the_last_stage(method, preset, make_pair, images, ours):
+    theirs = their_maps(make_pair(preset, "float32"), images[: len(CLASSES)], "stage4", method)
+    compare(theirs, *ours(preset, "float32", "stage4"), method, 5e-5)
 
 
 def test_overlays_are_identical(sample, make_pair, images):
