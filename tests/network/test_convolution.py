@@ -47,6 +47,21 @@ def test_it_is_the_plain_convolution_and_so_are_its_gradients(
             assert float(abs(np.asarray(ours) - theirs).max()) < 1e-10
 
 
+@pytest.mark.parametrize("stride", [1, 2, 3, 4])
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (5, 7), (6, 9), (3, 2)])
+def test_the_form_for_bfloat16_is_the_plain_convolution_where_nothing_is_rounded(
+    height, width, stride, rng, pull_back
+):
+    with jax.enable_x64(True):
+        x = jnp.asarray(rng.normal(size=(4, height, width, 3)))
+        kernel = jnp.asarray(rng.normal(size=(3, 3, 3, 5)))
+        gradient = jnp.asarray(rng.normal(size=(4, -(-height // stride), -(-width // stride), 5)))
+        forms = (functools.partial(plain, stride=stride), lambda x, k: convolution.conv3x3_bfloat16(x, k, stride, 2))
+        for theirs, ours in zip(*(pull_back(form, x, kernel, gradient=gradient) for form in forms), strict=True):
+            # Kernels' gradients of the parts are added up in float32.
+            assert ours.shape == theirs.shape and float(abs(np.asarray(ours) - theirs).max()) < 1e-5
+
+
 @pytest.mark.parametrize("channels", [64, 128, 256])
 def test_tiles_are_as_exact_as_float32_is(channels, rng, pull_back):
     x = rng.normal(size=(2, 8, 8, channels)).astype(np.float32)

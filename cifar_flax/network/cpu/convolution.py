@@ -65,6 +65,8 @@ def _backward(stride: int, saved: tuple[jax.Array, jax.Array], gradient: jax.Arr
         by_x = _winograd(gradient, turned, "tf,cf->tc")
     elif stride == 1:
         by_x = conv3x3(gradient, turned.swapaxes(2, 3))
+    elif min(kernel.shape[2:]) < 64:
+        by_x = _strided_gradient_by_x(gradient, kernel, stride)[:, : x.shape[1], : x.shape[2]]
     else:
         (by_x,) = jax.linear_transpose(lambda x: _plain(x, kernel, (stride, stride)), x)(gradient)
     if _is_wide(x, kernel, stride, 128):
@@ -109,12 +111,10 @@ def _forward_bfloat16(x: jax.Array, kernel: jax.Array, stride: int, part: int):
 
 def _backward_bfloat16(stride: int, part: int, saved: tuple[jax.Array, jax.Array], gradient: jax.Array):
     x, kernel = saved
-    # Zeros between the pixels of a strided convolution's gradient make it one of stride 1.
-    ends = [length - stride * (short - 1) - 1 for length, short in zip(x.shape[1:3], gradient.shape[1:3], strict=True)]
-    spread = jax.lax.pad(
-        gradient, gradient.dtype.type(0), [(0, 0, 0), *((0, end, stride - 1) for end in ends), (0, 0, 0)]
-    )
-    by_x = _plain(spread, jnp.flip(kernel, (0, 1)).swapaxes(2, 3), (1, 1))
+    if stride == 1:
+        by_x = _plain(gradient, jnp.flip(kernel, (0, 1)).swapaxes(2, 3), (1, 1))
+    else:
+        by_x = _strided_gradient_by_x(gradient, kernel, stride)[:, : x.shape[1], : x.shape[2]]
     most = min(_MOST_PARTS, max(1, len(x) // part)) if kernel.size <= _LARGEST_IN_PARTS else 1
     parts = next(n for n in range(most, 0, -1) if len(x) % n == 0)
     # A part has an image of every so many, so that each device has as many in it.
@@ -126,6 +126,31 @@ def _backward_bfloat16(stride: int, part: int, saved: tuple[jax.Array, jax.Array
 
 
 conv3x3_bfloat16.defvjp(_forward_bfloat16, _backward_bfloat16)
+
+
+def _strided_gradient_by_x(gradient: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """The gradient by the input of a convolution of stride 2 or more.
+
+    A block of stride x stride pixels depends on the gradient's pixel at its place and on the next ones, down and to
+    the right. So a 2x2 convolution of the gradient has all pixels of a block as its features.
+
+    Args:
+      gradient: `[B, h, w, features]`.
+      kernel: `[3, 3, C, features]`.
+      stride: of both axes.
+
+    Returns:
+      `[B, h * stride, w * stride, C]`.
+    """
+    batch, height, width, features = gradient.shape
+    channels = kernel.shape[2]
+    ends = (stride - 1, stride - 2)
+    # Of an axis' 2 * stride weights the first half is for the next pixel, the other for the one at the block's place.
+    blocks = jnp.pad(kernel, (ends, ends, (0, 0), (0, 0))).reshape(2, stride, 2, stride, channels, features)
+    blocks = jnp.flip(blocks, (0, 2)).transpose(0, 2, 5, 1, 3, 4).reshape(2, 2, features, -1)
+    y = jax.lax.conv_general_dilated(gradient, blocks, (1, 1), ((0, 1), (0, 1)), dimension_numbers=_DIMENSIONS)
+    y = y.reshape(batch, height, width, stride, stride, channels).transpose(0, 1, 3, 2, 4, 5)
+    return y.reshape(batch, height * stride, width * stride, channels)
 
 
 # ---- many channels -------------------------------------------------------------------------------
