@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from cifar_flax.config import Config
 from cifar_flax.data.spec import CIFAR10, DataSpec
 from cifar_flax.execution import Execution
-from cifar_flax.network.cpu import CPU, cpu_bfloat16
+from cifar_flax.network.cpu import cpu_forms
 from cifar_flax.network.forms import PLAIN
 from cifar_flax.network.model import ResNet
 
@@ -16,7 +16,7 @@ def build_model(config: Config, execution: Execution | None = None, spec: DataSp
     if execution is not None:
         dtype = execution.dtype
         if execution.on_cpu:
-            forms = CPU if execution.precision == "float32" else cpu_bfloat16(execution.mesh.size)
+            forms = cpu_forms(execution.mesh.size)
     return ResNet(
         config.widths,
         config.strides,

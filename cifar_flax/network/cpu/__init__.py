@@ -3,6 +3,6 @@
 In: the arrays that Flax's own operations take. Out: what these give, within rounding.
 """
 
-from cifar_flax.network.cpu.operations import CPU, TOLERANCE, convolutions, cpu_bfloat16, largest_error
+from cifar_flax.network.cpu.operations import TOLERANCE, convolutions, cpu_forms, largest_error
 
-__all__ = ["CPU", "TOLERANCE", "convolutions", "cpu_bfloat16", "largest_error"]
+__all__ = ["TOLERANCE", "convolutions", "cpu_forms", "largest_error"]

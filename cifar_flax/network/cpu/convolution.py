@@ -1,12 +1,14 @@
 """A 3x3 convolution in the forms that XLA's CPU compiler is fast at; the values are those of the plain one.
 
-In bfloat16 that is a plain convolution, which XLA leaves to oneDNN. In float32:
+All of them, those of both gradients too, are plain convolutions forwards: XLA leaves these to fast libraries, oneDNN
+in bfloat16 and YNNPACK in float32, and does not recognise its own forms of the gradients. Beyond that:
 
-* With many channels it is Winograd's: fewer multiplications, in sixteen products of large matrices.
-* With few channels XLA:CPU leaves its fast library (YNNPACK), which wants more than 16 of them on one side,
-  so that a group of neighbouring pixels is computed as further outputs.
-* That library computes many neighbours of a row at once, each from contiguous channels. The gradient by the
-  kernel, whose output is only 3x3 pixels, therefore has its width and channels in one axis.
+* The gradient by the kernel is summed over parts of the batch that fit the cache.
+* In float32, with many channels, it is Winograd's: fewer multiplications, in sixteen products of large matrices.
+* In float32, with few channels, YNNPACK is left, which wants more than 16 of them on one side, so that a group of
+  neighbouring pixels is computed as further outputs.
+* YNNPACK computes many neighbours of a row at once, each from contiguous channels. The gradient by the kernel, whose
+  output is only 3x3 pixels, therefore has its width and channels in one axis.
 """
 
 import functools
@@ -17,6 +19,10 @@ import jax
 import jax.numpy as jnp
 
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
+# Images a device for which a CPU's cache holds what the gradient by a kernel reads and writes. More parts than these
+# would only make the program larger; and adding up kernels of more numbers than these costs more than the cache gains.
+PART = 16
+_MOST_PARTS, _LARGEST_IN_PARTS = 8, 200_000
 
 
 def plain3x3(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
@@ -28,8 +34,8 @@ def _plain(x: jax.Array, kernel: jax.Array, strides: tuple[int, int]) -> jax.Arr
     return jax.lax.conv_general_dilated(x, kernel, strides, ((1, 1), (1, 1)), dimension_numbers=_DIMENSIONS)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def conv3x3(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def conv3x3(x: jax.Array, kernel: jax.Array, stride: int = 1, part: int = PART) -> jax.Array:
     """The 3x3 convolution with one row and column of zeros around the image.
 
     It has gradients in reverse mode (`jax.grad`) only.
@@ -38,6 +44,7 @@ def conv3x3(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
       x: float `[B, H, W, C]`.
       kernel: of the same dtype, `[3, 3, C, features]`.
       stride: of both axes.
+      part: images in a part, on all devices together.
 
     Returns:
       Of the same dtype, `[B, ceil(H / stride), ceil(W / stride), features]`.
@@ -45,7 +52,7 @@ def conv3x3(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
     if _is_wide(x, kernel, stride):
         return _winograd(x, kernel, "tc,cf->tf")
     channels, features = kernel.shape[2:]
-    group = (64 if channels <= 4 else 32) // features
+    group = (64 if channels <= 4 else 32) // features if _is_exact(x) else 1
     if stride != 1 or group <= 1 or x.shape[2] % group:
         return _plain(x, kernel, (stride, stride))
     # The kernel of a group's i-th pixel is the kernel moved by i columns.
@@ -54,78 +61,37 @@ def conv3x3(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
     return y.reshape(*x.shape[:3], features)
 
 
-def _forward(x: jax.Array, kernel: jax.Array, stride: int):
-    return conv3x3(x, kernel, stride), (x, kernel)
+def _forward(x: jax.Array, kernel: jax.Array, stride: int, part: int):
+    return conv3x3(x, kernel, stride, part), (x, kernel)
 
 
-def _backward(stride: int, saved: tuple[jax.Array, jax.Array], gradient: jax.Array):
+def _backward(stride: int, part: int, saved: tuple[jax.Array, jax.Array], gradient: jax.Array):
     x, kernel = saved
     turned = jnp.flip(kernel, (0, 1))
     if _is_wide(x, kernel, stride):
-        by_x = _winograd(gradient, turned, "tf,cf->tc")
-    elif stride == 1:
-        by_x = conv3x3(gradient, turned.swapaxes(2, 3))
-    elif min(kernel.shape[2:]) < 64:
-        by_x = _strided_gradient_by_x(gradient, kernel, stride)[:, : x.shape[1], : x.shape[2]]
-    else:
-        (by_x,) = jax.linear_transpose(lambda x: _plain(x, kernel, (stride, stride)), x)(gradient)
-    if _is_wide(x, kernel, stride, 128):
-        (by_kernel,) = jax.linear_transpose(lambda kernel: _winograd(x, kernel, "tc,cf->tf"), kernel)(gradient)
-    else:
-        by_kernel = _gradient_by_kernel(x, gradient, stride)
-    return by_x, by_kernel
-
-
-conv3x3.defvjp(_forward, _backward)
-
-
-# ---- in bfloat16 ---------------------------------------------------------------------------------
-
-# More parts than these would only make the program larger; and adding up kernels of more numbers than these costs more
-# than the cache gains.
-_MOST_PARTS, _LARGEST_IN_PARTS = 8, 200_000
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def conv3x3_bfloat16(x: jax.Array, kernel: jax.Array, stride: int, part: int) -> jax.Array:
-    """`conv3x3` of bfloat16 arrays, in the forms for which XLA:CPU calls oneDNN, where it is told to.
-
-    All three convolutions, that of the output and those of both gradients, are plain ones: XLA does not recognise its
-    own forms of the gradients. The gradient by the kernel is summed over parts of the batch that fit the cache.
-
-    Args:
-      x: `[B, H, W, C]`.
-      kernel: `[3, 3, C, features]`.
-      stride: of both axes.
-      part: images in a part, on all devices together.
-
-    Returns:
-      `[B, ceil(H / stride), ceil(W / stride), features]`.
-    """
-    return _plain(x, kernel, (stride, stride))
-
-
-def _forward_bfloat16(x: jax.Array, kernel: jax.Array, stride: int, part: int):
-    return _plain(x, kernel, (stride, stride)), (x, kernel)
-
-
-def _backward_bfloat16(stride: int, part: int, saved: tuple[jax.Array, jax.Array], gradient: jax.Array):
-    x, kernel = saved
+        return _winograd(gradient, turned, "tf,cf->tc"), _winograd_by_kernel(x, gradient)
     if stride == 1:
-        by_x = _plain(gradient, jnp.flip(kernel, (0, 1)).swapaxes(2, 3), (1, 1))
+        by_x = conv3x3(gradient, turned.swapaxes(2, 3))
+    elif _is_exact(x) and min(kernel.shape[2:]) >= 64:
+        (by_x,) = jax.linear_transpose(lambda x: _plain(x, kernel, (stride, stride)), x)(gradient)
     else:
         by_x = _strided_gradient_by_x(gradient, kernel, stride)[:, : x.shape[1], : x.shape[2]]
     most = min(_MOST_PARTS, max(1, len(x) // part)) if kernel.size <= _LARGEST_IN_PARTS else 1
     parts = next(n for n in range(most, 0, -1) if len(x) % n == 0)
     # A part has an image of every so many, so that each device has as many in it.
     images, gradients = (a.reshape(-1, parts, *a.shape[1:]) for a in (x, gradient))
-    by_kernel = jnp.zeros(kernel.shape, jnp.float32)
+    by_kernel = jnp.zeros(kernel.shape, jnp.promote_types(kernel.dtype, jnp.float32))
     for i in range(parts):
         by_kernel += _gradient_by_kernel(images[:, i], gradients[:, i], stride)
     return by_x, by_kernel.astype(kernel.dtype)
 
 
-conv3x3_bfloat16.defvjp(_forward_bfloat16, _backward_bfloat16)
+conv3x3.defvjp(_forward, _backward)
+
+
+def _is_exact(x: jax.Array) -> bool:
+    """Whether sums of such numbers are: not those of bfloat16, whose convolutions oneDNN has."""
+    return x.dtype.itemsize >= 4
 
 
 def _strided_gradient_by_x(gradient: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
@@ -156,10 +122,9 @@ def _strided_gradient_by_x(gradient: jax.Array, kernel: jax.Array, stride: int) 
 # ---- many channels -------------------------------------------------------------------------------
 
 
-def _is_wide(x: jax.Array, kernel: jax.Array, stride: int, least: int = 64) -> bool:
+def _is_wide(x: jax.Array, kernel: jax.Array, stride: int) -> bool:
     """Whether the image divides into tiles, and the matrices are large enough to pay for the sums around them."""
-    exact = x.dtype.itemsize >= 4  # the sums of bfloat16 numbers are not
-    return exact and stride == 1 and min(kernel.shape[2:]) >= least and x.shape[1] % 2 == x.shape[2] % 2 == 0
+    return _is_exact(x) and stride == 1 and min(kernel.shape[2:]) >= 256 and x.shape[1] % 2 == x.shape[2] % 2 == 0
 
 
 def _winograd(x: jax.Array, kernel: jax.Array, product: str) -> jax.Array:
@@ -176,24 +141,36 @@ def _winograd(x: jax.Array, kernel: jax.Array, product: str) -> jax.Array:
     References:
       Lavin and Gray 2016, "Fast Algorithms for Convolutional Neural Networks", section 4.1.
     """
-    batch, height, width, channels = x.shape
-    tiles = [[tile.reshape(-1, channels) for tile in row] for row in _tiles(x)]
     matrices = _along_both(lambda a, b, c: (a, (a + b + c) / 2, (a - b + c) / 2, c), kernel)
-    products = [
-        [jnp.einsum(product, *pair) for pair in zip(*rows, strict=True)] for rows in zip(tiles, matrices, strict=True)
-    ]
-    outputs = _along_both(lambda a, b, c, d: (a + b + c, b - c - d), products)
+    outputs = _along_both(lambda a, b, c, d: (a + b + c, b - c - d), _products(product, _tiles(x), matrices))
+    batch, height, width, _ = x.shape
     shape = (batch, height // 2, width // 2, -1)
     rows = [jnp.stack([y.reshape(shape) for y in row], axis=3) for row in outputs]
     return jnp.stack(rows, axis=2).reshape(batch, height, width, -1)
 
 
+def _winograd_by_kernel(x: jax.Array, gradient: jax.Array) -> jax.Array:
+    """The gradient `[3, 3, C, features]` of `_winograd(x, kernel, "tc,cf->tf")`: its sums the other way round."""
+    outputs = [[gradient[:, i::2, j::2].reshape(-1, gradient.shape[-1]) for j in (0, 1)] for i in (0, 1)]
+    spread = _along_both(lambda a, b: (a, a + b, a - b, -b), outputs)
+    products = _products("tc,tf->cf", _tiles(x), spread)
+    sums = _along_both(lambda a, b, c, d: (a + (b + c) / 2, (b - c) / 2, (b + c) / 2 + d), products)
+    # Without the barrier XLA:CPU would add up in the order of the stack, ten times as slowly.
+    return jnp.stack([jnp.stack(row) for row in jax.lax.optimization_barrier(sums)])
+
+
 def _tiles(x: jax.Array) -> list:
-    """What Winograd's products take of `[_, H, W, _]`: 4x4 arrays of a number a tile, H and W half as long."""
-    height, width = x.shape[1:3]
+    """What Winograd's products take of `[B, H, W, C]`: 4x4 matrices `[tiles, C]` of a number a tile."""
+    height, width, channels = x.shape[1:]
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     inputs = [[x[:, i : i + height - 1 : 2, j : j + width - 1 : 2] for j in range(4)] for i in range(4)]
-    return _along_both(lambda a, b, c, d: (a - c, b + c, c - b, b - d), inputs)
+    tiles = _along_both(lambda a, b, c, d: (a - c, b + c, c - b, b - d), inputs)
+    return [[tile.reshape(-1, channels) for tile in row] for row in tiles]
+
+
+def _products(product: str, *grids: list) -> list:
+    """The product of two grids' matrices, place by place."""
+    return [[jnp.einsum(product, *pair) for pair in zip(*rows, strict=True)] for rows in zip(*grids, strict=True)]
 
 
 def _along_both(combine: Callable[..., tuple], grid: Any) -> list:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cifar_flax.network.cpu.convolution import conv1x1, conv3x3, conv3x3_bfloat16, plain3x3
+from cifar_flax.network.cpu.convolution import PART, conv1x1, conv3x3, plain3x3
 from cifar_flax.network.cpu.norm import layer_norm
 from cifar_flax.network.forms import Forms
 from cifar_flax.network.model import ResNet
@@ -36,10 +36,10 @@ def _kept(x: jax.Array) -> jax.Array:
     return jax.lax.optimization_barrier(x)
 
 
-def _convolution(part: int | None) -> Callable[..., jax.Array]:
+def _convolution(part: int) -> Callable[..., jax.Array]:
     """What `flax.linen.Conv` calls, for the two kinds of convolution that the network has; an error of any other.
 
-    In bfloat16 with `part` images at once for the gradient by a kernel, in float32 where that is None.
+    With `part` images at once for the gradient by a kernel.
     """
 
     def conv_general_dilated(
@@ -63,7 +63,7 @@ def _convolution(part: int | None) -> Callable[..., jax.Array]:
         x = _kept(_rows(x)).reshape(x.shape)
         if size == 1:  # kept once more: the gradient of a slice is slow in the shape of rows
             return conv1x1(_kept(x), kernel, stride)
-        return conv3x3(x, kernel, stride) if part is None else conv3x3_bfloat16(x, kernel, stride, part)
+        return conv3x3(x, kernel, stride, part)
 
     return conv_general_dilated
 
@@ -90,17 +90,10 @@ def _relu(x: jax.Array) -> jax.Array:
     return _kept(nn.relu(_rows(x))).reshape(x.shape)
 
 
-CPU = Forms(_convolution(None), _LayerNorm, _relu)
-
-
-# Images a device for which a CPU's cache holds what the gradient by a kernel reads and writes.
-_PART = 16
-
-
 @functools.cache
-def cpu_bfloat16(num_devices: int) -> Forms:
-    """The forms for bfloat16 activations, of images that so many devices share."""
-    return Forms(_convolution(_PART * num_devices), _LayerNorm, _relu)
+def cpu_forms(num_devices: int = 1) -> Forms:
+    """The forms for images that so many devices share."""
+    return Forms(_convolution(PART * num_devices), _LayerNorm, _relu)
 
 
 # ---- whether bfloat16 is right here --------------------------------------------------------------
@@ -152,10 +145,7 @@ def largest_error(shapes: Sequence[tuple[int, int, int, int]], batch: int, compi
             found.append((y, *vjp(gradient)))
         return found
 
-    ours = jax.jit(
-        lambda arrays: results(arrays, lambda x, kernel, stride: conv3x3_bfloat16(x, kernel, stride, _PART)),
-        compiler_options=compiler_options,
-    )(arrays)
+    ours = jax.jit(lambda arrays: results(arrays, conv3x3), compiler_options=compiler_options)(arrays)
     exact = jax.jit(lambda arrays: results(arrays, plain3x3))(jax.tree.map(lambda a: a.astype(jnp.float32), arrays))
     errors = jax.tree.map(lambda a, b: jnp.abs(a.astype(jnp.float32) - b).max() / jnp.abs(b).max(), ours, exact)
     return float(np.max(jax.tree.leaves(errors)))  # not `max`, which may pass over a NaN
