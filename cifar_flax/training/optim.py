@@ -53,13 +53,15 @@ def _muon(
     them, where each alone would not keep it busy.
     """
 
-    def as_matrices(stacks):
-        return jax.tree.map(lambda _: MuonDimensionNumbers(reduction_axis=(1, 2, 3), output_axis=4), stacks)
+    def scale_by_muon(steps: int, reduction_axis: Any, output_axis: Any) -> optax.GradientTransformation:
+        axes = MuonDimensionNumbers(reduction_axis, output_axis)
+        return optax.contrib.scale_by_muon(
+            ns_steps=steps, weight_dimension_numbers=lambda stacks: jax.tree.map(lambda _: axes, stacks)
+        )
 
-    muon, normalised_momentum = (
-        optax.contrib.scale_by_muon(ns_steps=steps, weight_dimension_numbers=as_matrices)
-        for steps in (sum(_NEWTON_SCHULZ_STEPS["float32"]), 0)
-    )
+    muon = scale_by_muon(sum(_NEWTON_SCHULZ_STEPS["float32"]), (1, 2, 3), 4)
+    # Without a step only the norm of the whole matters; a matrix of fewer rows than columns is not transposed for it.
+    normalised_momentum = scale_by_muon(0, 1, (2, 3, 4))
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         del params
