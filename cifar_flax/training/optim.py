@@ -60,7 +60,8 @@ def _muon(
         )
 
     muon = scale_by_muon(sum(_NEWTON_SCHULZ_STEPS["float32"]), (1, 2, 3), 4)
-    # Without a step only the norm of the whole matters; a matrix of fewer rows than columns is not transposed for it.
+    # Without a step Optax only divides by the Frobenius norm, whatever the axes. It would transpose a matrix of more
+    # rows than columns; of these axes it does not.
     normalised_momentum = scale_by_muon(0, 1, (2, 3, 4))
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:

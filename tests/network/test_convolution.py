@@ -9,7 +9,7 @@ from cifar_flax.config import PRESETS
 from cifar_flax.execution import ONEDNN
 from cifar_flax.network import cpu
 from cifar_flax.network.build import build_model
-from cifar_flax.network.cpu import operations
+from cifar_flax.network.cpu import convolution, operations
 from cifar_flax.network.cpu.convolution import conv1x1, conv3x3
 
 
@@ -30,17 +30,17 @@ def plain(x, kernel, stride):
 )
 @pytest.mark.parametrize("size", [1, 3])
 def test_it_is_the_plain_convolution_and_so_are_its_gradients(
-    height, width, channels, features, stride, size, rng, pull_back
+    height, width, channels, features, stride, size, rng, pull_back, monkeypatch
 ):
+    monkeypatch.setattr(convolution, "PART", 1)  # the images one by one
     with jax.enable_x64(True):
         shape = (3, -(-height // stride), -(-width // stride), features)
         x = jnp.asarray(rng.normal(size=(3, height, width, channels)))
         kernel = jnp.asarray(rng.normal(size=(size, size, channels, features)))
         gradient = jnp.asarray(rng.normal(size=shape))
-        convolve = functools.partial(conv3x3, part=1) if size == 3 else conv1x1  # the images one by one
         expected, found = (
-            pull_back(functools.partial(form, stride=stride), x, kernel, gradient=gradient)
-            for form in (plain, convolve)
+            pull_back(functools.partial(convolve, stride=stride), x, kernel, gradient=gradient)
+            for convolve in (plain, conv3x3 if size == 3 else conv1x1)
         )
         assert found[0].shape == expected[0].shape == shape
         for ours, theirs in zip(found, expected, strict=True):
@@ -80,7 +80,7 @@ def test_convolutions_in_bfloat16_are_those_in_float32(height, channels, feature
 def test_dtype_of_the_activations_is_kept(rng):
     x = jnp.asarray(rng.normal(size=(2, 8, 8, 16)), jnp.bfloat16)
     kernel = jnp.asarray(rng.normal(size=(3, 3, 16, 16)), jnp.bfloat16)
-    y, vjp = jax.vjp(lambda x, kernel: conv3x3(x, kernel, 1, 2), x, kernel)
+    y, vjp = jax.vjp(lambda x, kernel: conv3x3(x, kernel), x, kernel)
     assert {a.dtype for a in (y, *vjp(y))} == {jnp.dtype(jnp.bfloat16)}
 
 

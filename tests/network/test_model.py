@@ -16,7 +16,7 @@ from cifar_flax.network.forms import PLAIN
 from cifar_flax.network.model import ResNet
 
 SMALL = ResNet(widths=(4, 6, 8), strides=(1, 2, 2))
-FORMS = pytest.mark.parametrize("forms", [PLAIN, cpu_forms()], ids=["plain", "cpu"])
+FORMS = pytest.mark.parametrize("forms", [PLAIN, cpu_forms(1)], ids=["plain", "cpu"])
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +179,7 @@ def test_both_forms_are_the_same_network(widths, strides, norm, rng):
     with jax.enable_x64(True):
         images, weights = jnp.asarray(rng.normal(size=(2, 16, 16, 3))), rng.normal(size=(2, 10))
         plain, cpu = (
-            ResNet(widths, strides, dtype=jnp.float64, forms=forms, norm_kind=norm) for forms in (PLAIN, cpu_forms())
+            ResNet(widths, strides, dtype=jnp.float64, forms=forms, norm_kind=norm) for forms in (PLAIN, cpu_forms(1))
         )
         params = jax.tree.map(lambda x: x.astype(np.float64), model_lib.init_params(plain, jax.random.key(0)))
         activation = model_lib.features(plain, params, images, stage="stage2")
@@ -212,7 +212,7 @@ def test_flaxs_own_forms_are_lowered_for_any_platform_from_any(platform, images)
 def test_a_cpu_form_refuses_a_convolution_that_the_network_does_not_have():
     x, kernel = jnp.zeros((1, 8, 8, 4)), jnp.zeros((3, 3, 4, 4))
     for unknown in ({"padding": "VALID"}, {"kernel_dilation": 2}, {"feature_group_count": 2}):
-        options = {"padding": 1, "conv_general_dilated": cpu_forms().conv_general_dilated} | unknown
+        options = {"padding": 1, "conv_general_dilated": cpu_forms(1).conv_general_dilated} | unknown
         kernel = jnp.zeros((3, 3, 4 // options.get("feature_group_count", 1), 4))
         with pytest.raises(NotImplementedError):
             nn.Conv(4, (3, 3), use_bias=False, **options).apply({"params": {"kernel": kernel}}, x)

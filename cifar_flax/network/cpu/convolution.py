@@ -1,14 +1,15 @@
 """A 3x3 convolution in the forms that XLA's CPU compiler is fast at; the values are those of the plain one.
 
-All of them, those of both gradients too, are plain convolutions forwards: XLA leaves these to fast libraries, oneDNN
-in bfloat16 and YNNPACK in float32, and does not recognise its own forms of the gradients. Beyond that:
+Those of the gradients are convolutions forwards too: XLA leaves these to fast libraries, oneDNN in bfloat16 and
+YNNPACK in float32, and does not recognise its own forms of the gradients. (One is slower so: the gradient by the
+input of a strided convolution in float32, from 64 channels on.) Beyond that:
 
-* The gradient by the kernel is summed over parts of the batch that fit the cache.
+* The gradient by the kernel is summed over parts of the batch that fit the cache. The libraries compute many
+  neighbours of a row at once, each from contiguous channels; its output is only 3x3 pixels, so its width and channels
+  are one axis.
 * In float32, with many channels, it is Winograd's: fewer multiplications, in sixteen products of large matrices.
-* In float32, with few channels, YNNPACK is left, which wants more than 16 of them on one side, so that a group of
-  neighbouring pixels is computed as further outputs.
-* YNNPACK computes many neighbours of a row at once, each from contiguous channels. The gradient by the kernel, whose
-  output is only 3x3 pixels, therefore has its width and channels in one axis.
+* In float32, XLA calls YNNPACK only with more than 16 channels on one side. With fewer, a group of neighbouring
+  pixels is computed as further outputs.
 """
 
 import functools
@@ -19,9 +20,9 @@ import jax
 import jax.numpy as jnp
 
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
-# Images a device for which a CPU's cache holds what the gradient by a kernel reads and writes. More parts than these
-# would only make the program larger; and adding up kernels of more numbers than these costs more than the cache gains.
+# Images a device whose gradient by a kernel a CPU's cache holds.
 PART = 16
+# More parts only make the program larger; adding up larger kernels costs more than the cache gains.
 _MOST_PARTS, _LARGEST_IN_PARTS = 8, 200_000
 
 
@@ -35,7 +36,7 @@ def _plain(x: jax.Array, kernel: jax.Array, strides: tuple[int, int]) -> jax.Arr
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def conv3x3(x: jax.Array, kernel: jax.Array, stride: int = 1, part: int = PART) -> jax.Array:
+def conv3x3(x: jax.Array, kernel: jax.Array, stride: int = 1, devices: int = 1) -> jax.Array:
     """The 3x3 convolution with one row and column of zeros around the image.
 
     It has gradients in reverse mode (`jax.grad`) only.
@@ -44,7 +45,7 @@ def conv3x3(x: jax.Array, kernel: jax.Array, stride: int = 1, part: int = PART) 
       x: float `[B, H, W, C]`.
       kernel: of the same dtype, `[3, 3, C, features]`.
       stride: of both axes.
-      part: images in a part, on all devices together.
+      devices: that share the images.
 
     Returns:
       Of the same dtype, `[B, ceil(H / stride), ceil(W / stride), features]`.
@@ -52,7 +53,7 @@ def conv3x3(x: jax.Array, kernel: jax.Array, stride: int = 1, part: int = PART) 
     if _is_wide(x, kernel, stride):
         return _winograd(x, kernel, "tc,cf->tf")
     channels, features = kernel.shape[2:]
-    group = (64 if channels <= 4 else 32) // features if _is_exact(x) else 1
+    group = (64 if channels <= 4 else 32) // features if _in_float32(x) else 1
     if stride != 1 or group <= 1 or x.shape[2] % group:
         return _plain(x, kernel, (stride, stride))
     # The kernel of a group's i-th pixel is the kernel moved by i columns.
@@ -61,24 +62,24 @@ def conv3x3(x: jax.Array, kernel: jax.Array, stride: int = 1, part: int = PART) 
     return y.reshape(*x.shape[:3], features)
 
 
-def _forward(x: jax.Array, kernel: jax.Array, stride: int, part: int):
-    return conv3x3(x, kernel, stride, part), (x, kernel)
+def _forward(x: jax.Array, kernel: jax.Array, stride: int, devices: int):
+    return conv3x3(x, kernel, stride, devices), (x, kernel)
 
 
-def _backward(stride: int, part: int, saved: tuple[jax.Array, jax.Array], gradient: jax.Array):
+def _backward(stride: int, devices: int, saved: tuple[jax.Array, jax.Array], gradient: jax.Array):
     x, kernel = saved
     turned = jnp.flip(kernel, (0, 1))
     if _is_wide(x, kernel, stride):
         return _winograd(gradient, turned, "tf,cf->tc"), _winograd_by_kernel(x, gradient)
     if stride == 1:
         by_x = conv3x3(gradient, turned.swapaxes(2, 3))
-    elif _is_exact(x) and min(kernel.shape[2:]) >= 64:
+    elif _in_float32(x) and min(kernel.shape[2:]) >= 64:
         (by_x,) = jax.linear_transpose(lambda x: _plain(x, kernel, (stride, stride)), x)(gradient)
     else:
         by_x = _strided_gradient_by_x(gradient, kernel, stride)[:, : x.shape[1], : x.shape[2]]
-    most = min(_MOST_PARTS, max(1, len(x) // part)) if kernel.size <= _LARGEST_IN_PARTS else 1
-    parts = next(n for n in range(most, 0, -1) if len(x) % n == 0)
-    # A part has an image of every so many, so that each device has as many in it.
+    most = min(_MOST_PARTS, len(x) // (PART * devices)) if kernel.size <= _LARGEST_IN_PARTS else 1
+    # A part has an image of every so many, as many of each device.
+    parts = next((n for n in range(most, 1, -1) if len(x) % (n * devices) == 0), 1)
     images, gradients = (a.reshape(-1, parts, *a.shape[1:]) for a in (x, gradient))
     by_kernel = jnp.zeros(kernel.shape, jnp.promote_types(kernel.dtype, jnp.float32))
     for i in range(parts):
@@ -89,8 +90,8 @@ def _backward(stride: int, part: int, saved: tuple[jax.Array, jax.Array], gradie
 conv3x3.defvjp(_forward, _backward)
 
 
-def _is_exact(x: jax.Array) -> bool:
-    """Whether sums of such numbers are: not those of bfloat16, whose convolutions oneDNN has."""
+def _in_float32(x: jax.Array) -> bool:
+    """Whether the forms are those for float32; for bfloat16, whose sums are not exact, oneDNN wants plain ones."""
     return x.dtype.itemsize >= 4
 
 
@@ -124,7 +125,7 @@ def _strided_gradient_by_x(gradient: jax.Array, kernel: jax.Array, stride: int) 
 
 def _is_wide(x: jax.Array, kernel: jax.Array, stride: int) -> bool:
     """Whether the image divides into tiles, and the matrices are large enough to pay for the sums around them."""
-    return _is_exact(x) and stride == 1 and min(kernel.shape[2:]) >= 256 and x.shape[1] % 2 == x.shape[2] % 2 == 0
+    return _in_float32(x) and stride == 1 and min(kernel.shape[2:]) >= 256 and x.shape[1] % 2 == x.shape[2] % 2 == 0
 
 
 def _winograd(x: jax.Array, kernel: jax.Array, product: str) -> jax.Array:
@@ -179,7 +180,7 @@ def _along_both(combine: Callable[..., tuple], grid: Any) -> list:
     return [list(combine(*row)) for row in zip(*columns, strict=True)]
 
 
-# ---- few channels --------------------------------------------------------------------------------
+# ---- any number of channels ----------------------------------------------------------------------
 
 
 def _gradient_by_kernel(x: jax.Array, gradient: jax.Array, stride: int) -> jax.Array:

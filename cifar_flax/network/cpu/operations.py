@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cifar_flax.network.cpu.convolution import PART, conv1x1, conv3x3, plain3x3
+from cifar_flax.network.cpu.convolution import conv1x1, conv3x3, plain3x3
 from cifar_flax.network.cpu.norm import layer_norm
 from cifar_flax.network.forms import Forms
 from cifar_flax.network.model import ResNet
@@ -36,10 +36,10 @@ def _kept(x: jax.Array) -> jax.Array:
     return jax.lax.optimization_barrier(x)
 
 
-def _convolution(part: int) -> Callable[..., jax.Array]:
-    """What `flax.linen.Conv` calls, for the two kinds of convolution that the network has; an error of any other.
+def _convolution(devices: int) -> Callable[..., jax.Array]:
+    """What `flax.linen.Conv` calls for images that so many devices share.
 
-    With `part` images at once for the gradient by a kernel.
+    It has the two kinds of convolution that the network has, and an error for any other.
     """
 
     def conv_general_dilated(
@@ -63,7 +63,7 @@ def _convolution(part: int) -> Callable[..., jax.Array]:
         x = _kept(_rows(x)).reshape(x.shape)
         if size == 1:  # kept once more: the gradient of a slice is slow in the shape of rows
             return conv1x1(_kept(x), kernel, stride)
-        return conv3x3(x, kernel, stride, part)
+        return conv3x3(x, kernel, stride, devices)
 
     return conv_general_dilated
 
@@ -91,9 +91,9 @@ def _relu(x: jax.Array) -> jax.Array:
 
 
 @functools.cache
-def cpu_forms(num_devices: int = 1) -> Forms:
+def cpu_forms(num_devices: int) -> Forms:
     """The forms for images that so many devices share."""
-    return Forms(_convolution(PART * num_devices), _LayerNorm, _relu)
+    return Forms(_convolution(num_devices), _LayerNorm, _relu)
 
 
 # ---- whether bfloat16 is right here --------------------------------------------------------------
@@ -138,7 +138,7 @@ def largest_error(shapes: Sequence[tuple[int, int, int, int]], batch: int, compi
         for height, channels, features, stride in shapes
     ]  # fmt: skip
 
-    def results(arrays: Any, convolve: Callable[..., jax.Array]) -> Any:
+    def results(arrays: Any, convolve: Callable[..., Any]) -> Any:
         found = []
         for (*_, stride), (x, kernel, gradient) in zip(shapes, arrays, strict=True):
             y, vjp = jax.vjp(lambda x, kernel, stride=stride: convolve(x, kernel, stride), x, kernel)
