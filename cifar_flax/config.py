@@ -93,8 +93,7 @@ class Config:
     )
     seed: int = _option(0, "random seed")
     precision: Literal["auto", "float32", "bfloat16"] = _option(
-        "auto",
-        "number format of the products (on a CPU of wide convolutions only); auto: bfloat16 if the hardware has it",
+        "auto", "number format of activations and convolutions; auto: bfloat16 if the hardware has it"
     )
     deterministic: bool = _option(False, "the same bits in each run on a GPU; a CPU gives them anyway")
     eval_batch_size: int = _option(1000, "images per evaluation step; does not change the result")

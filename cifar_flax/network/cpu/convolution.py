@@ -19,6 +19,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from cifar_flax.network.cpu.norm import below_float32
+
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 # Images a device whose gradient by a kernel a CPU's cache holds.
 PART = 16
@@ -36,7 +38,7 @@ def _plain(x: jax.Array, kernel: jax.Array, strides: tuple[int, int]) -> jax.Arr
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def conv3x3(x: jax.Array, kernel: jax.Array, stride: int = 1, devices: int = 1) -> jax.Array:
+def conv3x3(x: jax.Array, kernel: jax.Array, stride: int = 1, num_devices: int = 1) -> jax.Array:
     """The 3x3 convolution with one row and column of zeros around the image.
 
     It has gradients in reverse mode (`jax.grad`) only.
@@ -45,7 +47,7 @@ def conv3x3(x: jax.Array, kernel: jax.Array, stride: int = 1, devices: int = 1) 
       x: float `[B, H, W, C]`.
       kernel: of the same dtype, `[3, 3, C, features]`.
       stride: of both axes.
-      devices: that share the images.
+      num_devices: devices that share the images.
 
     Returns:
       Of the same dtype, `[B, ceil(H / stride), ceil(W / stride), features]`.
@@ -53,7 +55,7 @@ def conv3x3(x: jax.Array, kernel: jax.Array, stride: int = 1, devices: int = 1) 
     if _is_wide(x, kernel, stride):
         return _winograd(x, kernel, "tc,cf->tf")
     channels, features = kernel.shape[2:]
-    group = (64 if channels <= 4 else 32) // features if _in_float32(x) else 1
+    group = 1 if below_float32(x) else (64 if channels <= 4 else 32) // features
     if stride != 1 or group <= 1 or x.shape[2] % group:
         return _plain(x, kernel, (stride, stride))
     # The kernel of a group's i-th pixel is the kernel moved by i columns.
@@ -62,24 +64,24 @@ def conv3x3(x: jax.Array, kernel: jax.Array, stride: int = 1, devices: int = 1) 
     return y.reshape(*x.shape[:3], features)
 
 
-def _forward(x: jax.Array, kernel: jax.Array, stride: int, devices: int):
-    return conv3x3(x, kernel, stride, devices), (x, kernel)
+def _forward(x: jax.Array, kernel: jax.Array, stride: int, num_devices: int):
+    return conv3x3(x, kernel, stride, num_devices), (x, kernel)
 
 
-def _backward(stride: int, devices: int, saved: tuple[jax.Array, jax.Array], gradient: jax.Array):
+def _backward(stride: int, num_devices: int, saved: tuple[jax.Array, jax.Array], gradient: jax.Array):
     x, kernel = saved
     turned = jnp.flip(kernel, (0, 1))
     if _is_wide(x, kernel, stride):
         return _winograd(gradient, turned, "tf,cf->tc"), _winograd_by_kernel(x, gradient)
     if stride == 1:
         by_x = conv3x3(gradient, turned.swapaxes(2, 3))
-    elif _in_float32(x) and min(kernel.shape[2:]) >= 64:
+    elif not below_float32(x) and min(kernel.shape[2:]) >= 64:
         (by_x,) = jax.linear_transpose(lambda x: _plain(x, kernel, (stride, stride)), x)(gradient)
     else:
         by_x = _strided_gradient_by_x(gradient, kernel, stride)[:, : x.shape[1], : x.shape[2]]
-    most = min(_MOST_PARTS, len(x) // (PART * devices)) if kernel.size <= _LARGEST_IN_PARTS else 1
+    most = min(_MOST_PARTS, len(x) // (PART * num_devices)) if kernel.size <= _LARGEST_IN_PARTS else 1
     # A part has an image of every so many, as many of each device.
-    parts = next((n for n in range(most, 1, -1) if len(x) % (n * devices) == 0), 1)
+    parts = next((n for n in range(most, 1, -1) if len(x) % (n * num_devices) == 0), 1)
     images, gradients = (a.reshape(-1, parts, *a.shape[1:]) for a in (x, gradient))
     by_kernel = jnp.zeros(kernel.shape, jnp.promote_types(kernel.dtype, jnp.float32))
     for i in range(parts):
@@ -90,9 +92,21 @@ def _backward(stride: int, devices: int, saved: tuple[jax.Array, jax.Array], gra
 conv3x3.defvjp(_forward, _backward)
 
 
-def _in_float32(x: jax.Array) -> bool:
-    """Whether the forms are those for float32; for bfloat16, whose sums are not exact, oneDNN wants plain ones."""
-    return x.dtype.itemsize >= 4
+def conv1x1(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
+    """The 1x1 convolution: a product of matrices, of the pixels that the stride leaves.
+
+    Args:
+      x: float `[B, H, W, C]`.
+      kernel: of the same dtype, `[1, 1, C, features]`.
+      stride: of both axes.
+
+    Returns:
+      Of the same dtype, `[B, ceil(H / stride), ceil(W / stride), features]`.
+    """
+    return x[:, ::stride, ::stride] @ kernel[0, 0]
+
+
+# ---- gradients -----------------------------------------------------------------------------------
 
 
 def _strided_gradient_by_x(gradient: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
@@ -120,12 +134,32 @@ def _strided_gradient_by_x(gradient: jax.Array, kernel: jax.Array, stride: int) 
     return y.reshape(batch, height * stride, width * stride, channels)
 
 
+def _gradient_by_kernel(x: jax.Array, gradient: jax.Array, stride: int) -> jax.Array:
+    """The gradient `[3, 3, C, features]`, as a convolution of `x` whose kernel is the output's gradient.
+
+    Images are its input channels. Its pixels are `[H, W * C]`: a step of one column is C of them, so that
+    neighbouring outputs are the kernel's columns and input channels, in the kernel's own order.
+    """
+    (batch, height, width, channels), (_, rows, columns, features) = x.shape, gradient.shape
+    below, right = (rows - 1) * stride + 2 - height, (columns - 1) * stride + 2 - width
+    by_kernel = jax.lax.conv_general_dilated(
+        x.reshape(batch, -1).T.reshape(1, height, width * channels, batch),
+        gradient.transpose(1, 2, 0, 3),
+        (1, 1),
+        ((1, below), (channels, right * channels)),
+        rhs_dilation=(stride, stride * channels),
+        dimension_numbers=_DIMENSIONS,
+    )
+    return by_kernel.reshape(3, 3, channels, features)
+
+
 # ---- many channels -------------------------------------------------------------------------------
 
 
 def _is_wide(x: jax.Array, kernel: jax.Array, stride: int) -> bool:
     """Whether the image divides into tiles, and the matrices are large enough to pay for the sums around them."""
-    return _in_float32(x) and stride == 1 and min(kernel.shape[2:]) >= 256 and x.shape[1] % 2 == x.shape[2] % 2 == 0
+    even = x.shape[1] % 2 == x.shape[2] % 2 == 0
+    return not below_float32(x) and stride == 1 and even and min(kernel.shape[2:]) >= 256
 
 
 def _winograd(x: jax.Array, kernel: jax.Array, product: str) -> jax.Array:
@@ -178,39 +212,3 @@ def _along_both(combine: Callable[..., tuple], grid: Any) -> list:
     """A grid of arrays whose columns, and then whose rows, are combined."""
     columns = [combine(*column) for column in zip(*grid, strict=True)]
     return [list(combine(*row)) for row in zip(*columns, strict=True)]
-
-
-# ---- any number of channels ----------------------------------------------------------------------
-
-
-def _gradient_by_kernel(x: jax.Array, gradient: jax.Array, stride: int) -> jax.Array:
-    """The gradient `[3, 3, C, features]`, as a convolution of `x` whose kernel is the output's gradient.
-
-    Images are its input channels. Its pixels are `[H, W * C]`: a step of one column is C of them, so that
-    neighbouring outputs are the kernel's columns and input channels, in the kernel's own order.
-    """
-    (batch, height, width, channels), (_, rows, columns, features) = x.shape, gradient.shape
-    below, right = (rows - 1) * stride + 2 - height, (columns - 1) * stride + 2 - width
-    by_kernel = jax.lax.conv_general_dilated(
-        x.reshape(batch, -1).T.reshape(1, height, width * channels, batch),
-        gradient.transpose(1, 2, 0, 3),
-        (1, 1),
-        ((1, below), (channels, right * channels)),
-        rhs_dilation=(stride, stride * channels),
-        dimension_numbers=_DIMENSIONS,
-    )
-    return by_kernel.reshape(3, 3, channels, features)
-
-
-def conv1x1(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
-    """The 1x1 convolution: a product of matrices, of the pixels that the stride leaves.
-
-    Args:
-      x: float `[B, H, W, C]`.
-      kernel: of the same dtype, `[1, 1, C, features]`.
-      stride: of both axes.
-
-    Returns:
-      Of the same dtype, `[B, ceil(H / stride), ceil(W / stride), features]`.
-    """
-    return x[:, ::stride, ::stride] @ kernel[0, 0]

@@ -32,7 +32,7 @@ def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, num_axes: int) -
 
 def _forward(x: jax.Array, scale: jax.Array, bias: jax.Array, num_axes: int):
     axes = tuple(range(-num_axes, 0))
-    if _is_narrow(x):
+    if below_float32(x):
         sums = [_over_rows(term, num_axes, x) for term in (_widened, lambda x: jnp.square(_widened(x)))]
         size = math.prod(x.shape[-num_axes:])
         mean, square = (a.sum(axes, keepdims=True) / size for a in jax.lax.optimization_barrier(sums))
@@ -53,7 +53,7 @@ def _backward(num_axes: int, saved: tuple[jax.Array, ...], gradient: jax.Array):
     # Sums for each image and channel give both the parameters' gradients and the two means of the input's.
     by_bias = _over_rows(_widened, num_axes, gradient)
     by_scale = _over_rows(lambda gradient, x: _widened(gradient) * standardised(x), num_axes, gradient, x)
-    if _is_narrow(x):
+    if below_float32(x):
         by_bias, by_scale = jax.lax.optimization_barrier((by_bias, by_scale))
     size = math.prod(x.shape[-num_axes:])
     expanded = _expanded(scale, x)
@@ -70,14 +70,15 @@ def _over_rows(term: Callable[..., jax.Array], num_axes: int, *arrays: jax.Array
     written and read once more: four times what the term itself reads. XLA fuses additions of rows instead.
     """
     inner = tuple(range(-num_axes, -1))
-    if not _is_narrow(arrays[0]):
+    if not below_float32(arrays[0]):
         return term(*arrays).sum(inner, keepdims=True)
     axis = arrays[0].ndim - num_axes
     rows = ([jax.lax.slice_in_dim(a, i, i + 1, axis=axis) for a in arrays] for i in range(arrays[0].shape[axis]))
     return functools.reduce(operator.add, itertools.starmap(term, rows)).sum(inner, keepdims=True)
 
 
-def _is_narrow(x: jax.Array) -> bool:
+def below_float32(x: jax.Array) -> bool:
+    """Whether sums of such numbers need a wider dtype, as those of bfloat16 do."""
     return x.dtype.itemsize < 4
 
 

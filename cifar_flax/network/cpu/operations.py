@@ -36,7 +36,7 @@ def _kept(x: jax.Array) -> jax.Array:
     return jax.lax.optimization_barrier(x)
 
 
-def _convolution(devices: int) -> Callable[..., jax.Array]:
+def _convolution(num_devices: int) -> Callable[..., jax.Array]:
     """What `flax.linen.Conv` calls for images that so many devices share.
 
     It has the two kinds of convolution that the network has, and an error for any other.
@@ -63,7 +63,7 @@ def _convolution(devices: int) -> Callable[..., jax.Array]:
         x = _kept(_rows(x)).reshape(x.shape)
         if size == 1:  # kept once more: the gradient of a slice is slow in the shape of rows
             return conv1x1(_kept(x), kernel, stride)
-        return conv3x3(x, kernel, stride, devices)
+        return conv3x3(x, kernel, stride, num_devices)
 
     return conv_general_dilated
 
