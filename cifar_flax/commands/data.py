@@ -48,7 +48,9 @@ def _command(argv: list[str] | None, prog: str) -> None:
     from cifar_flax.data.sources import BIN_FOLDER, default_data_dir, load_cifar10
 
     folder, name = flags.data_dir or default_data_dir(), _name(flags)
-    if name == "cifar100" and flags.source == "auto":
+    if flags.source != "auto" and (flags.action, name) != ("prepare", "cifar10"):
+        raise UserError("--source says where prepare and show get CIFAR-10: leave it out")
+    if name == "cifar100":
         data = load_cifar100(folder, None, _say, download=flags.action == "prepare")
         print(f"{folder}: {len(data.train.images)} training and {len(data.test.images)} test images of CIFAR-100")
         return

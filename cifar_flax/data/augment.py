@@ -7,8 +7,6 @@ black border, exactly as it does in the zero padding of its own convolutions.
 
 Order: crop and rotation first, as one bilinear resampling (a second one would blur twice), then
 cutout, so that the square keeps its sharp, axis-aligned edge. Each is applied to every image.
-
-`cifar-flax augment --out grid.png` draws originals above augmented versions.
 """
 
 import jax

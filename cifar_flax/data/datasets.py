@@ -57,6 +57,8 @@ def open_dataset(
     if image_size is not None:
         require_whole(image_size, "--image-size", *SIZES)
         image_size = int(image_size)
+    if source != "auto" and name != "cifar10":
+        raise UserError(f"--source {source} says where CIFAR-10 comes from, and --dataset is {name}: leave it out")
     if name == "sample":
         if data_dir is not None:
             require_ours(Path(data_dir))
@@ -69,8 +71,6 @@ def open_dataset(
         if source == "sample":
             raise UserError("--source sample is not a source of all of CIFAR-10; for the sample use --dataset sample")
         return _resized(load_cifar10(data_dir, source, report), image_size)
-    if source != "auto":
-        raise UserError(f"--source {source} says where CIFAR-10 comes from, and --dataset is {name}: leave it out")
     if name == "cifar100":
         return load_cifar100(data_dir, image_size, report)
     options: dict[str, Any] = dict(image_size=image_size, skip_broken=skip_broken, report=report)

@@ -70,7 +70,7 @@ def load_folder(folder: Path, image_size: int | None, skip_broken: bool, report:
             notes=notes,
         )
 
-    return kept(folder, files, make, options=[image_size, skip_broken], report=report)
+    return kept(folder, files, make, options=[image_size, skip_broken, notes], report=report)
 
 
 def natural(name: str) -> list:

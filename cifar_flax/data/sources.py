@@ -294,9 +294,9 @@ def _read_tfds(builder) -> dict[str, bytes]:
 
 
 def _is_ours(name: str) -> bool:
-    """Whether a file or folder of this name is CIFAR-10 or CIFAR-100, from somewhere, or hidden."""
+    """Whether a file or folder of this name is CIFAR-10 or CIFAR-100, from somewhere."""
     archive = NPM_PACKAGE.replace("@", "-") + ".tgz"
-    return name.startswith((".", "cifar-10-", "cifar-100-")) or name in (archive, "tensorflow_datasets")
+    return name.startswith(("cifar-10-", "cifar-100-")) or name in (archive, "tensorflow_datasets")
 
 
 def require_ours(folder: Path) -> None:
@@ -306,9 +306,10 @@ def require_ours(folder: Path) -> None:
       UserError: so it is.
     """
     try:
-        names = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+        found = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
     except OSError as error:
         raise UserError(f"--data-dir {folder} cannot be read: {error.strerror}; choose a folder") from error
+    names = [name for name in found if not name.startswith(".")]  # a hidden one says nothing
     if names and not any(map(_is_ours, names)):
         raise UserError(
             f"--data-dir {folder} holds {names[0]} and no CIFAR-10: expected CIFAR-10's files or an empty folder; "
