@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jaxlib
+
+import cifar_flax
 
 
 def num_cores() -> int:
@@ -66,6 +69,18 @@ def keep_compiled_programs() -> None:
         return  # no place for it: each start compiles
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def place_of_note(what: str) -> Path | None:
+    """A file, beside the compiled programs, that is there if so much is known of this processor and versions.
+
+    None where compiled programs are not kept.
+    """
+    folder = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+    if not folder:
+        return None
+    known = f"{_processor()}, jaxlib {jaxlib.__version__}, cifar_flax {cifar_flax.__version__}: {what}"
+    return Path(folder) / f"known-{hashlib.sha256(known.encode()).hexdigest()[:16]}"
 
 
 def cpu_flags() -> set[str]:

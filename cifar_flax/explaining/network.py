@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,13 @@ from cifar_flax.explaining import cam
 from cifar_flax.explaining.maps import Maps
 from cifar_flax.explaining.predictions import Predictions
 from cifar_flax.network import model as model_lib
-from cifar_flax.network.build import build_model
+from cifar_flax.network.build import build_model, checked
 from cifar_flax.network.model import ResNet
 from cifar_flax.training import trained
 from cifar_flax.training.trained import Trained
 
 _BATCH_SIZE = 250
+_CHECKED_IMAGES = 32  # by which a CPU's convolutions in bfloat16 are compared with those in float32
 # Few enough to stay on one core: XLA:CPU comes to a stop where several devices are in LAPACK at once.
 _EIGEN_BATCH_SIZE = 50
 # Numbers in the first stage's map of a batch: it bounds the memory that wide networks take.
@@ -332,19 +334,18 @@ class Network:
         return raw
 
 
-def load(path: str | os.PathLike | None = None, *, precision: str | None = None, flag: str = "--ckpt") -> Network:
+def load(path: str | os.PathLike | None = None, *, precision: str | None = None) -> Network:
     """Loads a network for this machine.
 
     Args:
       path: a run directory, one of its `checkpoints/<epoch>`, a `.safetensors` file, or the name of a published
         network, `compact` or `resnet18`; None for the first of these.
       precision: `float32` or `bfloat16`; None for the one in which training evaluated it, where this machine has it.
-      flag: that named it, for messages.
 
     Raises:
       UserError: there is none, or it is broken.
     """
-    return prepare(trained.load(path, flag), precision)
+    return prepare(trained.load(path), precision)
 
 
 def prepare(found: Trained, precision: str | None = None) -> Network:
@@ -352,6 +353,8 @@ def prepare(found: Trained, precision: str | None = None) -> Network:
     if precision not in (None, "float32", "bfloat16"):
         raise UserError(f"precision is {precision!r}: expected float32 or bfloat16")
     execution = resolve(precision or found.precision, 1)
+    model = build_model(found.config, execution, found.spec)
+    execution = checked(model, execution, _CHECKED_IMAGES, lambda line: warnings.warn(line, stacklevel=2))
     return Network(found, build_model(found.config, execution, found.spec), execution)
 
 

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 import safetensors
 import safetensors.numpy
+from flax import traverse_util
 
 from cifar_flax import config as config_lib
 from cifar_flax import files
@@ -47,20 +48,12 @@ class Weights(NamedTuple):
 
 def flatten(params: Any) -> dict[str, Any]:
     """A parameter tree as a dict from dotted paths to its leaves, sorted by path."""
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    return dict(sorted((".".join(part.key for part in path), leaf) for path, leaf in leaves))
+    return dict(sorted(traverse_util.flatten_dict(params, sep=".").items()))
 
 
 def unflatten(tensors: dict[str, np.ndarray]) -> dict[str, Any]:
     """The inverse of `flatten`."""
-    tree: dict[str, Any] = {}
-    for name, tensor in tensors.items():
-        *parents, leaf = name.split(".")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[leaf] = tensor
-    return tree
+    return traverse_util.unflatten_dict(tensors, sep=".")
 
 
 def digest(params: Any) -> str:
@@ -74,7 +67,7 @@ def digest(params: Any) -> str:
 
 def save_weights(
     path: Path, params: Any, config: Config, about: dict[str, Any], spec: DataSpec = CIFAR10, *, half: bool = False
-) -> None:
+) -> str:
     """Writes a file of weights, complete or not at all.
 
     Args:
@@ -84,12 +77,22 @@ def save_weights(
       about: JSON values to keep with it, such as accuracy and origin.
       spec: the data set that it was trained on.
       half: in float16, at half the size; what is read back is rounded to 11 bits.
+
+    Returns:
+      The digest of what is read back.
+
+    Raises:
+      UserError: a number is beyond float16, with `half`.
     """
-    tensors = {name: np.asarray(x, np.float16 if half else np.float32) for name, x in flatten(params).items()}
+    with np.errstate(over="ignore"):
+        tensors = {name: np.asarray(x, np.float16 if half else np.float32) for name, x in flatten(params).items()}
+    if half:
+        require_finite("what --half writes", tensors)
     header = {"format": FORMAT, "config": config_lib.to_json(config), "about": files.to_json(about)}
     header["data"] = spec.to_json()
     header["sha256"] = _checksum(tensors, header)
     files.write_atomically(path, safetensors.numpy.save(tensors, header))
+    return digest({name: tensor.astype(np.float32) for name, tensor in tensors.items()})
 
 
 def _checksum(tensors: dict[str, np.ndarray], header: dict[str, str]) -> str:

@@ -17,9 +17,8 @@ from cifar_flax.data import CIFAR10, Dataset
 from cifar_flax.distributed import Job
 from cifar_flax.errors import UserError
 from cifar_flax.execution import Execution, resolve
-from cifar_flax.network import cpu
-from cifar_flax.network.build import build_model
-from cifar_flax.network.model import Layer, ResNet, layer_table
+from cifar_flax.network.build import build_model, checked
+from cifar_flax.network.model import Layer, layer_table
 from cifar_flax.training import checkpoint, messages, rundir, trained
 from cifar_flax.training.checkpoint import DamagedError, Progress
 from cifar_flax.training.metrics import Metrics
@@ -70,7 +69,7 @@ def begin(
     model = build_model(config, execution, dataset.spec)
     layers = layer_table(model)
     job.together(lambda: require_memory(config, layers, execution))
-    execution = _checked(config, model, execution, say)
+    execution = checked(model, execution, config.batch_size // execution.mesh.size, say)
     job.require_equal(execution.record())
     teaching = teacher and build_model(teacher.config, execution, teacher.spec)
     program = build_program(config, num_train, execution, teaching, dataset.spec, augment)
@@ -188,18 +187,6 @@ def _resolve(config: Config, before: dict[str, Any], num_devices: int, say: Call
     return execution
 
 
-def _checked(config: Config, model: ResNet, execution: Execution, say: Callable[[str], None]) -> Execution:
-    """The execution; in float32 where this CPU's convolutions in bfloat16, of the run's own shapes, are wrong."""
-    if not execution.on_cpu or execution.precision != "bfloat16":
-        return execution
-    images = config.batch_size // execution.mesh.size
-    error = cpu.largest_error(cpu.convolutions(model), images, execution.compiler_options)
-    if error < cpu.TOLERANCE:
-        return execution
-    say(f"Note: this machine's convolutions in bfloat16 are wrong, by {error:.2g} of the largest value: float32")
-    return execution._replace(precision="float32")
-
-
 # Of the layers' float32 outputs: what XLA:CPU keeps for the gradient and works with, and a block of freed memory that
 # did not fit again; measured with both networks.
 _MEMORY_OF_OUTPUTS = 3.0
@@ -215,9 +202,11 @@ def require_memory(config: Config, layers: Sequence[Layer], execution: Execution
     others = _OTHER_MEMORY + 4 * 8 * sum(layer.num_params for layer in layers)
     processes = jax.process_count()  # each with its part of the batch
     if (needed := an_image * config.batch_size / processes + others) > there:
+        fits = int((there - others) / an_image)
+        advice = f"choose {processes * fits} or less" if fits >= 1 else "choose smaller --widths or --image-size"
         raise UserError(
             f"--batch-size {config.batch_size} needs about {needed / 1e9:.0f} GB of memory for this network, and "
-            f"there are {there / 1e9:.0f}: choose {processes * max(1, int((there - others) / an_image))} or less"
+            f"there are {there / 1e9:.0f}: {advice}"
         )
 
 
@@ -249,5 +238,10 @@ def _initial_state(config: Config, program: Program, job: Job, say: Callable[[st
     if loaded.spec.class_names != program.model.spec.class_names:
         params = params | {"linear": jax.device_get(state.params["linear"])}
         say(f"Note: --init {config.init} knows other classes: all of it is kept but its last layer, which begins anew")
+    elif (loaded.spec.mean, loaded.spec.std) != (program.model.spec.mean, program.model.spec.std):
+        say(
+            f"Note: --init {config.init} has seen images normalised by mean {loaded.spec.mean} and deviation "
+            f"{loaded.spec.std}, and sees others now: it begins with a lower accuracy than it had"
+        )
     # Two copies: a donated buffer must not appear twice.
     return dataclasses.replace(state, params=program.place(params), ema_params=program.place(params))

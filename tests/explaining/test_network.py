@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cifar_flax import execution, machine
 from cifar_flax.config import PRESETS
 from cifar_flax.data import CIFAR10, DataSpec
 from cifar_flax.errors import UserError
 from cifar_flax.explaining import cam
 from cifar_flax.explaining.network import NO_CLASS, load, prepare
 from cifar_flax.explaining.predictions import Predictions
-from cifar_flax.network import model
+from cifar_flax.network import cpu, model
 from cifar_flax.network.build import build_model
 from cifar_flax.training.trained import Trained
 
@@ -267,3 +268,16 @@ def test_maps_are_drawn_into_files_of_three_kinds(sample, tmp_path):
         assert (tmp_path / f"a.{kind}").read_bytes().startswith(start)
     with pytest.raises(UserError, match=r"expected a name that ends in \.png"):
         maps.save(tmp_path / "a.jpg")
+
+
+def test_a_machine_is_asked_once_whether_its_bfloat16_is_right(tmp_path, monkeypatch):
+    """Where it is not, a network says so and answers in float32."""
+    answers = [3.0, 1e-3]
+    monkeypatch.setattr(execution, "has_bfloat16", lambda device: True)
+    monkeypatch.setattr(machine, "place_of_note", lambda what: tmp_path / "note")
+    monkeypatch.setattr(cpu, "largest_error", lambda *arguments: answers.pop(0))
+    with pytest.warns(UserWarning, match="this machine's convolutions in bfloat16 are wrong"):
+        network = load("compact")
+    assert network.execution.precision == network.model.dtype.name == "float32"
+    assert [load("compact").execution.precision for _ in range(2)] == ["bfloat16", "bfloat16"]
+    assert answers == [] and (tmp_path / "note").exists()

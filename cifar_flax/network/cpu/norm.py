@@ -9,7 +9,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-_EPSILON = 1e-5  # PyTorch's
+EPSILON = 1e-5  # PyTorch's
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -38,7 +38,7 @@ def _forward(x: jax.Array, scale: jax.Array, bias: jax.Array, num_axes: int):
         mean, square = (a.sum(axes, keepdims=True) / size for a in jax.lax.optimization_barrier(sums))
     else:
         mean, square = (a.mean(axes, keepdims=True) for a in (x, jnp.square(x)))
-    inverse = jax.lax.rsqrt(jnp.maximum(square - jnp.square(mean), 0) + _EPSILON)
+    inverse = jax.lax.rsqrt(jnp.maximum(square - jnp.square(mean), 0) + EPSILON)
     y = (_widened(x) - mean) * (inverse * _expanded(scale, x)) + _expanded(bias, x)
     return y.astype(x.dtype), (x, scale, mean, inverse)
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cifar_flax.network.cpu.convolution import conv1x1, conv3x3, plain3x3
-from cifar_flax.network.cpu.norm import layer_norm
+from cifar_flax.network.cpu.norm import EPSILON, layer_norm
 from cifar_flax.network.forms import Forms
 from cifar_flax.network.model import ResNet
 
@@ -78,6 +78,8 @@ class _LayerNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x):
+        if (self.reduction_axes, self.feature_axes, self.epsilon) != ((-3, -2, -1), -1, EPSILON):
+            raise NotImplementedError(f"{self.reduction_axes=}, {self.feature_axes=}, {self.epsilon=}")
         scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
         bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
         rows = _rows(x)
