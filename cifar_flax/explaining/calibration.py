@@ -46,11 +46,11 @@ def equal_width(confidence: np.ndarray, num_bins: int = NUM_BINS) -> np.ndarray:
     return np.minimum((confidence * num_bins).astype(int), num_bins - 1)
 
 
-def equal_count(confidence: np.ndarray, num_bins: int = NUM_BINS) -> np.ndarray:
+def equal_count(confidence: np.ndarray) -> np.ndarray:
     """Bins of equal count, give or take one, of values `[N]` in ascending order: int `[N]`."""
     order = np.argsort(confidence, kind="stable")
     bins = np.empty(len(order), int)
-    bins[order] = np.arange(len(order)) * num_bins // len(order)
+    bins[order] = np.arange(len(order)) * NUM_BINS // len(order)
     return bins
 
 

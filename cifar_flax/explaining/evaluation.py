@@ -4,11 +4,14 @@ Faithfulness, randomised parameters, sensitivity to the class, and pointing on 2
 by a seed; the maps' places and the calibration on all that are evaluated. Every figure comes with its definition.
 """
 
+import functools
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from cifar_flax.data import Split
+from cifar_flax.errors import UserError
 from cifar_flax.explaining import calibration, cam, measures
 from cifar_flax.explaining.network import Network, Progress, no_progress
 from cifar_flax.explaining.predictions import Predictions
@@ -101,7 +104,13 @@ def evaluate(
       seed: for every draw.
       progress: (what, total) to a function that is told how many more are done.
       sizes: of what is not measured on all of them.
+
+    Raises:
+      UserError: the stage's maps have one place, so that there is nothing to compare.
     """
+    image = jax.ShapeDtypeStruct((1, *network.spec.image_shape), np.float32)
+    if jax.eval_shape(functools.partial(network.features, stage=stage), image).shape[1:3] == (1, 1):
+        raise UserError(f"--stage {stage} has maps of a single place: choose an earlier one")
     rng = np.random.default_rng(seed)
     chosen = draw_images(len(test.images), count, rng)
     images, predictions = test.images[chosen], predictions.take(chosen)

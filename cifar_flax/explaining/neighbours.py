@@ -128,20 +128,19 @@ def _less_distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return flat @ other.T - (other**2).sum(axis=1) / 2
 
 
-def doubt(voters: Nearest, known: np.ndarray, labels: np.ndarray, count: int = DOUBTED) -> Doubted:
+def doubt(voters: Nearest, known: np.ndarray, labels: np.ndarray) -> Doubted:
     """The images whose labels their neighbours contradict most.
 
     Args:
       voters: the nearest training images of `N` images.
       known: int, the labels of all training images.
       labels: int `[N]`, those in question.
-      count: how many at most.
     """
     every = np.arange(len(labels))
     votes = np.zeros((len(labels), max(known.max(), labels.max()) + 1))
     np.add.at(votes, (every[:, None], known[voters.places]), np.maximum(voters.similarity, 0))
     most = votes.argmax(axis=1)
-    first = np.argsort(votes[every, labels] - votes.max(axis=1), kind="stable")[:count]
+    first = np.argsort(votes[every, labels] - votes.max(axis=1), kind="stable")[:DOUBTED]
     first = first[most[first] != labels[first]]
     return Doubted(first, most[first])
 

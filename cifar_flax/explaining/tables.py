@@ -308,8 +308,12 @@ def about_robustness(ours: Robustness, other: Robustness | None, data: str) -> t
         text += f"{100 * robustness.mean(other.accuracy).mean():.1f}%)"
     return (
         f"{text}. At severity 1 {robustness.NAMES[mild]} costs most, {clean - accuracy[mild, 0]:.1f} points. At "
-        f"severity 5 {robustness.NAMES[severe]} does: {accuracy[severe, -1]:.1f}% are right, and "
-        f"{100 * become.max():.0f}% of the errors say {ours.class_names[become.argmax()]}.",
+        f"severity 5 {robustness.NAMES[severe]} does: {accuracy[severe, -1]:.1f}% are right"
+        + (
+            f", and {100 * become.max():.0f}% of the errors say {ours.class_names[become.argmax()]}."
+            if become.any()
+            else "."
+        ),
         f"Measured on {number:,} images, {data}, seed {ours.seed}; chance moves an accuracy by up to "
         f"{98 / number**0.5:.1f} points. Corruptions: {words['corruptions']}. {robustness.FROST.capitalize()}: "
         f"{words[robustness.FROST]}. {robustness.MEAN.capitalize()}: {words[robustness.MEAN]}. {words['limits']}.",

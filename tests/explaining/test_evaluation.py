@@ -10,9 +10,12 @@ import pytest
 from scipy.special import softmax
 from scipy.stats import spearmanr
 
+from cifar_flax.config import PRESETS
+from cifar_flax.errors import UserError
 from cifar_flax.explaining import cam, evaluation, measures, tables
-from cifar_flax.explaining.network import load
+from cifar_flax.explaining.network import load, prepare
 from cifar_flax.network import init_params
+from cifar_flax.network.build import build_model
 
 pytestmark = pytest.mark.slow
 
@@ -161,3 +164,12 @@ def test_tables_hold_every_figure_as_text(evaluated):
     for table in found_tables:
         assert all(len(row) == len(table.columns) and all(isinstance(x, str) for x in row) for row in table.rows)
         assert "Measured on" in table.text
+
+
+def test_maps_of_a_single_place_are_refused_before_anything_is_measured(network, test):
+    config = dataclasses.replace(PRESETS["smoke"], widths=(2,) * 5, strides=(2,) * 5)
+    params = init_params(build_model(config), jax.random.key(0))
+    narrow = prepare(dataclasses.replace(network.trained, config=config, params=params))
+    predictions = narrow.predict(test.images, test.labels)
+    with pytest.raises(UserError, match="--stage stage5 has maps of a single place: choose an earlier one"):
+        evaluation.evaluate(narrow, test, predictions, stage="stage5", method="grad-cam", title="test")
