@@ -19,7 +19,10 @@ def _option(default: Any, help: str) -> Any:
 
 @dataclass(frozen=True)
 class Config:
-    """A training run. Two runs of equal configs on the same kind of device are equal bit for bit."""
+    """A training run. Two runs of equal configs on as many devices of one kind are equal bit for bit.
+
+    On a GPU that needs `deterministic`.
+    """
 
     preset: str = _option("resnet18", "settings to start from; the other flags change them (resnet18)")
 
@@ -96,7 +99,7 @@ class Config:
         "auto", "number format of activations and convolutions; auto: bfloat16 if the hardware has it"
     )
     deterministic: bool = _option(False, "the same bits in each run on a GPU; a CPU gives them anyway")
-    eval_batch_size: int = _option(1000, "images per evaluation step; does not change the result")
+    eval_batch_size: int = _option(1000, "images per evaluation step; changes no result but by rounding")
 
 
 PRESETS: dict[str, Config] = {
@@ -108,7 +111,7 @@ PRESETS: dict[str, Config] = {
     "resnet18": Config(),
     # 172,002 parameters, a 65th of ResNet-18's in its four stages, so that a CPU can do all 40 epochs. Early
     # stages are wide for that and late ones narrow: of five shapes with at most 176,426 the best on held-out images
-    # after 40 epochs (docs/results/README.md). A small network underfits, so less is taken from it: with label
+    # after 40 epochs (docs/results/README.md). What regularises ResNet-18 costs a small network accuracy: with label
     # smoothing it had a point less. Muon, because every direction of a kernel then learns at one rate: after an
     # epoch it is at 53% of the validation images where SGD is at 35%. With a small decay of its kernels it had
     # 0.45 points more (one seed); a tenfold one cost accuracy. The rate falls in small

@@ -14,6 +14,7 @@ import json
 import math
 import os
 import re
+import shlex
 import signal
 import sys
 import threading
@@ -100,6 +101,19 @@ def from_flags(flags: dict[str, Any]) -> Settings | None:
         count = settings.num_processes or "the processes"
         raise UserError(f"--process-id is {settings.process_id}: expected 0 or more, below {count}")
     return settings
+
+
+def to_flags(settings: Settings | None) -> list[str]:
+    """The flags that say the same in each process, with `I` for its number; none where a process is alone."""
+    if settings is None:
+        return []
+    given = settings._replace(process_id=None if settings.process_id is None else "I")._asdict()  # type: ignore[arg-type]
+    flags = [
+        f"--{name.replace('_', '-')} {shlex.quote(str(value))}"
+        for name, value in given.items()
+        if value != Settings._field_defaults[name]
+    ]
+    return flags if any(value is not None for value in settings[:3]) else ["--distributed", *flags]
 
 
 class Job:

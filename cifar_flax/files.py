@@ -1,6 +1,7 @@
 """Files that are complete or not there at all."""
 
 import contextlib
+import errno
 import json
 import os
 from collections.abc import Mapping
@@ -53,6 +54,8 @@ def write_together(contents: Mapping[Path, bytes | bytearray | str]) -> None:
     Raises:
       OSError: one cannot be written; what was there is as it was.
     """
+    if folders := [path for path in contents if path.is_dir()]:
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(folders[0]))
     parts = {path: path.with_name(f".{path.name}.part") for path in contents}
     try:
         for path, content in contents.items():

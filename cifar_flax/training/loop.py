@@ -1,5 +1,6 @@
 """Training from a config to a run directory: the epochs, and only here."""
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from tqdm import tqdm
 
 from cifar_flax import config as config_lib
 from cifar_flax.config import Config
-from cifar_flax.data import Dataset
+from cifar_flax.data import CIFAR10, Dataset
 from cifar_flax.distributed import ALONE, Job
 from cifar_flax.errors import Interrupted, NonFiniteError, UserError
 from cifar_flax.training import interrupts, messages
@@ -72,6 +73,12 @@ def fit(
     if config.norm == "affine":
         raise UserError("a network with BatchNorm is explained, not trained: LayerNorm is the point of this program")
     dataset = dataset if config.test else dataset.without_test()
+    if config.plateau_monitor == "test_loss" and not len(dataset.test.images):
+        raise UserError(
+            "--plateau-monitor is test_loss, and there are no test images: expected train_loss or val_loss"
+        )
+    if dataset.spec == CIFAR10 and config.dataset in ("cifar10", "sample"):  # what the run's files say it learned
+        config = dataclasses.replace(config, dataset="sample" if dataset.is_sample else "cifar10")
     dataset, config = in_random_order(dataset), config_lib.for_images(config, dataset.spec.image_size)
     try:
         with job.together(lambda: Run(folder, resume=resume) if job.is_first else Silent()) as run:
@@ -153,10 +160,12 @@ def _run_epoch(beginning: Beginning, progress: Progress, bar: tqdm, on_pause: Ca
     config, program, _, train, held_out = beginning
     epoch, num_train = len(progress.rows) + 1, len(train.images)
     already = int(progress.sums.count)
-    for steps, state, sums in program.train_steps(progress.state, progress.sums, train, epoch, progress.steps):
+    # A step that was skipped before this process began has been accepted.
+    begun = dataclasses.replace(progress.sums, bad_step=program.place(np.int32(NO_STEP)))
+    for steps, state, sums in program.train_steps(progress.state, begun, train, epoch, progress.steps):
         progress = progress._replace(state=state, sums=sums, steps=steps)
         if config.on_nan == "stop":
-            check_finite(sums, epoch)  # waits for the step
+            check_finite(sums, epoch, math.ceil(num_train / config.batch_size))  # waits for the step
         count = int(sums.count)
         bar.set_postfix_str(f"loss {float(sums.loss_sum) / max(count, 1):.3f}", refresh=False)
         bar.update((epoch - 1) * num_train + count - bar.n)
@@ -202,9 +211,9 @@ def _summarize(sums: Metrics, name: str) -> dict[str, Any]:
     }
 
 
-def check_finite(sums: Metrics, epoch: int) -> None:
-    if int(sums.bad_step) != NO_STEP:
+def check_finite(sums: Metrics, epoch: int, steps: int) -> None:
+    if (bad_step := int(sums.bad_step)) != NO_STEP:
         raise NonFiniteError(
-            f"loss or gradient is not finite at epoch {epoch}, step {int(sums.bad_step) + 1}: stopped, the last "
-            "good checkpoint is kept; start a new run with a lower rate, or go on with --resume --on-nan skip"
+            f"loss or gradient is not finite at epoch {epoch}, step {bad_step % steps + 1}: stopped, the last good "
+            "checkpoint is kept; start a new run with a lower rate, or go on with --resume --on-nan skip"
         )

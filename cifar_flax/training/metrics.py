@@ -1,4 +1,4 @@
-"""Sums over images, divided once at the end: exact at any batch size and in any grouping."""
+"""Sums over images, divided once at the end, so that each image counts as much in batches of any size."""
 
 import math
 

@@ -188,13 +188,18 @@ def build_program(
         train_steps=train_steps,
         lower=lower,
         evaluate=_build_evaluation(model, execution, wait, config.eval_batch_size),
-        learning_rate=lambda state: float(schedule(state.step - 1) * state.plateau_state.scale),
+        learning_rate=lambda state: float(schedule(_updates(state) - 1) * state.plateau_state.scale),
         advance_plateau=lambda state, value: dataclasses.replace(
             state, plateau_state=next_plateau(state.plateau_state, np.float32(value))
         ),
         model=model,
         execution=execution,
     )
+
+
+def _updates(state: TrainState) -> jax.Array:
+    """The optimizer's steps so far: fewer than the state's where steps were skipped."""
+    return optax.tree.get_all_with_path(state.opt_state, "count")[0][1]
 
 
 def _place(x: Any, execution: Execution) -> jax.Array:

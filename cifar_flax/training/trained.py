@@ -120,10 +120,13 @@ def _from_run(folder: Path, epoch: int | None) -> Trained:
     return Trained(name, progress.state.ema_params, config, spec, progress.rows, precision, folder)
 
 
-def export(trained: Trained, path: Path, *, half: bool = False) -> None:
+def export(trained: Trained, path: Path, *, half: bool = False) -> str:
     """Writes a network and its training's metrics as one `.safetensors` file, for `load`.
 
     With `half` its numbers are float16, and the file is half as large.
+
+    Returns:
+      The digest of the network that the file holds.
 
     Raises:
       UserError: the file exists, has another ending than `.safetensors`, or cannot be written.
@@ -133,6 +136,6 @@ def export(trained: Trained, path: Path, *, half: bool = False) -> None:
     files.refuse_existing(path)
     about = {"metrics": trained.history, "precision": trained.precision}
     try:
-        weights.save_weights(path, trained.params, trained.config, about, trained.spec, half=half)
+        return weights.save_weights(path, trained.params, trained.config, about, trained.spec, half=half)
     except OSError as error:
         raise UserError(f"--out {path} cannot be written: {error.strerror}; choose another") from error

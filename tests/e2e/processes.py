@@ -75,8 +75,8 @@ def join(arguments: list[str]) -> None:
 
         config, sample = config_lib.PRESETS["smoke"], data.load_cifar10(source="sample")
         faults = {
-            "--stuck": lambda sums, epoch: time.sleep(1000),
-            "--full": lambda sums, epoch: jnp.zeros(2**49, jnp.int8),
+            "--stuck": lambda *arguments: time.sleep(1000),
+            "--full": lambda *arguments: jnp.zeros(2**49, jnp.int8),
         }
         fault = next((faults[flag] for flag in faults if flag in arguments), None)
         if fault is None:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -118,8 +119,19 @@ def test_a_run_goes_on_after_any_end_with_any_number_of_processes(tmp_path):
             processes[victim].send_signal(number)
             if number == signal.SIGTERM:
                 code = 128 + number
-                line = "interrupted: go on with  python train.py --resume --devices 2 --out run, in each process\n"
-                assert ended(processes, tmp_path) == ([code, code], [line, ""])
+                codes, (line, nothing) = ended(processes, tmp_path)
+                assert codes == [code, code] and nothing == "" and line.endswith(", in each process\n")
+                again = line.removeprefix("interrupted: go on with  python train.py ").removesuffix(
+                    ", in each process\n"
+                )
+                expected = [
+                    *resume,
+                    "run",
+                    "--coordinator",
+                    processes[0].args[processes[0].args.index("--coordinator") + 1],
+                ]
+                expected += ["--num-processes", "2", "--process-id", "I", "--init-timeout", "60"]
+                assert shlex.split(again) == [*expected, "--heartbeat-timeout", "3", "--step-timeout", "60"]
                 checkpoint.verify(checkpoint.find(begun / rundir.CHECKPOINTS)[-1])
             else:
                 survivor = 1 - victim

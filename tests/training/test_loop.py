@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import json
 import os
@@ -20,7 +21,7 @@ from cifar_flax.errors import Interrupted, NonFiniteError, UserError
 from cifar_flax.execution import resolve
 from cifar_flax.network import cpu, weights
 from cifar_flax.network.model import layer_table
-from cifar_flax.training import beginning, checkpoint, loop, messages, rundir, trained
+from cifar_flax.training import beginning, checkpoint, interrupts, loop, messages, rundir, trained
 from cifar_flax.training.checkpoint import Progress
 from cifar_flax.training.metrics import Metrics
 from cifar_flax.training.program import DeviceSplit, build_program
@@ -349,6 +350,36 @@ def test_steps_that_are_not_finite_can_be_skipped_and_are_counted(tiny, few, tmp
         loop.fit(tiny, poisoned, tmp_path / "stopped", augment=infect)
 
 
+def test_a_step_that_was_skipped_does_not_end_a_run_that_is_resumed(tiny, few, tmp_path, monkeypatch):
+    """By the skipped steps' number alone it would, at each attempt; and warm-up goes on where it was."""
+    folder = tmp_path / "run"
+
+    def infect(key, images):
+        return images * jnp.inf
+
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(interrupts, "as_flag", lambda: contextlib.nullcontext(lambda: signal.SIGTERM))
+        loop.fit(dataclasses.replace(tiny, on_nan="skip"), few, folder, augment=infect)
+    assert checkpoint.find(folder / "checkpoints")[-1].name == "0+1"
+    rows = loop.fit(dataclasses.replace(tiny, epochs=1), few, folder, resume=True)
+    assert rows[0]["skipped_steps"] == 1
+    # Four steps of warm-up, of which three were taken: the fifth would be at the whole rate.
+    assert rows[0]["learning_rate"] == pytest.approx(tiny.learning_rate * 3 / 5)
+    with pytest.raises(NonFiniteError, match="not finite at epoch 2, step 1:"):
+        loop.fit(dataclasses.replace(tiny, epochs=2), few, folder, resume=True, augment=infect)
+
+
+def test_a_run_is_named_after_what_it_was_trained_on(tiny, few, tmp_path):
+    loop.fit(dataclasses.replace(tiny, epochs=1, dataset="cifar10"), few, tmp_path / "sample")
+    assert rundir.read_config(tmp_path / "sample").dataset == "sample"
+    whole = dataclasses.replace(few, is_sample=False)
+    loop.fit(dataclasses.replace(tiny, epochs=1), whole, tmp_path / "whole")
+    assert rundir.read_config(tmp_path / "whole").dataset == "cifar10"
+    watching = dataclasses.replace(tiny, plateau_monitor="test_loss")
+    with pytest.raises(UserError, match="--plateau-monitor is test_loss, and there are no test images"):
+        loop.fit(watching, few.without_test(), tmp_path / "none")
+
+
 @pytest.mark.parametrize("monitor", ["val_loss", "test_loss"])
 def test_plateau_can_watch_other_losses(monitor, tiny, few, tmp_path, capsys):
     config = dataclasses.replace(
@@ -524,6 +555,7 @@ def test_a_batch_that_memory_cannot_hold_is_refused_before_the_first_step(few, t
 def test_a_run_is_in_float32_where_bfloat16_is_wrong(tiny, few, tmp_path, monkeypatch, capsys):
     """As on a CPU that says it multiplies in bfloat16, and does so wrongly."""
     monkeypatch.setattr(execution, "has_bfloat16", lambda device: True)
+    monkeypatch.setattr(machine, "place_of_note", lambda what: None)
     for error, expected in ((1e-3, "bfloat16"), (np.nan, "float32"), (3.0, "float32")):
         monkeypatch.setattr(cpu, "largest_error", lambda shapes, batch, options, error=error: error)
         loop.fit(dataclasses.replace(tiny, epochs=1, precision="auto"), few, tmp_path / str(error))
@@ -558,3 +590,11 @@ def test_what_is_held_out_is_of_all_classes_whatever_the_order_of_the_files(few)
     order = np.argsort(mixed.indices)
     for ours, theirs in zip(mixed.take(order), few.train.take(np.isin(few.train.indices, mixed.indices)), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_network_that_begins_with_other_colours_says_so(tiny, few, tmp_path, capsys):
+    spec = dataclasses.replace(few.spec, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    once = dataclasses.replace(tiny, epochs=1)
+    loop.fit(once, dataclasses.replace(few, spec=spec), tmp_path / "first")
+    loop.fit(dataclasses.replace(once, init=str(tmp_path / "first")), few, tmp_path / "second")
+    assert "has seen images normalised by mean (0.0, 0.0, 0.0)" in capsys.readouterr().out

@@ -4,9 +4,11 @@ import dataclasses
 import functools
 import inspect
 import os
+import re
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 from cifar_flax import execution, machine
@@ -176,7 +178,8 @@ def test_llvms_level_changes_no_bit_of_what_is_drawn(tiny):
 
 def test_the_rate_is_what_the_step_before_was_taken_at():
     built = build_program(GIVEN, NUM_TRAIN)
-    state = dataclasses.replace(built.create_state(), step=np.int32(5))
+    state = dataclasses.replace(built.create_state(), step=np.int32(7))  # of which two were skipped
+    state = dataclasses.replace(state, opt_state=optax.tree.set(state.opt_state, count=np.int32(5)))
     state = dataclasses.replace(state, plateau_state=state.plateau_state._replace(scale=np.float32(0.5)))
     expected = 0.5 * float(optim.warmup_schedule(0.31, 12)(4))
     assert built.learning_rate(state) == pytest.approx(expected)
@@ -228,6 +231,13 @@ def test_determinism_is_asked_of_the_compiler_before_it_starts(tmp_path, monkeyp
         assert train.main(["--preset", "smoke", "--summary", *words]) == 0
         assert os.environ["XLA_FLAGS"].startswith("--xla_given=1")
         assert ("--xla_gpu_exclude_nondeterministic_ops=true" in os.environ["XLA_FLAGS"]) == there
+
+
+def test_the_layer_table_is_of_the_data_set_that_is_named(tmp_path, capsys):
+    images, labels = np.zeros((4, 32, 32, 3), np.uint8), np.array([0, 1, 2, 0])
+    np.savez(tmp_path / "three.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    assert train.main(["--preset", "smoke", "--summary", "--dataset", str(tmp_path / "three.npz")]) == 0
+    assert re.search(r"linear +Linear +\(3,\)", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float32"])
