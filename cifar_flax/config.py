@@ -238,6 +238,9 @@ def validate(config: Config) -> Config:
     require("val_size", watched != "val_loss" or config.val_size > 0, "1 or more for --plateau-monitor val_loss")
     require("plateau_monitor", watched != "test_loss" or config.test, "train_loss or val_loss with --no-test")
     require("image_size", config.image_size == 0 or 8 <= config.image_size <= 96, "8 to 96 pixels, or 0")
+    for name in ("teacher_weight", "teacher_temperature"):
+        is_default = getattr(config, name) == Config.__dataclass_fields__[name].default
+        require(name, bool(config.teacher) or is_default, "a --teacher beside it")
     if config.dataset in _NUM_TRAIN:  # as early as can be
         require_enough(config, _NUM_TRAIN[config.dataset])
     return config

@@ -92,6 +92,10 @@ def from_flags(flags: dict[str, Any]) -> Settings | None:
     """
     settings = Settings(**{name: flags.pop(name) for name in Settings._fields})
     if not flags.pop("distributed") and not any(value is not None for value in settings[:3]):
+        if idle := [
+            name for name in Settings._fields[3:] if getattr(settings, name) != Settings._field_defaults[name]
+        ]:
+            raise UserError(f"--{idle[0].replace('_', '-')} is for several processes: leave it out, or --distributed")
         return None
     if settings.coordinator is not None and not re.fullmatch(r".+:\d{1,5}", settings.coordinator):
         raise UserError(f"--coordinator is {settings.coordinator}: expected HOST:PORT, of process 0")

@@ -110,18 +110,21 @@ def save_figure(figure: Figure, path: Path, description: str = "", *, dpi: int =
     return content
 
 
-def plot_curves(rows: Sequence[dict[str, Any]], path: Path, title: str) -> None:
+def plot_curves(rows: Sequence[dict[str, Any]], path: Path, title: str, *, taught: bool = False) -> None:
     """Writes `curves_figure` with a title above as a PNG."""
-    figure = curves_figure(rows)
+    figure = curves_figure(rows, taught=taught)
     figure.suptitle(title)
     save_figure(figure, path)
 
 
-def curves_figure(rows: Sequence[dict[str, Any]], *, width: float = 10, font: float = 10) -> Figure:
+def curves_figure(
+    rows: Sequence[dict[str, Any]], *, taught: bool = False, width: float = 10, font: float = 10
+) -> Figure:
     """Loss and accuracy by epoch, with a mark where the learning rate fell; in a column one above the other.
 
     Args:
       rows: the lines of a `metrics.jsonl`.
+      taught: whether the training loss has a teacher's answers in it, so that it is no cross-entropy.
       width: of the figure, in inches.
       font: the size of its text, in points.
 
@@ -145,6 +148,8 @@ def curves_figure(rows: Sequence[dict[str, Any]], *, width: float = 10, font: fl
     for axes, name, scale in ((loss_axes, "loss", 1), (accuracy_axes, "accuracy", 100)):
         for split, (color, label) in splits.items():
             if all(f"{split}_{name}" in row for row in rows):
+                if taught and (split, name) == ("train", "loss"):
+                    label = "train: labels and teacher"
                 axes.plot(epochs, [scale * row[f"{split}_{name}"] for row in rows], color=color, label=label)
         for before, after in itertools.pairwise(rows):
             if after["learning_rate"] < before["learning_rate"]:
@@ -154,7 +159,7 @@ def curves_figure(rows: Sequence[dict[str, Any]], *, width: float = 10, font: fl
         axes.tick_params(labelsize=font)
         axes.grid(alpha=0.25)
         axes.legend(frameon=False, fontsize=font, loc="upper right" if name == "loss" else "lower right")
-    loss_axes.set_ylabel("cross-entropy (nats)", fontsize=font)
+    loss_axes.set_ylabel("loss (nats)" if taught else "cross-entropy (nats)", fontsize=font)
     accuracy_axes.set_ylabel("accuracy (%)", fontsize=font)
     return figure
 

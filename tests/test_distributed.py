@@ -123,7 +123,9 @@ def test_flags_say_whether_this_is_one_of_several():
         assert not flags
         return settings
 
-    assert parse("") is None and parse("--step-timeout 5") is None
+    assert parse("") is None
+    with pytest.raises(UserError, match="--step-timeout is for several processes: leave it out, or --distributed"):
+        parse("--step-timeout 5")
     assert parse("--distributed") == Settings()
     by_hand = parse("--coordinator [::1]:80 --num-processes 2 --process-id 1 --heartbeat-timeout 7")
     assert by_hand == Settings("[::1]:80", 2, 1, heartbeat_timeout=7)

@@ -76,6 +76,13 @@ def test_curves_without_a_test_set_have_no_line_of_it(figure):
     assert set(lines(figure(plots.plot_curves, rows, "title").axes[0])) == {"train (augmented)", "validation"}
 
 
+def test_a_taught_networks_training_loss_is_called_what_it_is(tmp_path):
+    """It compares with a teacher too, and is no cross-entropy, nor comparable with the others."""
+    loss, accuracy = plots.curves_figure(ROWS, taught=True).axes
+    assert set(lines(loss)) == {"train: labels and teacher", "validation", "test"}
+    assert loss.get_ylabel() == "loss (nats)" and "train (augmented)" in lines(accuracy)
+
+
 def test_grid_shows_the_pixels_themselves(tmp_path):
     image = np.zeros((1, 1, 32, 32, 3))
     image[..., 0] = 1

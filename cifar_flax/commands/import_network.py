@@ -63,10 +63,11 @@ def _class_names(text: str) -> tuple[str, ...]:
 def _spec(flags: argparse.Namespace, num_classes: int) -> "DataSpec":
     """What the flags say of the data set that a network of so many classes was trained on."""
     from cifar_flax.data import CIFAR10, DataSpec
+    from cifar_flax.data.assemble import SIZES
     from cifar_flax.interop import convert
 
     size = 32 if flags.image_size is None else flags.image_size
-    require_whole(size, "--image-size", 1)
+    require_whole(size, "--image-size", *SIZES)
     if flags.mean is not None and max(flags.mean) > 1:
         shown = ",".join(f"{number:g}" for number in flags.mean)
         raise UserError(f"--mean is {shown}: expected means of pixels from 0 to 1, not to 255")
@@ -79,7 +80,7 @@ def _spec(flags: argparse.Namespace, num_classes: int) -> "DataSpec":
             f"--classes {flags.classes} has {len(names)} names and the network {num_classes} classes: "
             "expected a file with a name a line, or names with commas between"
         )
-    is_cifar10 = like is CIFAR10 and flags.classes is flags.mean is flags.std is None
+    is_cifar10 = like is CIFAR10 and flags.classes is None
     name = flags.name or (CIFAR10.name if is_cifar10 else flags.model.stem)
     return DataSpec(name, names, size, flags.mean or CIFAR10.mean, flags.std or CIFAR10.std)
 

@@ -128,7 +128,7 @@ def _command(argv: list[str] | None, prog: str) -> None:
         raise UserError(f"--figure {figure} is not in the rows of every run: expected one of {', '.join(common)}")
     if (options.out / rundir.CONFIG).exists():
         raise UserError(f"--out {options.out} holds a run: name a folder for the runs of the sweep")
-    sweep.require_ours(options.out / "sweep.json")
+    sweep.require_ours(options.out / "sweep.json", runs)
     before = sum(run.is_done() for run in runs)  # refuses an --out of other runs
     try:
         options.out.mkdir(parents=True, exist_ok=True)

@@ -51,7 +51,7 @@ def load_folder(folder: Path, image_size: int | None, skip_broken: bool, report:
         labels = [names.index(name) for name, paths in found.items() for _ in paths]
         return Labelled([path for paths in found.values() for path in paths], labels, str(where))
 
-    empty = [name for split in (train, test or {}) for name, paths in split.items() if not paths]
+    empty = list(dict.fromkeys(name for split in (train, test or {}) for name, paths in split.items() if not paths))
     notes = [f"folders without pictures were left out: {', '.join(empty)}"] if empty else []
     if unused := [path.name for path in beside if path != where]:
         notes.append(f"folders beside train were left out: {', '.join(unused)}")

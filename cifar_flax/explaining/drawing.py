@@ -459,7 +459,7 @@ def plot_faithfulness(found: dict[str, Any], baselines: Sequence[str], path: Pat
         axes.set_xlabel(f"SRG, fill: {kind}; (baselines)")
         axes.grid(alpha=0.25, axis="x")
     figure.axes[0].invert_yaxis()
-    figure.axes[0].legend(frameon=False, title="predictions", loc="lower right")
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), title="predictions", loc="outside right upper")
     return save_figure(figure, path)
 
 

@@ -187,13 +187,17 @@ def of_curves(network: Trained, *, width: float = plots.WIDTH) -> Captioned:
         for name in ("val", "test")
         if f"{name}_accuracy" in rows[-1]
     )
+    taught, data = bool(network.config.teacher), network.spec.name
+    if network.config.dataset == "sample":
+        data = f"the embedded SAMPLE of {data}"
     caption = (
-        f"Loss and accuracy of {_named(network)} in {len(rows)} epochs of training on {network.spec.name}, of "
+        f"Loss and accuracy of {_named(network)} in {len(rows)} epochs of training on {data}, of "
         f"{' and '.join(splits)} images."
+        + (" The training loss compares with labels and with a teacher's answers, the others with labels." * taught)
         + (" Grey lines mark where the learning rate fell." if fell else "")
         + (f" Accuracy after the last epoch: {last}." if last else "")
     )
-    return Captioned(plots.curves_figure(rows, width=width, font=plots.font_size(width)), caption)
+    return Captioned(plots.curves_figure(rows, taught=taught, width=width, font=plots.font_size(width)), caption)
 
 
 def _named(network: Trained) -> str:

@@ -32,7 +32,8 @@ def save(analysis: Analysis, folder: Path, *, overwrite: bool, progress: Progres
             _draw(new, kind, analysis, positions, content[kind], on_drawn)
         if analysis.network.history:
             title = f"training of {config.architecture(analysis.network.trained.config)}"
-            plots.plot_curves(analysis.network.history, new / "loss_accuracy.png", title)
+            taught = bool(analysis.network.trained.config.teacher)
+            plots.plot_curves(analysis.network.history, new / "loss_accuracy.png", title, taught=taught)
         title = f"{100 * analysis.predictions.accuracy:.2f}% of {len(analysis.predictions):,} images correct, "
         figure = drawing.confusion_figure(analysis.predictions.confusion, analysis.predictions.class_names)
         figure.axes[0].set_title(title + analysis.dataset.test_title)

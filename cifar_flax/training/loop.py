@@ -77,8 +77,9 @@ def fit(
         raise UserError(
             "--plateau-monitor is test_loss, and there are no test images: expected train_loss or val_loss"
         )
-    if dataset.spec == CIFAR10 and config.dataset in ("cifar10", "sample"):  # what the run's files say it learned
-        config = dataclasses.replace(config, dataset="sample" if dataset.is_sample else "cifar10")
+    if config.dataset in ("cifar10", "sample"):  # by default; the run's files say what it was
+        used = "sample" if dataset.is_sample else "cifar10" if dataset.spec == CIFAR10 else dataset.spec.name
+        config = dataclasses.replace(config, dataset=used)
     dataset, config = in_random_order(dataset), config_lib.for_images(config, dataset.spec.image_size)
     try:
         with job.together(lambda: Run(folder, resume=resume) if job.is_first else Silent()) as run:

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import functools
 import sys
 from pathlib import Path
 from typing import IO, Any
@@ -42,7 +43,7 @@ class Run:
         self._drawer = concurrent.futures.ThreadPoolExecutor(1)
         self._drawn: list[concurrent.futures.Future[None]] = []
         self._events: Any = None
-        self._title = ""
+        self._draw = functools.partial(plots.plot_curves, title="")
 
     def __enter__(self) -> "Run":
         self._stack.callback(self._drawer.shutdown)
@@ -65,7 +66,8 @@ class Run:
         rundir.write_config(self.folder, config)
         rundir.write_spec(self.folder, dataset.spec)
         rundir.write_rows(self.folder, progress.rows)
-        self._title = f"{config.preset}, {dataset.title}"
+        title = f"{config.preset}, {dataset.title}"
+        self._draw = functools.partial(plots.plot_curves, title=title, taught=bool(config.teacher))
         if tensorboard:
             self._events = self._stack.enter_context(_event_writer(self.folder))
         self._writer = self._stack.enter_context(
@@ -85,7 +87,7 @@ class Run:
         self.save(progress)
         self._finish_drawing()
         path = self.folder / rundir.CURVES
-        self._drawn.append(self._drawer.submit(plots.plot_curves, list(progress.rows), path, self._title))
+        self._drawn.append(self._drawer.submit(self._draw, list(progress.rows), path))
         if self._events is not None:
             for name, value in row.items():
                 self._events.add_scalar(name, value, row["epoch"])

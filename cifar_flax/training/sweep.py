@@ -169,18 +169,21 @@ def to_json(runs: Sequence[Run], found: Mapping[str, Summary], figure: str, comm
     return files.to_json(content, indent=1) + "\n"
 
 
-def require_ours(path: Path) -> None:
-    """Refuses a file that `to_json` has not written, and that would be replaced.
+def require_ours(path: Path, runs: Sequence[Run]) -> None:
+    """Refuses a file that would be replaced, and that `to_json` has not written of some of these runs.
 
     Raises:
       UserError: so it is.
     """
     try:
-        ours = not path.exists() or {"trials", "runs"} <= set(json.loads(path.read_bytes()))
-    except (OSError, ValueError, TypeError):
-        ours = False
-    if not ours:
-        raise UserError(f"{path} is no sweep's, and would be lost: move it, or choose another --out")
+        before = {run["folder"] for run in json.loads(path.read_bytes())["runs"]} if path.exists() else set()
+    except (OSError, ValueError, TypeError, KeyError):
+        raise UserError(f"{path} is no sweep's, and would be lost: move it, or choose another --out") from None
+    if others := sorted(before - {run.folder.name for run in runs}):
+        raise UserError(
+            f"{path} has the run {others[0]}, which would be lost from it: give its --trial and --seeds too, "
+            "or choose another --out"
+        )
 
 
 def start(run: Run, environment: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:

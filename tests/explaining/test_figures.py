@@ -281,6 +281,7 @@ def test_confusion_and_curves_have_figures_too(sample, here, tmp_path):
     before = (tmp_path / "b.png").read_bytes()
     assert here("--kind curves --out b.png") == 2 and (tmp_path / "b.png").read_bytes() == before
     assert here("--kind curves --out b.png --overwrite") == 0 and (tmp_path / "b.png").read_bytes() != before
+    assert "compares with labels and with a teacher's answers" in (tmp_path / "b.png.txt").read_text()
     assert {path.name for path in tmp_path.iterdir()} == {"a.pdf", "a.pdf.txt", "b.png", "b.png.txt"}
 
 

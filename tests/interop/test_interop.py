@@ -141,7 +141,7 @@ SEVEN = ("ant", "bee", "cow", "dog", "eel", "fox", "gnu")
     ("count", "words", "expected"),
     [
         (10, "", CIFAR10),
-        (10, "--std 0.2,0.2,0.3", dataclasses.replace(CIFAR10, name="net", std=(0.2, 0.2, 0.3))),
+        (10, "--std 0.2,0.2,0.3", dataclasses.replace(CIFAR10, std=(0.2, 0.2, 0.3))),
         (10, "--mean 0,0.5,1 --name mine", dataclasses.replace(CIFAR10, name="mine", mean=(0, 0.5, 1))),
         (10, "--image-size 48", dataclasses.replace(convert.numbered(10), name="net", image_size=48)),
         (7, "", dataclasses.replace(convert.numbered(7), name="net")),

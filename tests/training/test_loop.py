@@ -375,6 +375,9 @@ def test_a_run_is_named_after_what_it_was_trained_on(tiny, few, tmp_path):
     whole = dataclasses.replace(few, is_sample=False)
     loop.fit(dataclasses.replace(tiny, epochs=1), whole, tmp_path / "whole")
     assert rundir.read_config(tmp_path / "whole").dataset == "cifar10"
+    own = dataclasses.replace(whole, spec=dataclasses.replace(few.spec, name="pets"))
+    loop.fit(dataclasses.replace(tiny, epochs=1), own, tmp_path / "own")
+    assert rundir.read_config(tmp_path / "own").dataset == "pets"
     watching = dataclasses.replace(tiny, plateau_monitor="test_loss")
     with pytest.raises(UserError, match="--plateau-monitor is test_loss, and there are no test images"):
         loop.fit(watching, few.without_test(), tmp_path / "none")

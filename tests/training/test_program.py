@@ -50,6 +50,7 @@ GIVEN = validate(
         sam_rho=0.062,
         clip_norm=1.7,
         label_smoothing=0.13,
+        teacher="teacher",
         teacher_weight=0.61,
         teacher_temperature=2.7,
         ema_decay=0.97,

@@ -132,6 +132,10 @@ def test_a_second_call_skips_what_is_done_and_does_the_rest(tmp_path, capsys, al
     assert all(list(row) == sweep.figures(PRESETS["smoke"]) for run in found["runs"] for row in run["rows"])
     assert found["figure"] == "test_accuracy" and list(found["trials"]["smoke"]["values"].values()) == values
     assert math.isclose(found["trials"]["smoke"]["mean"], sum(values) / 2)
+    before = (tmp_path / "s" / "sweep.json").read_bytes()
+    assert commands.main([*words, "--seeds", "0"]) == 2  # the other seed would be lost from it
+    assert "has the run smoke-1, which would be lost from it" in capsys.readouterr().err
+    assert (tmp_path / "s" / "sweep.json").read_bytes() == before
 
 
 @pytest.mark.slow
