@@ -331,7 +331,8 @@ def test_the_curves_are_those_of_the_run(figures):
     rows = weights.load_weights(trained.PUBLISHED["compact"]).about["metrics"]
     for axes, name in zip(figure_named(figures, "training of compact").axes, ("loss", "accuracy"), strict=True):
         lines = {line.get_label(): line for line in axes.lines if not line.get_label().startswith("_")}
-        for split, label in (("train", "train (augmented)"), ("test", "test")):
+        train = {"loss": "train: labels and teacher", "accuracy": "train (augmented)"}[name]  # it had a teacher
+        for split, label in (("train", train), ("test", "test")):
             assert list(lines[label].get_xdata()) == [row["epoch"] for row in rows]
             shares = [row[f"{split}_correct"] / row[f"{split}_total"] for row in rows]
             expected = [100 * x for x in shares] if name == "accuracy" else [row[f"{split}_loss"] for row in rows]
