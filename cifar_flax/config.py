@@ -239,8 +239,7 @@ def validate(config: Config) -> Config:
     require("plateau_monitor", watched != "test_loss" or config.test, "train_loss or val_loss with --no-test")
     require("image_size", config.image_size == 0 or 8 <= config.image_size <= 96, "8 to 96 pixels, or 0")
     for name in ("teacher_weight", "teacher_temperature"):
-        is_default = getattr(config, name) == Config.__dataclass_fields__[name].default
-        require(name, bool(config.teacher) or is_default, "a --teacher beside it")
+        require(name, config.teacher != "" or getattr(config, name) == getattr(Config, name), "a --teacher beside it")
     if config.dataset in _NUM_TRAIN:  # as early as can be
         require_enough(config, _NUM_TRAIN[config.dataset])
     return config
@@ -313,6 +312,10 @@ def _modern(values: dict[str, Any]) -> dict[str, Any]:
     """The fields of a config of an earlier version, as they are called now."""
     values = _BEFORE | values
     values.pop("zero_init_residual", None)  # of the first parameters alone
+    if not values.get("teacher"):  # without one they could be chosen, to no effect
+        values = {
+            name: value for name, value in values.items() if name not in ("teacher_weight", "teacher_temperature")
+        }
     if "patience" in values:  # it was PyTorch's plus 1
         values["patience"] -= 1
     if values.get("data") == "full":

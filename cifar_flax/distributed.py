@@ -92,10 +92,8 @@ def from_flags(flags: dict[str, Any]) -> Settings | None:
     """
     settings = Settings(**{name: flags.pop(name) for name in Settings._fields})
     if not flags.pop("distributed") and not any(value is not None for value in settings[:3]):
-        if idle := [
-            name for name in Settings._fields[3:] if getattr(settings, name) != Settings._field_defaults[name]
-        ]:
-            raise UserError(f"--{idle[0].replace('_', '-')} is for several processes: leave it out, or --distributed")
+        if given := _given(settings):
+            raise UserError(f"{next(iter(given))} is for several processes: leave it out, or --distributed")
         return None
     if settings.coordinator is not None and not re.fullmatch(r".+:\d{1,5}", settings.coordinator):
         raise UserError(f"--coordinator is {settings.coordinator}: expected HOST:PORT, of process 0")
@@ -111,13 +109,17 @@ def to_flags(settings: Settings | None) -> list[str]:
     """The flags that say the same in each process, with `I` for its number; none where a process is alone."""
     if settings is None:
         return []
-    given = settings._replace(process_id=None if settings.process_id is None else "I")._asdict()  # type: ignore[arg-type]
-    flags = [
-        f"--{name.replace('_', '-')} {shlex.quote(str(value))}"
-        for name, value in given.items()
-        if value != Settings._field_defaults[name]
-    ]
+    given = {flag: "I" if flag == "--process-id" else value for flag, value in _given(settings).items()}
+    flags = [f"{flag} {shlex.quote(str(value))}" for flag, value in given.items()]
     return flags if any(value is not None for value in settings[:3]) else ["--distributed", *flags]
+
+
+def _given(settings: Settings) -> dict[str, Any]:
+    """The flags whose values are not the default."""
+    defaults = Settings._field_defaults
+    return {
+        "--" + name.replace("_", "-"): value for name, value in settings._asdict().items() if value != defaults[name]
+    }
 
 
 class Job:

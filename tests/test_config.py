@@ -174,3 +174,8 @@ def test_resuming_may_raise_the_epochs_and_nothing_else():
         config.resumed(old, {"learning_rate": 0.1})
     with pytest.raises(UserError, match="cannot change --preset"):
         config.resumed(old, {"preset": "smoke"})
+
+
+def test_a_run_that_weighed_a_teacher_that_it_had_not_is_still_read():
+    values = json.loads(config.to_json(config.PRESETS["smoke"])) | {"teacher_weight": 0.5}
+    assert config.from_json(json.dumps(values)) == config.PRESETS["smoke"]

@@ -7,8 +7,9 @@ import functools
 import os
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cifar_flax import cli, distributed
 from cifar_flax import config as config_lib
@@ -17,6 +18,9 @@ from cifar_flax.commands import common
 from cifar_flax.config import Config
 from cifar_flax.distributed import Job
 from cifar_flax.errors import Interrupted, UserError
+
+if TYPE_CHECKING:
+    from cifar_flax.data import Dataset
 
 # Without atomic additions in an order of their own, and without kernels picked by a timing.
 _DETERMINISTIC = "--xla_gpu_exclude_nondeterministic_ops=true --xla_gpu_autotune_level=0"
@@ -90,6 +94,13 @@ def _config(flags: dict, out: Path | None, resume: bool) -> Config:
     return config_lib.resumed(rundir.read_config(out), flags)
 
 
+def _open(config: Config, data_dir: Path | None, source: str, say: Callable[[str], None]) -> "Dataset":
+    from cifar_flax import data  # heavy, not needed before here
+
+    size = config.image_size or None
+    return data.open_dataset(config.dataset, data_dir=data_dir, image_size=size, source=source, report=say)
+
+
 def _train(
     config: Config,
     out: Path,
@@ -104,7 +115,7 @@ def _train(
     settings: distributed.Settings | None,
     **options: Any,
 ) -> None:
-    from cifar_flax import data, machine  # heavy imports, not needed before here
+    from cifar_flax import machine  # heavy imports, not needed before here
     from cifar_flax.training import loop, rundir
 
     pictures = Path(config.dataset).resolve()
@@ -113,15 +124,7 @@ def _train(
     made = job.together(lambda: job.is_first and rundir.claim(out, resume=resume))  # before anything slow
     say = functools.partial(print, flush=True) if job.is_first else lambda line: None
     try:
-        dataset = job.together(
-            lambda: data.open_dataset(
-                config.dataset,
-                data_dir=data_dir,
-                image_size=config.image_size or None,
-                source=source,
-                report=say,
-            )
-        )
+        dataset = job.together(lambda: _open(config, data_dir, source, say))
         machine.set_up()
         if watch:
             from cifar_flax.explaining.watch import NAME, watching
@@ -157,20 +160,17 @@ def _summarize(config: Config, data_dir: Path | None, source: str) -> None:
 
     spec = data.CIFAR10  # known without its images
     if config.dataset not in ("cifar10", "sample") or config.image_size not in (0, spec.image_size):
-        size = config.image_size or None
-        spec = data.open_dataset(config.dataset, data_dir=data_dir, image_size=size, source=source).spec
+        spec = _open(config, data_dir, source, lambda line: None).spec
     print(model.format_layer_table(build.build_model(config, spec=spec)))
 
 
 def _profile(config: Config, folder: Path, data_dir: Path | None, source: str, devices: int) -> None:
-    from cifar_flax import data, machine
+    from cifar_flax import machine
     from cifar_flax.training import profiling
 
     profiling.claim(folder)  # before anything slow
     try:
-        dataset = data.open_dataset(
-            config.dataset, data_dir=data_dir, image_size=config.image_size or None, source=source, report=print
-        )
+        dataset = _open(config, data_dir, source, print)
         machine.set_up()
         path = profiling.profile(config, dataset, folder, num_devices=devices)
     except UserError:

@@ -301,19 +301,16 @@ def about_robustness(ours: Robustness, other: Robustness | None, data: str) -> t
     words, accuracy, number = robustness.DEFINITIONS, 100 * ours.accuracy, int(ours.count.sum())
     clean, first = accuracy[0, 0], len(robustness.PLAIN)
     mild, severe = (first + int(accuracy[first:, column].argmin()) for column in (0, -1))
-    become = ours.errors_become[severe, -1]
+    become, errors = ours.errors_become[severe, -1], ""
+    if become.any():
+        errors = f", and {100 * become.max():.0f}% of the errors say {ours.class_names[become.argmax()]}"
     text = f"Of clean images {clean:.1f}% are right, of corrupted ones {robustness.mean(accuracy).mean():.1f}%"
     if other is not None:
         text += f" (the other network: {100 * other.accuracy[0, 0]:.1f}% and "
         text += f"{100 * robustness.mean(other.accuracy).mean():.1f}%)"
     return (
         f"{text}. At severity 1 {robustness.NAMES[mild]} costs most, {clean - accuracy[mild, 0]:.1f} points. At "
-        f"severity 5 {robustness.NAMES[severe]} does: {accuracy[severe, -1]:.1f}% are right"
-        + (
-            f", and {100 * become.max():.0f}% of the errors say {ours.class_names[become.argmax()]}."
-            if become.any()
-            else "."
-        ),
+        f"severity 5 {robustness.NAMES[severe]} does: {accuracy[severe, -1]:.1f}% are right{errors}.",
         f"Measured on {number:,} images, {data}, seed {ours.seed}; chance moves an accuracy by up to "
         f"{98 / number**0.5:.1f} points. Corruptions: {words['corruptions']}. {robustness.FROST.capitalize()}: "
         f"{words[robustness.FROST]}. {robustness.MEAN.capitalize()}: {words[robustness.MEAN]}. {words['limits']}.",

@@ -8,7 +8,7 @@ import numpy as np
 
 from cifar_flax.config import Config, for_images
 from cifar_flax.data import Dataset
-from cifar_flax.distributed import Job
+from cifar_flax.distributed import ALONE
 from cifar_flax.errors import UserError
 from cifar_flax.training.beginning import begin
 from cifar_flax.training.metrics import Metrics
@@ -45,7 +45,7 @@ def profile(config: Config, dataset: Dataset, folder: Path, *, num_devices: int 
     num_images = min(_NUM_STEPS * config.batch_size, len(dataset.train.images) - config.val_size)
     dataset = dataclasses.replace(dataset, train=dataset.train.take(np.arange(num_images))).without_test()
     config = dataclasses.replace(for_images(config, dataset.spec.image_size), epochs=2, val_size=0)
-    beginning = begin(config, dataset, folder, num_devices=num_devices, job=Job(), say=print)
+    beginning = begin(config, dataset, folder, num_devices=num_devices, job=ALONE, say=print)
     program = beginning.program
 
     def run(state, epoch: int):
