@@ -48,7 +48,6 @@ def assemble(
     image_size: int | None = None,
     skip_broken: bool = False,
     report: Callable[[str], None] = lambda line: None,
-    notes: Sequence[str] = (),
 ) -> Dataset:
     """A data set of images in the order of their source.
 
@@ -61,7 +60,6 @@ def assemble(
         are brought there as a person's own pictures are.
       skip_broken: leave out pictures that cannot be read.
       report: called with each note.
-      notes: what is to be said besides.
 
     Raises:
       UserError: the images and labels are not those of a data set that a network can be trained on.
@@ -82,7 +80,7 @@ def assemble(
         raise UserError(f"{train.where}: two classes are called {twice[0]}: give each a name of its own")
 
     sizes = {size for split in splits for size in _sizes(split.images)} - {None}
-    size, notes = image_size or _own_size(sizes), list(notes)
+    size, notes = image_size or _own_size(sizes), []
     if sizes - {(size, size)}:
         notes.append(f"images of {_range(sizes)} pixels were brought to {size} x {size}: the middle square, bilinear")
     broken: list[str] = []

@@ -1,6 +1,7 @@
 """A folder of pictures, a folder a class: `train/<class>/*` and `test/<class>/*`, or `<class>/*`."""
 
 import collections
+import dataclasses
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -67,10 +68,12 @@ def load_folder(folder: Path, image_size: int | None, skip_broken: bool, report:
             image_size=image_size,
             skip_broken=skip_broken,
             report=report,
-            notes=notes,
         )
 
-    return kept(folder, files, make, options=[image_size, skip_broken, notes], report=report)
+    dataset = kept(folder, files, make, options=[image_size, skip_broken], report=report)
+    for note in notes:  # they are of what is in the folder now, and not of its pictures
+        report(note)
+    return dataclasses.replace(dataset, notes=(*dataset.notes, *notes))
 
 
 def natural(name: str) -> list:
