@@ -21,6 +21,8 @@ ONEDNN = {"xla_cpu_experimental_onednn_custom_call": True}
 _ONEDNN_SINCE = (0, 11)
 # LLVM's level 2 instead of 3: XLA:CPU compiles what draws random numbers in a third of the time, to the same bits.
 QUICK = {"xla_backend_optimization_level": 2}
+# Of a GPU: no atomic additions in an order of their own, and no kernels picked by a timing.
+_SAME_BITS = {"xla_gpu_exclude_nondeterministic_ops": True, "xla_gpu_autotune_level": 0}
 # On an accelerator: some 0.3 s of ResNet-18, so that a signal, a checkpoint and the bar are soon served.
 _STEPS_AT_ONCE = 50
 
@@ -32,11 +34,13 @@ class Execution(NamedTuple):
       mesh: a 1-D mesh named `data` of the devices that share a batch.
       precision: of the activations and convolutions, `float32` or `bfloat16`.
       steps_at_once: training steps that one compiled program takes.
+      deterministic: whether a GPU is to give the same bits each time; a CPU does anyway.
     """
 
     mesh: Mesh
     precision: str
     steps_at_once: int
+    deterministic: bool = False
 
     @property
     def platform(self) -> str:
@@ -63,7 +67,7 @@ class Execution(NamedTuple):
         return NamedSharding(self.mesh, PartitionSpec("data"))
 
     @property
-    def compiler_options(self) -> dict[str, str | int]:
+    def compiler_options(self) -> dict[str, Any]:
         """Options of XLA's compiler for the programs of a run."""
         if self.on_cpu:
             # XLA:CPU then honours `network.cpu`'s optimization barriers, which it otherwise drops before it fuses.
@@ -72,7 +76,8 @@ class Execution(NamedTuple):
         if self.platform == "gpu":
             # Without these two searches ResNet-18's first epoch is done after 46 s instead of 62, of which most are
             # compilation, and a step takes 3% longer: docs/results/gpu-compilation-h100.json.
-            return {"xla_gpu_experimental_enable_fusion_autotuner": False, "xla_gpu_enable_triton_gemm": False}
+            quick = {"xla_gpu_experimental_enable_fusion_autotuner": False, "xla_gpu_enable_triton_gemm": False}
+            return quick | (_SAME_BITS if self.deterministic else {})
         return {}
 
     def record(self) -> dict[str, Any]:
@@ -87,7 +92,7 @@ class Execution(NamedTuple):
         }
 
 
-def resolve(precision: str, batch_size: int, num_devices: int = 0) -> Execution:
+def resolve(precision: str, batch_size: int, num_devices: int = 0, *, deterministic: bool = False) -> Execution:
     """What this machine executes a batch on.
 
     Args:
@@ -96,6 +101,7 @@ def resolve(precision: str, batch_size: int, num_devices: int = 0) -> Execution:
       batch_size: images, to be divided evenly.
       num_devices: how many devices, the same number in each process; 0 for as many as divide the batch
         into useful parts.
+      deterministic: as of `Execution`.
 
     Raises:
       UserError: there are fewer devices, or they do not divide the batch; or the processes cannot share in it alike.
@@ -116,7 +122,7 @@ def resolve(precision: str, batch_size: int, num_devices: int = 0) -> Execution:
     if precision == "auto" or on_cpu:
         precision = "bfloat16" if precision != "float32" and has_bfloat16(devices[0]) else "float32"
     chosen = np.array(devices).reshape(processes, -1)[:, : size // processes].ravel()
-    return Execution(Mesh(chosen, ("data",)), precision, 1 if on_cpu else _STEPS_AT_ONCE)
+    return Execution(Mesh(chosen, ("data",)), precision, 1 if on_cpu else _STEPS_AT_ONCE, deterministic)
 
 
 def _devices_by_process() -> tuple[list[Any], int]:

@@ -77,6 +77,15 @@ def test_precision_follows_what_the_hardware_has(platform, capability, dtype, mo
     assert 1 < resolve("auto", 64).steps_at_once <= 100
 
 
+@pytest.mark.parametrize("platform", ["gpu", "tpu"])
+def test_determinism_is_asked_of_a_gpus_compiler(platform, monkeypatch):
+    accelerators(monkeypatch, 1, "9.0", platform)
+    usual, same = (resolve("auto", 64, deterministic=chosen).compiler_options for chosen in (False, True))
+    added = {"xla_gpu_exclude_nondeterministic_ops": True, "xla_gpu_autotune_level": 0} if platform == "gpu" else {}
+    assert same == usual | added and not added.keys() & usual.keys()
+    assert jax.jit(lambda x: x + 1, compiler_options=added)(1.0) == 2  # XLA knows these names
+
+
 def processes(monkeypatch, counts: list[int]):
     """As many CPU devices in each process as said, in no good order."""
     devices = [

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import datetime
 import functools
-import os
 import shlex
 import sys
 from collections.abc import Callable
@@ -21,9 +20,6 @@ from cifar_flax.errors import Interrupted, UserError
 
 if TYPE_CHECKING:
     from cifar_flax.data import Dataset
-
-# Without atomic additions in an order of their own, and without kernels picked by a timing.
-_DETERMINISTIC = "--xla_gpu_exclude_nondeterministic_ops=true --xla_gpu_autotune_level=0"
 
 
 # Shown by --help; the other fields of the config by --help-all.
@@ -202,8 +198,6 @@ def _command(argv: list[str] | None, prog: str) -> None:
             asked |= {"--resume": resume, "--devices": options["devices"]}
             job.require_equal(distributed.code_version() | asked)
         config = config_lib.from_json(job.of_first(lambda: config_lib.to_json(_config(flags, out, resume))))
-        if config.deterministic:  # read by XLA when it is first used
-            os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DETERMINISTIC}"
         if summary:
             _summarize(config, options["data_dir"], options["source"])
         elif trace is not None:

@@ -75,7 +75,7 @@ class DataSpec:
         return jnp.asarray((images.astype(jnp.float32) / 255 - mean) / std)
 
     def denormalize(self, images: jax.Array) -> jax.Array:
-        """The inverse of `normalize`: float32 `[..., 3]` to float32 in [0, 1], for drawing."""
+        """The inverse of `normalize`: float32 `[..., 3]` to float32 in [0, 1]."""
         mean, std = self._mean_and_std(images.shape)
         return images * std + mean
 

@@ -111,16 +111,19 @@ class Analysis:
         Raises:
           ValueError: the image is not shown, or that class of it was not explained.
         """
-        place = self.place_of(position)
+        (place,) = self.places_of([position])
         return self.maps[place, self.classes[place].tolist().index(label)]
 
-    def place_of(self, position: int) -> int:
-        """Where an image is among those shown.
+    def places_of(self, positions: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Where images are among those shown, int `[N]`.
 
         Raises:
-          ValueError: it is not shown.
+          ValueError: one is not shown.
         """
-        return self.shown.tolist().index(position)
+        places = np.searchsorted(self.shown, np.asarray(positions, int))
+        if not np.array_equal(self.shown[places[places < len(self.shown)]], positions):
+            raise ValueError(f"of images {[*positions]} not all are shown")
+        return places
 
     def save(self, folder: str | Path, *, overwrite: bool = False, progress: Progress = no_progress) -> dict[str, Any]:
         """Writes pictures, `manifest.json`, `cams.npz` and `report.html`, all or nothing; returns the manifest.

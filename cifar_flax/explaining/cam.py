@@ -113,7 +113,7 @@ METHODS: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
 LINEAR = ("grad-cam", "hires-cam", "xgrad-cam")
 
 
-def is_zero(raw: jax.Array) -> jax.Array:
+def is_zero(raw: jax.Array | np.ndarray) -> jax.Array | np.ndarray | np.bool:
     """Whether raw maps `[..., H, W]` have no positive place: bool `[...]`. Such a map says nothing."""
     return (raw <= 0).all(axis=(-2, -1))
 
@@ -123,7 +123,7 @@ def _scale_to_unit(maps: jax.Array) -> jax.Array:
     return maps / (1e-7 + maps.max(axis=(-2, -1), keepdims=True))
 
 
-def to_image(raw: jax.Array, size: tuple[int, int] = (32, 32)) -> jax.Array:
+def to_image(raw: jax.Array | np.ndarray, size: tuple[int, int] = (32, 32)) -> jax.Array:
     """A raw map as the reference shows it: its positive part, scaled, enlarged, scaled again.
 
     Args:
@@ -138,7 +138,7 @@ def to_image(raw: jax.Array, size: tuple[int, int] = (32, 32)) -> jax.Array:
     return _scale_to_unit(jax.nn.relu(maps))
 
 
-def to_signed(raw: jax.Array, size: tuple[int, int] = (32, 32)) -> jax.Array:
+def to_signed(raw: jax.Array | np.ndarray, size: tuple[int, int] = (32, 32)) -> jax.Array:
     """A raw map `[..., H, W]` enlarged to `[..., *size]`, as a share of its largest magnitude: in [-1, 1]."""
     maps = raw / (1e-7 + abs(raw).max(axis=(-2, -1), keepdims=True))
     return jax.image.resize(maps, (*raw.shape[:-2], *size), "bilinear", antialias=False)

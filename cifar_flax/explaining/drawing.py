@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
@@ -53,10 +52,10 @@ def zoomed(image: np.ndarray) -> np.ndarray:
 
 def overlay(image: np.ndarray, raw: np.ndarray, colors: np.ndarray = cam.JET) -> np.ndarray | None:
     """A uint8 image, zoomed, under a raw map `[h, w]` in these colours; None for a zero map."""
-    if bool(cam.is_zero(jnp.asarray(raw))):
+    if bool(cam.is_zero(raw)):
         return None
     pixels = zoomed(image) / np.float32(255)
-    heat = cam.to_image(jnp.asarray(raw), (pixels.shape[0], pixels.shape[1]))
+    heat = cam.to_image(raw, (pixels.shape[0], pixels.shape[1]))
     return cam.overlay(pixels, np.asarray(heat), colors)
 
 
@@ -65,7 +64,7 @@ def difference_overlay(image: np.ndarray, raw: np.ndarray) -> np.ndarray | None:
     if not raw.any():
         return None
     pixels = zoomed(image) / np.float32(255)
-    share = cam.to_signed(jnp.asarray(raw), (pixels.shape[0], pixels.shape[1]))
+    share = cam.to_signed(raw, (pixels.shape[0], pixels.shape[1]))
     return cam.overlay_difference(pixels, np.asarray(share))
 
 

@@ -8,7 +8,6 @@ normalisation makes 0, or by ROAD's noisy linear imputation (Rong et al. 2022, a
 Pure functions of plain arrays.
 """
 
-import math
 from collections.abc import Callable, Sequence
 
 import jax
@@ -34,10 +33,12 @@ def to_cells(maps: np.ndarray, grid: int = GRID) -> np.ndarray:
     >>> to_cells(np.array([[1.0, 3.0], [5.0, 7.0]]), grid=1)
     array([[4.]])
     """
-    for axis in (-2, -1):
-        maps = maps.repeat(grid // math.gcd(grid, maps.shape[axis]), axis=axis)
-    *lead, height, width = maps.shape
-    return maps.reshape(*lead, grid, height // grid, grid, width // grid).mean(axis=(-3, -1))
+    # Each place as `grid` equal parts, of which a cell takes as many as there are places.
+    rows, columns = (
+        np.eye(places, dtype=maps.dtype).repeat(grid, axis=0).reshape(grid, places, places).mean(axis=1)
+        for places in maps.shape[-2:]
+    )
+    return rows @ maps @ columns.T
 
 
 def rank(scores: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
@@ -41,7 +40,7 @@ class Maps:
     def heat(self) -> np.ndarray:
         """The positive parts at the images' size, each scaled to [0, 1]: float32 `[N, H, W]`."""
         height, width = self.images.shape[1:3]
-        return np.asarray(cam.to_image(jnp.asarray(self.raw), (height, width)))
+        return np.asarray(cam.to_image(self.raw, (height, width)))
 
     @property
     def overlays(self) -> np.ndarray:

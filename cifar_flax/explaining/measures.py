@@ -120,7 +120,7 @@ def measure_faithfulness(
     occluded = network.in_batches(network.compiled(build_occlusion), (images, classes), progress("occlusion", count))
     methods = distinct(maps)
     scores = {name: faithfulness.to_cells(maps[:, place]) for name, place in methods.items()}
-    zero = {name: np.asarray(cam.is_zero(jnp.asarray(maps[:, place]))) for name, place in methods.items()}
+    zero = {name: np.asarray(cam.is_zero(maps[:, place])) for name, place in methods.items()}
     baselines = (
         faithfulness.random_scores(count, rng),
         faithfulness.centre_scores(count),

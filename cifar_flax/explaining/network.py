@@ -16,7 +16,7 @@ from PIL import Image
 
 from cifar_flax import config
 from cifar_flax.data import DataSpec, pictures
-from cifar_flax.errors import UserError
+from cifar_flax.errors import UserError, is_whole
 from cifar_flax.execution import Execution, resolve
 from cifar_flax.explaining import cam
 from cifar_flax.explaining.maps import Maps
@@ -54,7 +54,7 @@ class Network:
     Attributes:
       trained: what was trained: parameters, config, data set, history.
       model: its architecture, in the form for this machine.
-      execution: what it runs on.
+      execution: the precision and options of its programs; a batch may be spread over more devices.
     """
 
     trained: Trained
@@ -260,9 +260,10 @@ class Network:
           UserError: it is none of the classes; `what` was to name one.
         """
         names = self.spec.class_names
-        if isinstance(given, str) and given in names:
-            return names.index(given)
-        if isinstance(given, int | np.integer) and not isinstance(given, bool) and 0 <= given < len(names):
+        if isinstance(given, str):
+            if given in names:
+                return names.index(given)
+        elif is_whole(given) and 0 <= given < len(names):
             return int(given)
         some = ", ".join([*names[:20], "..."] if len(names) > 20 else names)
         raise UserError(f"{what} {given} is no class of {self.spec.name}: expected one of {some}")
@@ -318,8 +319,8 @@ class Network:
             raise UserError(f"classes are {list(classes.shape)}: expected [{len(images)}, T], T for each image")
         if not classes.size:
             return np.zeros((*classes.shape, len(methods), 1, 1), np.float32)
-        for given in (classes, against):
-            self.spec.check_labels(given[given != NO_CLASS], int((given != NO_CLASS).sum()), "classes")
+        for given in (classes.ravel(), against[against != NO_CLASS]):
+            self.spec.check_labels(given, given.size, "classes")
         subtracted = (against != NO_CLASS).any(axis=0)
         if subtracted.any() and not set(methods) <= set(cam.LINEAR):
             other = np.where(against == NO_CLASS, classes, against)[:, subtracted]

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from cifar_flax import config, files, plots
@@ -98,12 +97,12 @@ def _entries(analysis: Analysis, kind: str, positions: np.ndarray) -> list[dict[
             "picture": f"gradcam_images/{kind}_{number}.png",
             "raw_min": {name: float(x.min()) for name, x in raw.items()},
             "raw_max": {name: float(x.max()) for name, x in raw.items()},
-            "zero_map": {name: bool(cam.is_zero(jnp.asarray(x))) for name, x in raw.items()},
+            "zero_map": {name: bool(cam.is_zero(x)) for name, x in raw.items()},
         }
         if (badge := analysis.badges[position]) is not None:
             entry["badge"] = badge
         if analysis.neighbours is not None:
-            found, place = analysis.neighbours, analysis.place_of(position)
+            found, (place,) = analysis.neighbours, analysis.places_of([position])
             entry["neighbours"] = neighbours.entries(
                 analysis.dataset.train, names, found.places[place], found.similarity[place]
             )
@@ -122,7 +121,7 @@ def _doubted(analysis: Analysis, split: Split, found: Doubted) -> list[dict[str,
 def _write_maps(folder: Path, analysis: Analysis) -> None:
     """`cams.npz`: the raw maps of what was chosen, wrong ones first, their classes, and predicted minus true."""
     chosen = np.concatenate([analysis.wrong, analysis.correct]).astype(int)
-    places = np.searchsorted(analysis.shown, chosen)
+    places = analysis.places_of(chosen)
     np.savez(
         folder / "cams.npz",
         indices=analysis.dataset.test.indices[chosen],
@@ -204,7 +203,7 @@ def _draw_changed(folder: Path, analysis: Analysis) -> None:
 def _draw_neighbours(folder: Path, analysis: Analysis, found: Neighbours) -> None:
     """`neighbours_wrong.png`: the wrong predictions chosen, each with its nearest training images."""
     test, train, predictions = analysis.dataset.test, analysis.dataset.train, analysis.predictions
-    names, places = predictions.class_names, np.searchsorted(analysis.shown, analysis.wrong).astype(int)
+    names, places = predictions.class_names, analysis.places_of(analysis.wrong)
     captions = [
         [f"{names[int(train.labels[i])]}\n{cosine:.2f}" for i, cosine in zip(*pair, strict=True)]
         for pair in zip(found.places[places], found.similarity[places], strict=True)
@@ -256,7 +255,7 @@ def _draw(
             image,
             overlays[-1],
             overlay_titles[-1],
-            analysis.differences[analysis.place_of(position)],
+            analysis.differences[analysis.places_of([position])[0]],
             predictions.probabilities[position, most],
             [names[int(c)] for c in most],
             folder / entry["picture"],

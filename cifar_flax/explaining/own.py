@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from PIL import Image, ImageOps
 from scipy.spatial.distance import cdist
@@ -79,9 +78,9 @@ def _drawn(split: Split) -> np.ndarray:
 
 def _layer(raw: np.ndarray) -> str:
     """A map `[h, w]` in JET's colours as a PNG; "" for a zero map."""
-    if bool(cam.is_zero(jnp.asarray(raw))):
+    if bool(cam.is_zero(raw)):
         return ""
-    shown = np.asarray(cam.to_image(jnp.asarray(raw), (_LAYER, _LAYER)))
+    shown = np.asarray(cam.to_image(raw, (_LAYER, _LAYER)))
     return pages.picture_url(Image.fromarray(cam.JET[(255 * shown).astype(np.uint8)]), "PNG")
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from cifar_flax.explaining import drawing, pages, slices, tables
+from cifar_flax.explaining import drawing, faithfulness, pages, slices, tables
 from cifar_flax.explaining.analysis import Analysis
 from cifar_flax.explaining.comparison import Comparison
 from cifar_flax.explaining.neighbours import Neighbours
@@ -46,9 +46,7 @@ def _sprite(images: np.ndarray, kind: str = "PNG") -> str:
 
 def pool(raw: np.ndarray) -> np.ndarray:
     """Maps `[N, T, h, w]` averaged down to at most 16x16: finer ones would make the page too large."""
-    n, t, h, w = raw.shape
-    factor = next(k for k in range(1, h + 1) if h % k == 0 and h // k <= _LARGEST_MAP)
-    return raw.reshape(n, t, h // factor, factor, w // factor, factor).mean(axis=(3, 5))
+    return raw if raw.shape[-1] <= _LARGEST_MAP else faithfulness.to_cells(raw, _LARGEST_MAP)
 
 
 def _quantised(maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -57,7 +57,7 @@ def unflatten(tensors: dict[str, np.ndarray]) -> dict[str, Any]:
 
 
 def digest(params: Any) -> str:
-    """SHA-256 of the parameters, in hex: the same for the same numbers, however they are stored."""
+    """SHA-256 of the parameters, in hex: the same for the same numbers of the same dtypes, however they are stored."""
     sha = hashlib.sha256()
     for name, tensor in flatten(jax.device_get(params)).items():
         sha.update(f"{name} {tensor.dtype} {tensor.shape}\n".encode())

@@ -1,7 +1,6 @@
 """Where a run begins: what it runs on, and the newest intact checkpoint or the first state."""
 
 import dataclasses
-import hashlib
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from cifar_flax import config as config_lib
 from cifar_flax import machine
 from cifar_flax.config import Config
 from cifar_flax.data import CIFAR10, Dataset
+from cifar_flax.data.assemble import digest
 from cifar_flax.distributed import Job
 from cifar_flax.errors import UserError
 from cifar_flax.execution import Execution, resolve
@@ -59,7 +59,7 @@ def begin(
     _require(dataset, config)
     num_train = len(dataset.train.images) - config.val_size
     if job.processes > 1:
-        job.require_equal({"data set": _digest(dataset)})
+        job.require_equal({"data set": digest(dataset.train, dataset.test)})
     teacher = job.together(lambda: _load_teacher(config, dataset))
     if teacher is not None:
         job.require_equal({"--teacher": teacher.digest})
@@ -69,7 +69,8 @@ def begin(
     model = build_model(config, execution, dataset.spec)
     layers = layer_table(model)
     job.together(lambda: require_memory(config, layers, execution))
-    execution = checked(model, execution, config.batch_size // execution.mesh.size, say)
+    for each in (model, *([] if teacher is None else [build_model(teacher.config, execution, teacher.spec)])):
+        execution = checked(each, execution, config.batch_size // execution.mesh.size, say)
     job.require_equal(execution.record())
     teaching = teacher and build_model(teacher.config, execution, teacher.spec)
     program = build_program(config, num_train, execution, teaching, dataset.spec, augment)
@@ -137,14 +138,6 @@ def _place_splits(
     return program.place(train), {name: program.place(split) for name, split in held_out.items() if len(split.images)}
 
 
-def _digest(dataset: Dataset) -> str:
-    """A hash of all images and labels."""
-    digest = hashlib.sha256()
-    for array in (dataset.train.images, dataset.train.labels, dataset.test.images, dataset.test.labels):
-        digest.update(array.tobytes())
-    return digest.hexdigest()[:12]
-
-
 def _newest_intact(
     config: Config, dataset: Dataset, folder: Path, say: Callable[[str], None]
 ) -> tuple[str, dict[str, Any]]:
@@ -176,7 +169,8 @@ def _newest_intact(
 
 def _resolve(config: Config, before: dict[str, Any], num_devices: int, say: Callable[[str], None]) -> Execution:
     """What this machine runs a config on; in the dtype that the run began in."""
-    execution = resolve(before.get("precision", config.precision), config.batch_size, num_devices)
+    precision = before.get("precision", config.precision)
+    execution = resolve(precision, config.batch_size, num_devices, deterministic=config.deterministic)
     now = execution.record()
     if changed := [
         f"{name} {before[name]}, now {now[name]}" for name in now if before.get(name, now[name]) != now[name]

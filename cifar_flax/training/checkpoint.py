@@ -22,7 +22,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -264,10 +264,7 @@ def read_config(path: Path) -> Config:
     Raises:
       UserError: it cannot be read.
     """
-    try:
-        return config_lib.from_json((path / "config.json").read_bytes())
-    except (OSError, ValueError) as error:
-        raise UserError(f"checkpoint {path} cannot be restored: {error}") from error
+    return _noted(path, "config.json", config_lib.from_json)
 
 
 def require_config(path: Path, config: Config) -> None:
@@ -289,10 +286,7 @@ def read_spec(path: Path) -> DataSpec:
     Raises:
       UserError: it cannot be read.
     """
-    try:
-        return DataSpec.from_json((path / "data.json").read_bytes()) if (path / "data.json").exists() else CIFAR10
-    except (OSError, ValueError) as error:
-        raise UserError(f"checkpoint {path} cannot be restored: {error}") from error
+    return _noted(path, "data.json", DataSpec.from_json, CIFAR10)
 
 
 def require_spec(path: Path, spec: DataSpec) -> None:
@@ -317,9 +311,15 @@ def read_execution(path: Path) -> dict[str, Any]:
     Raises:
       UserError: it cannot be read.
     """
+    return _noted(path, "execution.json", lambda content: dict(json.loads(content)), {})
+
+
+def _noted(path: Path, name: str, parse: Callable[[bytes], Any], absent: Any = None) -> Any:
+    """What a file of a checkpoint says; `absent`, unless it is None, where there is none."""
+    if absent is not None and not (path / name).exists():
+        return absent
     try:
-        content = json.loads((path / "execution.json").read_bytes()) if (path / "execution.json").exists() else {}
-        return dict(content)
+        return parse((path / name).read_bytes())
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"checkpoint {path} cannot be restored: {error}") from error
 

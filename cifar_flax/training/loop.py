@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from cifar_flax import config as config_lib
 from cifar_flax.config import Config
-from cifar_flax.data import CIFAR10, Dataset
+from cifar_flax.data import CIFAR10, Dataset, DataSpec
 from cifar_flax.distributed import ALONE, Job
 from cifar_flax.errors import Interrupted, NonFiniteError, UserError
 from cifar_flax.training import interrupts, messages
@@ -78,7 +78,7 @@ def fit(
             "--plateau-monitor is test_loss, and there are no test images: expected train_loss or val_loss"
         )
     if config.dataset in ("cifar10", "sample"):  # by default; the run's files say what it was
-        used = "sample" if dataset.is_sample else "cifar10" if dataset.spec == CIFAR10 else dataset.spec.name
+        used = "sample" if dataset.is_sample else "cifar10" if _is_cifar10(dataset.spec) else dataset.spec.name
         config = dataclasses.replace(config, dataset=used)
     dataset, config = in_random_order(dataset), config_lib.for_images(config, dataset.spec.image_size)
     try:
@@ -101,6 +101,11 @@ def fit(
         raise UserError(
             f"--out {folder} cannot be written: {error.strerror or error}; mend that, then go on with --resume"
         ) from error
+
+
+def _is_cifar10(spec: DataSpec) -> bool:
+    """Whether it is CIFAR-10, be it of another size."""
+    return (spec.name, spec.class_names) == (CIFAR10.name, CIFAR10.class_names)
 
 
 def _require_augment(augment: Callable[[jax.Array, jax.Array], jax.Array], size: int) -> None:

@@ -1,5 +1,6 @@
 """Sums over images, divided once at the end, so that each image counts as much in batches of any size."""
 
+import dataclasses
 import math
 
 import flax.struct
@@ -36,14 +37,8 @@ class Metrics:
         return cls(jnp.float32(0), jnp.int32(0), jnp.int32(0), jnp.int32(0), jnp.int32(NO_STEP), jnp.float32(0))
 
     def __add__(self, other: "Metrics") -> "Metrics":
-        return Metrics(
-            self.loss_sum + other.loss_sum,
-            self.correct + other.correct,
-            self.count + other.count,
-            self.skipped + other.skipped,
-            jnp.minimum(self.bad_step, other.bad_step),
-            self.relative_step_sum + other.relative_step_sum,
-        )
+        sums = jax.tree.map(jnp.add, self, other)
+        return dataclasses.replace(sums, bad_step=jnp.minimum(self.bad_step, other.bad_step))
 
 
 def measure(
@@ -84,13 +79,11 @@ def measure(
         ours, theirs = (jax.nn.log_softmax(x / teacher_temperature) for x in (logits, teacher_logits))
         divergence = optax.losses.kl_divergence_with_log_targets(ours, theirs)
         losses = (1 - teacher_weight) * losses + teacher_weight * teacher_temperature**2 * divergence
-    return Metrics(
+    return dataclasses.replace(
+        Metrics.empty(),
         loss_sum=jnp.sum(jnp.where(mask, losses, 0.0), dtype=jnp.float32),
         correct=jnp.sum(mask & (jnp.argmax(logits, axis=-1) == labels), dtype=jnp.int32),
         count=jnp.sum(mask, dtype=jnp.int32),
-        skipped=jnp.int32(0),
-        bad_step=jnp.int32(NO_STEP),
-        relative_step_sum=jnp.float32(0),
     )
 
 

@@ -83,8 +83,8 @@ def build_optimizer(
     config: Config,
     schedule: optax.Schedule,
     muon_schedule: optax.Schedule,
-    mesh: Mesh | None = None,
-    precision: str = "float32",
+    mesh: Mesh | None,
+    precision: str,
 ):
     """`optim.build_optimizer` of a config, at the rates of these schedules, its work shared by a mesh's devices."""
     return optim.build_optimizer(
@@ -147,11 +147,11 @@ def build_program(
       config: the run's config.
       num_train: images in the training split.
       execution: what they run on; None for what this machine has.
-      teacher: the network whose parameters a training `Split` has beside the labels, if it has any.
+      teacher: the network whose parameters the `DeviceSplit` for training has, if it has any.
       spec: what the data set is.
       augment: (key, normalised images) to images, in place of what the config has.
     """
-    execution = execution or resolve(config.precision, config.batch_size)
+    execution = execution or resolve(config.precision, config.batch_size, deterministic=config.deterministic)
     model = build_model(config, execution, spec)
     steps_per_epoch = -(-num_train // config.batch_size)
     warmup_steps = config.warmup_epochs * steps_per_epoch

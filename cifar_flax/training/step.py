@@ -128,15 +128,15 @@ def train_step(
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         updates = optax.tree.scale(state.plateau_state.scale, updates)
         params = optax.apply_updates(state.params, updates)
-        # The average starts as a plain mean and only then forgets: early weights would linger otherwise.
+        # At first it forgets within a ninth of the steps so far: early weights would linger otherwise.
         decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
         ema_params = optax.incremental_update(params, state.ema_params, 1.0 - decay)
         sums = dataclasses.replace(sums, relative_step_sum=relative_step(state.params, updates))
 
         finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(grads))
         skipped = dataclasses.replace(Metrics.empty(), skipped=jnp.int32(1), bad_step=state.step)
-        params, ema_params, opt_state, sums = jax.tree.map(
-            lambda taken, kept: jnp.where(finite, taken, kept),
+        params, ema_params, opt_state, sums = optax.tree.where(
+            finite,
             (params, ema_params, opt_state, sums),
             (state.params, state.ema_params, state.opt_state, skipped),
         )

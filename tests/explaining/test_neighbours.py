@@ -51,7 +51,7 @@ def test_the_nearest_are_those_of_largest_cosine(analysis, features, sample):
     found = analysis.neighbours
     assert (found.places == places).mean() > 0.9  # where cosines are nearly equal, rounding decides
     np.testing.assert_allclose(found.similarity, 1 - distances, atol=1e-3)
-    assert found.places[analysis.place_of(3), 0] == 30 and found.places[analysis.place_of(8), 0] == 80
+    assert found.places[analysis.places_of([3])[0], 0] == 30 and found.places[analysis.places_of([8])[0], 0] == 80
 
 
 def test_the_shares_are_of_all_errors(analysis, features, sample):
@@ -111,7 +111,7 @@ def test_artefacts_name_them(analysis, sample, tmp_path, show):
     manifest = analysis.save(tmp_path / "a")
     names, found = sample.spec.class_names, analysis.neighbours
     for entry, position in zip(manifest["wrong"], analysis.wrong, strict=True):
-        places = found.places[analysis.place_of(position)]
+        places = found.places[analysis.places_of([position])[0]]
         assert [x["index"] for x in entry["neighbours"]] == sample.train.indices[places].tolist()
         assert [x["label"] for x in entry["neighbours"]] == [names[i] for i in sample.train.labels[places]]
     assert [x["index"] for x in manifest["neighbours"]["doubted"]] == sample.train.indices[
@@ -126,10 +126,11 @@ def test_artefacts_name_them(analysis, sample, tmp_path, show):
     page = show((tmp_path / "a" / "report.html").read_text(encoding="utf-8"))
     position = int(analysis.wrong[2])
     page.locator(f".card[data-index='{sample.test.indices[position]}']").click()
-    places = found.places[analysis.place_of(position)]
+    places = found.places[analysis.places_of([position])[0]]
     cards = page.locator("#detail-neighbours figure")
     assert cards.count() == 5
-    for card, place, cosine in zip(cards.all(), places, found.similarity[analysis.place_of(position)], strict=True):
+    cosines = found.similarity[analysis.places_of([position])[0]]
+    for card, place, cosine in zip(cards.all(), places, cosines, strict=True):
         name = names[sample.train.labels[place]]
         assert card.inner_text().split("\n") == [name, f"cosine {cosine:.2f}", f"#{sample.train.indices[place]}"]
         shown = Image.open(io.BytesIO(card.locator("canvas").screenshot())).convert("RGB").resize((32, 32), 4)

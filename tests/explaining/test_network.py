@@ -237,7 +237,8 @@ def test_a_class_is_named_or_numbered_or_the_predicted_one(network, sample):
     images = sample.test.images[:3]
     cats = network.explain(images, "cat")
     assert cats.targets == ["cat"] * 3 and cats.predicted == network.predict(images).names
-    np.testing.assert_array_equal(cats.raw, network.explain(images, 3).raw)
+    for label in (3, np.int64(3), jnp.array(3)):
+        np.testing.assert_array_equal(cats.raw, network.explain(images, label).raw)
     np.testing.assert_array_equal(cats.raw[1:2], network.explain(images[1:2], ["cat"]).raw)
     assert network.explain(images).targets == network.explain(images).predicted
     mixed = network.explain(images, ["dog", 3, "ship"])
@@ -256,6 +257,8 @@ def test_a_class_is_named_or_numbered_or_the_predicted_one(network, sample):
         network.explain(images, stage="stage9")
     with pytest.raises(UserError, match="method cam is not known: expected one of grad-cam"):
         network.explain(images, method="cam")
+    with pytest.raises(UserError, match="classes hold -1: expected 0 to 9"):
+        network.maps(images, np.full((3, 1), NO_CLASS), stage="stage2", methods=["grad-cam"])
 
 
 @pytest.mark.slow

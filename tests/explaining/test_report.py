@@ -287,6 +287,11 @@ def test_fine_maps_are_averaged_down():
     assert pooled.shape == (2, 11, 16, 16)
     np.testing.assert_allclose(pooled[0, 0, 0, 0], maps[0, 0, :2, :2].mean())
     np.testing.assert_array_equal(report.pool(maps[..., :8, :8]), maps[..., :8, :8])
+    pooled = report.pool(maps[..., :17, :17])  # of no factor: a cell is a place and a 16th of the next one
+    assert pooled.shape == (2, 11, 16, 16)
+    weights = np.array([16.0, 1.0]) / 17
+    np.testing.assert_allclose(pooled[0, 0, 0, 0], weights @ maps[0, 0, :2, :2] @ weights, rtol=1e-6)
+    np.testing.assert_allclose(pooled.mean((2, 3)), maps[..., :17, :17].mean((2, 3)), rtol=1e-6)
 
 
 # ---- what is drawn, held against what was given ----------------------------------------------------

@@ -17,6 +17,7 @@ from cifar_flax import config as config_lib
 from cifar_flax import data, execution, machine
 from cifar_flax.config import PRESETS
 from cifar_flax.data import CIFAR10, DataSpec
+from cifar_flax.distributed import ALONE
 from cifar_flax.errors import Interrupted, NonFiniteError, UserError
 from cifar_flax.execution import resolve
 from cifar_flax.network import cpu, weights
@@ -378,6 +379,9 @@ def test_a_run_is_named_after_what_it_was_trained_on(tiny, few, tmp_path):
     own = dataclasses.replace(whole, spec=dataclasses.replace(few.spec, name="pets"))
     loop.fit(dataclasses.replace(tiny, epochs=1), own, tmp_path / "own")
     assert rundir.read_config(tmp_path / "own").dataset == "pets"
+    small = dataclasses.replace(data.open_dataset("sample", image_size=16), is_sample=False)
+    loop.fit(dataclasses.replace(tiny, epochs=1), small, tmp_path / "small")
+    assert rundir.read_config(tmp_path / "small").dataset == "cifar10"  # of another size; that is a name to open
     watching = dataclasses.replace(tiny, plateau_monitor="test_loss")
     with pytest.raises(UserError, match="--plateau-monitor is test_loss, and there are no test images"):
         loop.fit(watching, few.without_test(), tmp_path / "none")
@@ -565,6 +569,17 @@ def test_a_run_is_in_float32_where_bfloat16_is_wrong(tiny, few, tmp_path, monkey
         newest = checkpoint.find(tmp_path / str(error) / "checkpoints")[-1]
         assert checkpoint.read_execution(newest)["precision"] == expected
         assert ("are wrong" in capsys.readouterr().out) == (expected == "float32")
+
+
+def test_a_teachers_convolutions_are_checked_too(tiny, few, finished, tmp_path, monkeypatch):
+    """It has other shapes than the student, which may be those that are wrong."""
+    monkeypatch.setattr(execution, "has_bfloat16", lambda device: True)
+    monkeypatch.setattr(machine, "place_of_note", lambda what: None)
+    teachers = cpu.convolutions(build_program(rundir.read_config(finished[0]), 200).model)
+    monkeypatch.setattr(cpu, "largest_error", lambda shapes, batch, options: 3.0 if shapes == teachers else 1e-3)
+    config = dataclasses.replace(tiny, epochs=1, precision="auto", widths=(6,), teacher=str(finished[0]))
+    begun = beginning.begin(config, few, tmp_path, num_devices=0, job=ALONE, say=print)
+    assert begun.program.execution.precision == "float32"
 
 
 def test_a_run_is_taught_by_another(tiny, few, finished, tmp_path, capsys):

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import inspect
-import os
 import re
 
 import jax
@@ -15,6 +14,7 @@ from cifar_flax import execution, machine
 from cifar_flax.commands import train
 from cifar_flax.config import Config, for_images, validate
 from cifar_flax.data import augment, decode_batch, encode_batch
+from cifar_flax.distributed import ALONE
 from cifar_flax.execution import resolve
 from cifar_flax.network import model, weights
 from cifar_flax.training import beginning, loop, optim, rundir, step
@@ -225,13 +225,12 @@ def test_fields_of_the_run_reach_it(few, tiny, tmp_path, monkeypatch):
     assert rundir.read_config(tmp_path / "run") == for_images(config, 32)
 
 
-def test_determinism_is_asked_of_the_compiler_before_it_starts(tmp_path, monkeypatch):
-    monkeypatch.setenv("XLA_FLAGS", "--xla_given=1")
-    for words, there in ((["--deterministic"], True), ([], False)):
-        monkeypatch.setenv("XLA_FLAGS", "--xla_given=1")
-        assert train.main(["--preset", "smoke", "--summary", *words]) == 0
-        assert os.environ["XLA_FLAGS"].startswith("--xla_given=1")
-        assert ("--xla_gpu_exclude_nondeterministic_ops=true" in os.environ["XLA_FLAGS"]) == there
+def test_determinism_reaches_what_the_program_runs_on(few, tiny, tmp_path):
+    for chosen in (True, False):
+        config = dataclasses.replace(tiny, deterministic=chosen)
+        assert build_program(config, 200).execution.deterministic is chosen
+        begun = beginning.begin(config, few, tmp_path, num_devices=0, job=ALONE, say=print)
+        assert begun.program.execution.deterministic is chosen
 
 
 def test_the_layer_table_is_of_the_data_set_that_is_named(tmp_path, capsys):

@@ -2,7 +2,6 @@
 
 import functools
 import itertools
-import math
 import operator
 from collections.abc import Callable
 
@@ -10,71 +9,67 @@ import jax
 import jax.numpy as jnp
 
 EPSILON = 1e-5  # PyTorch's
+_AXES = (-2, -1)  # rows of pixels, and what is in a row
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, num_axes: int) -> jax.Array:
-    """Normalises over the last `num_axes` axes, then scales and shifts along the last one.
+@jax.custom_vjp
+def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
+    """Normalises over the last two axes, then scales and shifts along the last one.
 
     It has gradients in reverse mode (`jax.grad`) only. Statistics are float32 or wider, whatever the dtype.
 
     Args:
-      x: float `[..., C]`.
+      x: float `[..., R, C]`.
       scale: float `[C]`.
       bias: float `[C]`.
-      num_axes: axes with one mean and one variance, counted from the last.
 
     Returns:
       Of `x`'s shape and dtype.
     """
-    return _forward(x, scale, bias, num_axes)[0]
+    return _forward(x, scale, bias)[0]
 
 
-def _forward(x: jax.Array, scale: jax.Array, bias: jax.Array, num_axes: int):
-    axes = tuple(range(-num_axes, 0))
+def _forward(x: jax.Array, scale: jax.Array, bias: jax.Array):
     if below_float32(x):
-        sums = [_over_rows(term, num_axes, x) for term in (_widened, lambda x: jnp.square(_widened(x)))]
-        size = math.prod(x.shape[-num_axes:])
-        mean, square = (a.sum(axes, keepdims=True) / size for a in jax.lax.optimization_barrier(sums))
+        sums = [_over_rows(term, x) for term in (_widened, lambda x: jnp.square(_widened(x)))]
+        size = x.shape[-2] * x.shape[-1]
+        mean, square = (a.sum(_AXES, keepdims=True) / size for a in jax.lax.optimization_barrier(sums))
     else:
-        mean, square = (a.mean(axes, keepdims=True) for a in (x, jnp.square(x)))
+        mean, square = (a.mean(_AXES, keepdims=True) for a in (x, jnp.square(x)))
     inverse = jax.lax.rsqrt(jnp.maximum(square - jnp.square(mean), 0) + EPSILON)
     y = (_widened(x) - mean) * (inverse * _expanded(scale, x)) + _expanded(bias, x)
     return y.astype(x.dtype), (x, scale, mean, inverse)
 
 
-def _backward(num_axes: int, saved: tuple[jax.Array, ...], gradient: jax.Array):
+def _backward(saved: tuple[jax.Array, ...], gradient: jax.Array):
     x, scale, mean, inverse = saved
-    axes = tuple(range(-num_axes, 0))
 
     def standardised(x):
         return (_widened(x) - mean) * inverse
 
     # Sums for each image and channel give both the parameters' gradients and the two means of the input's.
-    by_bias = _over_rows(_widened, num_axes, gradient)
-    by_scale = _over_rows(lambda gradient, x: _widened(gradient) * standardised(x), num_axes, gradient, x)
+    by_bias = _over_rows(_widened, gradient)
+    by_scale = _over_rows(lambda gradient, x: _widened(gradient) * standardised(x), gradient, x)
     if below_float32(x):
         by_bias, by_scale = jax.lax.optimization_barrier((by_bias, by_scale))
-    size = math.prod(x.shape[-num_axes:])
+    size = x.shape[-2] * x.shape[-1]
     expanded = _expanded(scale, x)
-    along, across = ((sums * expanded).sum(axes, keepdims=True) / size for sums in (by_bias, by_scale))
+    along, across = ((sums * expanded).sum(_AXES, keepdims=True) / size for sums in (by_bias, by_scale))
     by_x = inverse * (_widened(gradient) * expanded - along - standardised(x) * across)
     by_scale, by_bias = (sums.reshape(-1, *scale.shape).sum(0) for sums in (by_scale, by_bias))
     return by_x.astype(x.dtype), by_scale, by_bias
 
 
-def _over_rows(term: Callable[..., jax.Array], num_axes: int, *arrays: jax.Array) -> jax.Array:
-    """The sum of a term of arrays `[..., C]` over the last `num_axes` axes but the last, which stay as axes of 1.
+def _over_rows(term: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array:
+    """The sum of a term of arrays `[..., R, C]` over their rows, `[..., 1, C]`.
 
     XLA:CPU leaves sums to YNNPACK, which must have its input in memory. In bfloat16 that would be float32 numbers,
     written and read once more: four times what the term itself reads. XLA fuses additions of rows instead.
     """
-    inner = tuple(range(-num_axes, -1))
     if not below_float32(arrays[0]):
-        return term(*arrays).sum(inner, keepdims=True)
-    axis = arrays[0].ndim - num_axes
-    rows = ([jax.lax.slice_in_dim(a, i, i + 1, axis=axis) for a in arrays] for i in range(arrays[0].shape[axis]))
-    return functools.reduce(operator.add, itertools.starmap(term, rows)).sum(inner, keepdims=True)
+        return term(*arrays).sum(-2, keepdims=True)
+    rows = ([jax.lax.slice_in_dim(a, i, i + 1, axis=-2) for a in arrays] for i in range(arrays[0].shape[-2]))
+    return functools.reduce(operator.add, itertools.starmap(term, rows))
 
 
 def below_float32(x: jax.Array) -> bool:

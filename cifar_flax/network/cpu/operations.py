@@ -84,7 +84,7 @@ class _LayerNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
         rows = _rows(x)
         scale, bias = (_kept(jnp.tile(a, rows.shape[-1] // x.shape[-1])) for a in (scale, bias))
-        normalised: jax.Array = layer_norm(_kept(rows), scale, bias, rows.ndim - x.ndim + 3)  # type: ignore[assignment]
+        normalised: jax.Array = layer_norm(_kept(rows), scale, bias)  # type: ignore[assignment]
         return normalised.reshape(x.shape)
 
 
