@@ -7,9 +7,7 @@ from cifar_flax.errors import require_whole
 
 
 def _parser(prog: str) -> Parser:
-    time = (
-        "With all 10,000 images it takes the compact network some 15 minutes on two cores; corruptions take 10 more."
-    )
+    time = "With all 10,000 images it takes the compact network some 15 minutes on two cores, corruptions included."
     parser = Parser(prog, __doc__, time)
     parser.add_argument("--num-images", type=int, metavar="N", help="evaluate N images, drawn at random (all)")
     parser.add_argument("--seed", type=int, default=0, help="random seed (0)")
