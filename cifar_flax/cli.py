@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import difflib
+import io
 import os
 import re
 import sys
@@ -113,6 +114,9 @@ def run(command: Callable[[], None]) -> int:
     0; 1 for a sweep of which runs failed; 2 for a wrong input or a device out of memory; 3 for a number that is not
     finite; 130 for Ctrl-C and 143 for SIGTERM; 141 where nobody reads what it prints.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # not what a test or a notebook has put there
+            stream.reconfigure(errors="backslashreplace")  # a name may have letters that a terminal has not
     try:
         command()
         sys.stdout.flush()

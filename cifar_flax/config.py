@@ -30,7 +30,10 @@ class Config:
     dataset: str = _option(
         "cifar10", "cifar10, cifar100, the included sample, tfds:NAME, or the path of a folder of pictures or a file"
     )
-    image_size: int = _option(0, "pixels along an image of a data set of your own; 0: as they are, at most 64")
+    image_size: int = _option(
+        0, "pixels along an image, 8 to 96; 0: CIFAR's 32; your own as they are if all are squares of 8 to 64, else 32"
+    )
+    skip_broken: bool = _option(False, "leave out pictures that cannot be read")
     val_size: int = _option(
         0, "training images to hold out for validation: CIFAR-10's last ones; of another set, drawn once"
     )
@@ -154,6 +157,11 @@ RESUMABLE_CHANGES = ("epochs", "eval_batch_size", "on_nan")
 
 # Training images of the data sets of which that is known before they are loaded.
 _NUM_TRAIN = {"cifar10": 50_000, "cifar100": 50_000, "sample": 1_000}
+
+
+def as_path(name: str) -> str:
+    """The name of a folder or file as `open_dataset` takes it: `./sample` where `sample` alone is another data set."""
+    return f"./{name}" if name in _NUM_TRAIN else name
 
 
 def require_enough(config: Config, num_images: int) -> None:

@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.text import Text
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from cifar_flax import files
 from cifar_flax.errors import UserError, require_whole
@@ -150,12 +150,13 @@ def curves_figure(
             if all(f"{split}_{name}" in row for row in rows):
                 if taught and (split, name) == ("train", "loss"):
                     label = "train: labels and teacher"
-                axes.plot(epochs, [scale * row[f"{split}_{name}"] for row in rows], color=color, label=label)
+                values = [scale * row[f"{split}_{name}"] for row in rows]
+                axes.plot(epochs, values, color=color, label=label, marker="o" if len(rows) == 1 else None)
         for before, after in itertools.pairwise(rows):
             if after["learning_rate"] < before["learning_rate"]:
                 axes.axvline(after["epoch"] - 0.5, color="0.8", linewidth=0.8, zorder=0)
         axes.set_xlabel("epoch", fontsize=font)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(FixedLocator(epochs) if len(rows) == 1 else MaxNLocator(integer=True))
         axes.tick_params(labelsize=font)
         axes.grid(alpha=0.25)
         axes.legend(frameon=False, fontsize=font, loc="upper right" if name == "loss" else "lower right")

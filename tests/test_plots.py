@@ -66,8 +66,10 @@ def test_curves_go_through_their_rows(figure, number):
             assert line.get_xdata().tolist() == [1, 2, 3][:number]
             assert line.get_ydata().tolist() == [scale * row[f"{split}_{name}"] for row in ROWS[:number]]
             assert to_hex(line.get_color()) == colour.lower()
+            assert (line.get_marker() == "o") == (number == 1)  # a line of one point is not seen
         falls = [line.get_xdata()[0] for line in axes.lines if line.get_label().startswith("_")]
         assert falls == ([2.5] if number == 3 else [])  # before the epoch with the lower rate
+        assert number == 3 or axes.get_xticks().tolist() == [1]
     assert [axes.get_ylabel() for axes in found.axes] == ["cross-entropy (nats)", "accuracy (%)"]
 
 

@@ -169,9 +169,10 @@ def open_test_set(flags: argparse.Namespace, trained: "Trained") -> "Dataset":
     return data.open_dataset(
         name,
         data_dir=flags.data_dir,
-        image_size=None if trained.spec == data.CIFAR10 else trained.spec.image_size,
+        image_size=trained.spec.image_size,
         source=flags.source,
         report=lambda line: print(line, flush=True),
+        skip_broken=trained.config.skip_broken,
     )
 
 

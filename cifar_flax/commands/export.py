@@ -56,11 +56,14 @@ def _export(flags: argparse.Namespace) -> None:
         print(f"Wrote {out}: jax.export.deserialize(...).call of uint8 [N,{side},{side},3] gives logits [N,{classes}]")
     elif flags.format == "pytorch":
         config, classes = network.config, network.spec.num_classes
-        convert.write_state_dict(out, convert.to_state_dict(jax.device_get(network.params)), config.strides)
+        tensors = convert.to_state_dict(jax.device_get(network.params))
+        convert.write_state_dict(out, tensors, config.strides, network.spec)
         arguments = f"widths={config.widths}, strides={config.strides}"
         arguments += f", num_classes={classes}" if classes != 10 else ""
         arguments += f", blocks={config.blocks}" if config.blocks else ""
         print(f"Wrote {out}: load it into ResNet({arguments}), see --show-module")
+        mean, std = (", ".join(f"{x:.4f}" for x in numbers) for numbers in (network.spec.mean, network.spec.std))
+        print(f"Its images are divided by 255, then normalised: mean {mean}, deviation {std}")
     else:
         digest = trained.export(network, out, half=flags.half)
         print(f"Wrote {out}: {network.name}, SHA-256 {digest[:12]}")

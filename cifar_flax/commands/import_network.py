@@ -1,7 +1,9 @@
 """Makes a network of this program's from a PyTorch state dict of the common CIFAR ResNet, or of torchvision's."""
 
 import argparse
+import dataclasses
 import math
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +53,7 @@ def _parser(prog: str) -> cli.Parser:
 def _class_names(text: str) -> tuple[str, ...]:
     """`--classes`: the lines of a file that are not empty, or what is between commas."""
     try:
-        listed = Path(text).read_text(encoding="utf-8-sig").splitlines() if Path(text).is_file() else text.split(",")
+        listed = Path(text).read_text(encoding="utf-8-sig").splitlines() if os.path.isfile(text) else text.split(",")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--classes {text} cannot be read: expected a text file with one name a line") from error
     names = tuple(name.strip() for name in listed if name.strip())
@@ -60,29 +62,32 @@ def _class_names(text: str) -> tuple[str, ...]:
     return names
 
 
-def _spec(flags: argparse.Namespace, num_classes: int) -> "DataSpec":
-    """What the flags say of the data set that a network of so many classes was trained on."""
+def _spec(flags: argparse.Namespace, num_classes: int, stored: "DataSpec | None") -> "DataSpec":
+    """What the flags, or else the file, say of the data set that a network of so many classes was trained on."""
     from cifar_flax.data import CIFAR10, DataSpec
     from cifar_flax.data.assemble import SIZES
     from cifar_flax.interop import convert
 
-    size = 32 if flags.image_size is None else flags.image_size
+    if stored is None or stored.num_classes != num_classes:
+        is_cifar10 = num_classes == CIFAR10.num_classes and flags.image_size in (None, CIFAR10.image_size)
+        like = CIFAR10 if is_cifar10 else convert.numbered(num_classes)
+        is_named = is_cifar10 and flags.classes is None
+    else:
+        like, is_named = stored, True
+    size = like.image_size if flags.image_size is None else flags.image_size
     require_whole(size, "--image-size", *SIZES)
     if flags.mean is not None and max(flags.mean) > 1:
         shown = ",".join(f"{number:g}" for number in flags.mean)
         raise UserError(f"--mean is {shown}: expected means of pixels from 0 to 1, not to 255")
-    like = (
-        CIFAR10 if (num_classes, size) == (CIFAR10.num_classes, CIFAR10.image_size) else convert.numbered(num_classes)
-    )
     names = like.class_names if flags.classes is None else _class_names(flags.classes)
     if len(names) != num_classes:
         raise UserError(
             f"--classes {flags.classes} has {len(names)} names and the network {num_classes} classes: "
             "expected a file with a name a line, or names with commas between"
         )
-    is_cifar10 = like is CIFAR10 and flags.classes is None
-    name = flags.name or (CIFAR10.name if is_cifar10 else flags.model.stem)
-    return DataSpec(name, names, size, flags.mean or CIFAR10.mean, flags.std or CIFAR10.std)
+    name = flags.name or (like.name if is_named else flags.model.stem)
+    spec = DataSpec(name, names, size, flags.mean or like.mean, flags.std or like.std)
+    return like if like == dataclasses.replace(spec, digest=like.digest) else spec
 
 
 def _import(flags: argparse.Namespace) -> None:
@@ -95,9 +100,10 @@ def _import(flags: argparse.Namespace) -> None:
     if out.suffix != ".safetensors":
         raise UserError(f"--out {out}: expected a name that ends in .safetensors")
     files.refuse_existing(out)
-    strides = flags.strides or convert.stored_strides(flags.model)
+    strides, spec = convert.stored(flags.model)
+    strides = flags.strides or strides
     params, config = convert.from_state_dict(convert.read_state_dict(flags.model), strides)
-    spec = _spec(flags, len(params["linear"]["bias"]))
+    spec = _spec(flags, len(params["linear"]["bias"]), spec)
     try:
         weights.save_weights(out, params, config, {"imported_from": flags.model.name}, spec)
     except OSError as error:

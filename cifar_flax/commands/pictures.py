@@ -40,7 +40,12 @@ def _reference(found: "Trained") -> "Dataset | None":
     if found.spec == data.CIFAR10:
         return data.open_dataset("sample")
     try:
-        opened = found.spec.digest and data.open_dataset(found.config.dataset, image_size=found.spec.image_size)
+        opened = found.spec.digest and data.open_dataset(
+            found.config.dataset,
+            image_size=found.spec.image_size,
+            source="cache" if found.config.dataset in ("cifar10", "cifar100") else "auto",  # it is not downloaded
+            skip_broken=found.config.skip_broken,
+        )
     except UserError:
         opened = None
     if opened and opened.spec == found.spec and len(opened.test.images):

@@ -6,6 +6,7 @@ unfinished and skips what is done. The table is also in sweep.json, with every e
 
 import argparse
 import dataclasses
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,7 @@ def _read_trial(text: str) -> dict[str, Any]:
     parser = cli.Parser("--trial")
     config_lib.add_flags(parser, {option.name for option in dataclasses.fields(Config)} - {"seed"})
     try:
-        return vars(parser.parse_args(text.split()))
+        return vars(parser.parse_args(shlex.split(text)))
     except UserError as error:
         raise UserError(f"--trial {text!r}: {error}") from error
 

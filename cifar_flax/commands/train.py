@@ -94,7 +94,14 @@ def _open(config: Config, data_dir: Path | None, source: str, say: Callable[[str
     from cifar_flax import data  # heavy, not needed before here
 
     size = config.image_size or None
-    return data.open_dataset(config.dataset, data_dir=data_dir, image_size=size, source=source, report=say)
+    return data.open_dataset(
+        config.dataset,
+        data_dir=data_dir,
+        image_size=size,
+        source=source,
+        report=say,
+        skip_broken=config.skip_broken,
+    )
 
 
 def _train(
@@ -138,16 +145,20 @@ def _train(
         given = ["--watch"] * watch + ["--tensorboard"] * options["tensorboard"]
         if (minutes := options["checkpoint_every_minutes"]) != _MINUTES:
             given.append(f"--checkpoint-every-minutes {minutes:g}")
-        again = {"--data-dir": data_dir, "--source": source, "--devices": devices, "--out": out}
-        given += [
-            f"{flag} {shlex.quote(str(value))}" for flag, value in again.items() if value not in (None, "auto", 0)
-        ]
+        given.append(_to_flags({"--data-dir": data_dir, "--source": source, "--devices": devices, "--out": out}))
         given += distributed.to_flags(settings)
         everywhere = ", in each process" if job.processes > 1 else ""
         print(f"interrupted: go on with  {cli.call(prog)} --resume {' '.join(given)}{everywhere}", file=sys.stderr)
         raise
     if job.is_first and config.test:
-        print(f"Next: {cli.call(prog.replace('train', 'explain'))} --ckpt {shlex.quote(str(out))}")
+        where = _to_flags({"--ckpt": out, "--data-dir": data_dir, "--source": source})
+        print(f"Next: {cli.call(prog.replace('train', 'explain'))} {where}")
+
+
+def _to_flags(values: dict[str, Any]) -> str:
+    """Flags as a person types them, without those that are at their default."""
+    given = {flag: value for flag, value in values.items() if value not in (None, "auto", 0)}
+    return " ".join(f"{flag} {shlex.quote(str(value))}" for flag, value in given.items())
 
 
 def _summarize(config: Config, data_dir: Path | None, source: str) -> None:

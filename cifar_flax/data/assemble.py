@@ -22,7 +22,7 @@ from cifar_flax.errors import UserError, printable
 SIZES = (8, 96)  # pixels on a side
 MOST_CLASSES = 1000
 _LARGEST_OWN, _DEFAULT = 64, 32  # a set's own size is kept up to this one; else it is brought to that one
-_SKIP = "--skip-broken leaves out all broken ones"
+_SKIP = "or leave out all broken ones: train, or data show, with --skip-broken"
 
 
 class Labelled(NamedTuple):
@@ -74,8 +74,10 @@ def assemble(
             raise UserError(f"{splits[-1].where} hold {outside}: correct the labels")
     _check_count(len(class_names), train.where)
     unreadable = {"Cc", "Cs"}  # control characters, and bytes of a name that are no UTF-8
-    if strange := [x for x in class_names if not x.strip() or unreadable & set(map(unicodedata.category, x))]:
-        raise UserError(f"{train.where}: a class is called {printable(strange[0])!r}: give it a name that can be read")
+    for kind, names in (("class", class_names), ("data set", [name])):
+        if strange := [x for x in names if not x.strip() or unreadable & set(map(unicodedata.category, x))]:
+            called = printable(strange[0])
+            raise UserError(f"{train.where}: a {kind} is called {called!r}: give it a name that can be read")
     if twice := [x for x in dict.fromkeys(class_names) if list(class_names).count(x) > 1]:
         raise UserError(f"{train.where}: two classes are called {twice[0]}: give each a name of its own")
 

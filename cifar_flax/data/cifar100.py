@@ -47,7 +47,7 @@ def load_cifar100(
         archive = _download(folder, report)
     report(f"reading {archive}")
     with cli.waiting("reading CIFAR-100"):
-        _verify(archive, archive.name)
+        _verify(archive)
         read = _read_binary if "binary" in archive.name else _read_python
         try:
             names, train, test = read(archive)
@@ -59,14 +59,14 @@ def load_cifar100(
     return assemble("CIFAR-100", names, train, test, image_size=image_size, report=report)
 
 
-def _verify(archive: Path, name: str) -> None:
+def _verify(archive: Path) -> None:
     try:
         with open(archive, "rb") as file:
             actual = hashlib.file_digest(file, "md5").hexdigest()
     except OSError as error:
         raise VerificationError(f"{archive} cannot be read: {error.strerror}; delete it") from error
-    if actual != ARCHIVES[name]:
-        expected = f"MD5 {actual}, expected {ARCHIVES[name]}"
+    if actual != (known := ARCHIVES[archive.name]):
+        expected = f"MD5 {actual}, expected {known}"
         raise VerificationError(f"{archive} is not the official CIFAR-100 ({expected}); delete it")
 
 
@@ -80,7 +80,7 @@ def _download(folder: Path, report: Callable[[str], None]) -> Path:
             whole = Path(part) / name
             with urllib.request.urlopen(ADDRESS + name, timeout=_TIMEOUT_SECONDS) as reply, open(whole, "wb") as file:
                 shutil.copyfileobj(reply, file)
-            _verify(whole, name)
+            _verify(whole)
             return whole.replace(folder / name)
     except (OSError, ValueError) as error:
         if isinstance(error, VerificationError):

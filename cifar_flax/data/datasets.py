@@ -38,7 +38,7 @@ def open_dataset(
       data_dir: where CIFAR-10, CIFAR-100 and TFDS's sets are looked for, and the first two kept.
       image_size: 8 to 96 pixels on a side; None for the images' own size where all are squares of one size of 8 to 64
         pixels, else 32. The middle square of others is brought there by a bilinear filter.
-      source: where CIFAR-10 comes from, as for `load_cifar10`.
+      source: where CIFAR-10 comes from, as for `load_cifar10`; of CIFAR-100 `cache` for what is there already.
       report: called with a line of text as work goes on.
       skip_broken: leave out pictures that cannot be read.
 
@@ -57,7 +57,7 @@ def open_dataset(
     if image_size is not None:
         require_whole(image_size, "--image-size", *SIZES)
         image_size = int(image_size)
-    if source != "auto" and name != "cifar10":
+    if source != "auto" and name != "cifar10" and (name, source) != ("cifar100", "cache"):
         raise UserError(f"--source {source} says where CIFAR-10 comes from, and --dataset is {name}: leave it out")
     if name == "sample":
         if data_dir is not None:
@@ -72,7 +72,7 @@ def open_dataset(
             raise UserError("--source sample is not a source of all of CIFAR-10; for the sample use --dataset sample")
         return _resized(load_cifar10(data_dir, source, report), image_size)
     if name == "cifar100":
-        return load_cifar100(data_dir, image_size, report)
+        return load_cifar100(data_dir, image_size, report, download=source != "cache")
     options: dict[str, Any] = dict(image_size=image_size, skip_broken=skip_broken, report=report)
     if name.startswith("tfds:"):
         return load_prepared(name.removeprefix("tfds:"), data_dir, **options)

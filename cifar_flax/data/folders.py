@@ -6,8 +6,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from PIL import Image
-
+from cifar_flax.data import pictures
 from cifar_flax.data.assemble import Labelled, assemble
 from cifar_flax.data.kept import kept
 from cifar_flax.data.spec import Dataset
@@ -93,7 +92,7 @@ def _visible(folder: Path) -> list[Path]:
 def _left_out(places: list[Path]) -> list[str]:
     """What is in the folders of classes and is no picture by its ending: a line on files, and one on folders."""
     others = [path for place in places for own in _visible(place) if own.is_dir() for path in _visible(own)]
-    endings = _endings()
+    endings = pictures.endings()
     others = [path for path in others if path.suffix.lower() not in endings or path.is_dir()]
     files = collections.Counter(path.suffix.lower() or "without ending" for path in others if not path.is_dir())
     folders = sorted({path.name for path in others if path.is_dir()}, key=natural)
@@ -108,13 +107,9 @@ def _left_out(places: list[Path]) -> list[str]:
     return lines
 
 
-def _endings() -> set[str]:
-    return {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-
-
 def _list(folder: Path) -> dict[str, list[Path]]:
     """The pictures of each folder in a folder, by their endings."""
-    endings = _endings()
+    endings = pictures.endings()
     return {
         path.name: [x for x in _visible(path) if x.suffix.lower() in endings and (x.is_file() or x.is_symlink())]
         for path in _visible(folder)

@@ -1,5 +1,6 @@
 """A person's own pictures: read from files of any kind, and brought to a network's size."""
 
+import functools
 import os
 import warnings
 from pathlib import Path
@@ -10,12 +11,24 @@ from PIL import Image, ImageOps
 
 from cifar_flax.errors import UserError
 
+_SHOWN = 320  # pixels along a picture that is shown
+
 
 class Picture(NamedTuple):
-    """A picture as it was read: the file, the whole picture in RGB, and uint8 `[size, size, 3]` of its middle."""
+    """A picture as it was read.
+
+    Attributes:
+      path: the file.
+      size: its columns and rows.
+      whole: it in RGB, made smaller to be shown.
+      middle: its middle square, likewise.
+      pixels: uint8 `[size, size, 3]`, the middle square as a network takes it.
+    """
 
     path: Path
+    size: tuple[int, int]
     whole: Image.Image
+    middle: Image.Image
     pixels: np.ndarray
 
 
@@ -35,12 +48,25 @@ def find(path: Path) -> list[Path]:
         raise UserError(f"{path} is neither a file nor a folder: expected a picture or a folder of pictures")
     if not path.is_dir():
         return [path]
-    endings = Image.registered_extensions()
-    if found := sorted(file for file in path.rglob("*") if file.suffix.lower() in endings and file.is_file()):
+    if found := sorted(
+        file
+        for file in path.rglob("*")
+        if file.suffix.lower() in endings() and file.is_file() and not _is_hidden(file.relative_to(path))
+    ):
         return found
     raise UserError(
         f"{path} holds no picture: expected files in it that end in .jpg, .png or another picture's ending"
     )
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
+@functools.cache
+def endings() -> set[str]:
+    """How the names of files end that Pillow can read."""
+    return {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
 
 
 def read(path: Path, size: int) -> Picture:
@@ -50,7 +76,9 @@ def read(path: Path, size: int) -> Picture:
       UserError: as `decode`.
     """
     whole = decode(path, str(path))
-    return Picture(path, whole, fit(whole, size))
+    pixels, shown, side = fit(whole, size), whole.copy(), min(*whole.size, _SHOWN)
+    shown.thumbnail((_SHOWN, _SHOWN))
+    return Picture(path, whole.size, shown, Image.fromarray(fit(whole, side)), pixels)
 
 
 def decode(file: Path | BinaryIO, name: str) -> Image.Image:
@@ -113,7 +141,7 @@ def fit(picture: Image.Image, size: int) -> np.ndarray:
 def to_rgb(picture: Image.Image) -> Image.Image:
     """A picture in RGB: 16 bits scaled to 8, transparency on white."""
     if picture.mode.startswith("I;16"):  # 16 bits a pixel, which `convert` would cut off at 255
-        return Image.fromarray((np.asarray(picture).clip(0, 65535) // 257).astype(np.uint8)).convert("RGB")
+        return Image.fromarray((np.asarray(picture) // 257).astype(np.uint8)).convert("RGB")
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")

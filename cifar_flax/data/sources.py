@@ -212,8 +212,11 @@ def _from_tfds(data_dir: Path, report: Report) -> dict[str, bytes]:
                 report(f"tfds: {prepared} holds TFRECORD files, which need TensorFlow to read; preparing a copy")
                 continue
             report(f"tfds: reading {prepared}")
-            with cli.waiting("tfds: reading"):
-                return _read_tfds(builder_class(data_dir=folder, file_format="array_record"))
+            try:
+                with cli.waiting("tfds: reading"):
+                    return _read_tfds(builder_class(data_dir=folder, file_format="array_record"))
+            except Exception as error:  # of what was cut short TFDS raises nearly anything
+                raise SourceUnavailableError(f"{prepared} cannot be read ({error!r}): delete it") from error
     probe(OFFICIAL_URL)
     report(f"tfds: downloading 170 MB and preparing cifar10/3.0.2 in {own_dir}, about a minute")
     builder = builder_class(data_dir=own_dir, file_format="array_record")
@@ -321,8 +324,11 @@ def require_ours(folder: Path) -> None:
 
 
 def default_data_dir() -> Path:
-    """`$XDG_CACHE_HOME/cifar_flax`, by default `~/.cache/cifar_flax`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cifar_flax"
+    """`$XDG_CACHE_HOME/cifar_flax`, by default `~/.cache/cifar_flax`; without a home, in the temporary folder."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cifar_flax"
+    except RuntimeError:  # a user without a home
+        return Path(tempfile.gettempdir()) / "cifar_flax"
 
 
 def write_cache(batches: dict[str, bytes], data_dir: Path) -> None:

@@ -144,7 +144,8 @@ def _decode_parquet(path: Path, train: list[Path], test: list[Path], **options: 
 
     ahead = joined(read[: len(train)], f"{path}, train" if test else str(path))
     behind = joined(read[len(train) :], f"{path}, test") if test else None
-    return assemble(path.resolve().stem, names, ahead, behind, **options)
+    place = path.resolve()
+    return assemble(place.name if place.is_dir() else place.stem, names, ahead, behind, **options)
 
 
 def _read_parquet(path: Path) -> tuple[list[bytes], np.ndarray, list[str] | None]:

@@ -24,9 +24,13 @@ def share(maps: np.ndarray) -> np.ndarray:
 
 
 def entropy(shares: np.ndarray) -> np.ndarray:
-    """Entropy of shares `[..., h, w]` over that of a uniform map: 0 for a single place, 1 for none preferred."""
+    """Entropy of shares `[..., h, w]` over that of a uniform map: 0 for a single place, 1 for none preferred.
+
+    NaN of a map that has one place.
+    """
     terms = np.where(shares > 0, shares * np.log(np.where(shares > 0, shares, 1)), shares * 0)
-    return -terms.sum(axis=(-2, -1)) / np.log(shares.shape[-1] * shares.shape[-2])
+    with np.errstate(invalid="ignore"):
+        return -terms.sum(axis=(-2, -1)) / np.log(shares.shape[-1] * shares.shape[-2])
 
 
 def centre_of_mass(shares: np.ndarray, size: int = 32) -> np.ndarray:

@@ -291,8 +291,7 @@ def _require_evaluation(evaluate: EvaluationOptions | None, there: int) -> None:
     if not isinstance(evaluate, EvaluationOptions):
         raise UserError(f"evaluate is {evaluate!r}: expected cifar_flax.EvaluationOptions(), or None")
     require_whole(evaluate.seed, "seed", 0, 2**32 - 1)
-    if evaluate.num_images is not None:
-        require_whole(evaluate.num_images, "num_images", 2, there)
+    require_whole(there if evaluate.num_images is None else evaluate.num_images, "num_images", 2, there)
 
 
 def _require_same_data(network: Network, dataset: Dataset) -> None:

@@ -41,9 +41,9 @@ class Reliability(NamedTuple):
     counts: np.ndarray
 
 
-def equal_width(confidence: np.ndarray, num_bins: int = NUM_BINS) -> np.ndarray:
+def equal_width(confidence: np.ndarray) -> np.ndarray:
     """Bins of equal width in [0, 1] of values `[N]`, each closed below, the last one above too: int `[N]`."""
-    return np.minimum((confidence * num_bins).astype(int), num_bins - 1)
+    return np.minimum((confidence * NUM_BINS).astype(int), NUM_BINS - 1)
 
 
 def equal_count(confidence: np.ndarray) -> np.ndarray:
@@ -54,20 +54,17 @@ def equal_count(confidence: np.ndarray) -> np.ndarray:
     return bins
 
 
-def reliability(
-    confidence: np.ndarray, correct: np.ndarray, bins: np.ndarray, num_bins: int = NUM_BINS
-) -> Reliability:
+def reliability(confidence: np.ndarray, correct: np.ndarray, bins: np.ndarray) -> Reliability:
     """Mean confidence and accuracy in each bin.
 
     Args:
       confidence: float `[N]`.
       correct: bool or float `[N]`.
       bins: int `[N]`, as `equal_width` or `equal_count` returns them.
-      num_bins: how many there are.
     """
-    counts = np.bincount(bins, minlength=num_bins)
+    counts = np.bincount(bins, minlength=NUM_BINS)
     with np.errstate(invalid="ignore"):
-        means = [np.bincount(bins, values, num_bins) / counts for values in (confidence, correct)]
+        means = [np.bincount(bins, values, NUM_BINS) / counts for values in (confidence, correct)]
     return Reliability(means[0], means[1], counts)
 
 
@@ -77,8 +74,11 @@ def calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: np.ndar
     >>> float(calibration_error(np.array([0.75, 0.75]), np.array([True, False]), np.array([0, 0])))
     0.25
     """
-    found = reliability(confidence, correct, bins)
-    return float(np.nansum(abs(found.accuracy - found.confidence) * found.counts) / len(confidence))
+    return _error(reliability(confidence, correct, bins))
+
+
+def _error(found: Reliability) -> float:
+    return float(np.nansum(abs(found.accuracy - found.confidence) * found.counts) / found.counts.sum())
 
 
 def classwise_error(p: np.ndarray, labels: np.ndarray) -> float:
@@ -89,9 +89,14 @@ def classwise_error(p: np.ndarray, labels: np.ndarray) -> float:
 
 def risk_coverage(confidence: np.ndarray, correct: np.ndarray) -> np.ndarray:
     """Expected number of errors among the k most confident, for k = 1 ... N: float `[N]`."""
+    ties, errors = _shared_errors(confidence, correct)
+    return errors[np.sort(ties)].cumsum()
+
+
+def _shared_errors(confidence: np.ndarray, correct: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Each image's place among the different confidences, the largest first, and the error rate at each of these."""
     _, ties = np.unique(-confidence, return_inverse=True)
-    shared = np.bincount(ties, ~correct) / np.bincount(ties)
-    return shared[np.sort(ties)].cumsum()
+    return ties, np.bincount(ties, ~correct) / np.bincount(ties)
 
 
 def aurc(confidence: np.ndarray, correct: np.ndarray) -> float:
@@ -141,17 +146,17 @@ def simulate(confidence: np.ndarray, rng: np.random.Generator, draws: int) -> tu
     """
     bins = equal_width(confidence)
     drawn = [reliability(confidence, rng.random(len(confidence)) < confidence, bins) for _ in range(draws)]
-    errors = [np.nansum(abs(x.accuracy - x.confidence) * x.counts) / len(confidence) for x in drawn]
-    return np.array(errors), np.array([x.accuracy for x in drawn])
+    return np.array([_error(x) for x in drawn]), np.array([x.accuracy for x in drawn])
 
 
 def _summary(p: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     each, confidence, correct = np.arange(len(labels)), p.max(axis=1), p.argmax(axis=1) == labels
+    ties, errors = _shared_errors(confidence, correct)  # bins of equal count part images of one confidence
     return {
         "nll": float(-np.log(np.maximum(p[each, labels], np.finfo(float).tiny)).mean()),
         "brier": float(((p - np.eye(p.shape[1])[labels]) ** 2).sum(axis=1).mean()),
         "ece": calibration_error(confidence, correct, equal_width(confidence)),
-        "adaptive_ece": calibration_error(confidence, correct, equal_count(confidence)),
+        "adaptive_ece": calibration_error(confidence, 1 - errors[ties], equal_count(confidence)),
         "classwise_ece": classwise_error(p, labels),
     }
 

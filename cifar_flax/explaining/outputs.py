@@ -49,7 +49,9 @@ def save(analysis: Analysis, folder: Path, *, overwrite: bool, progress: Progres
             (new / "comparison.json").write_text(files.to_json(analysis.comparison.figures, indent=1) + "\n")
             _draw_changed(new, analysis)
         (new / "report.html").write_text(report.render(analysis, content, pictures), encoding="utf-8")
-        content = content | {"files": sorted(str(path.relative_to(new)) for path in new.rglob("*") if path.is_file())}
+        content = content | {
+            "files": sorted(path.relative_to(new).as_posix() for path in new.rglob("*") if path.is_file())
+        }
         (new / EXPLANATION.manifest).write_text(files.to_json(content, indent=1) + "\n")
     return content
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 from scipy.spatial.distance import cdist
 
 from cifar_flax import files
@@ -21,7 +21,6 @@ from cifar_flax.explaining.folder import PICTURES, replacing
 from cifar_flax.explaining.network import Network, OnBatch, no_progress
 
 UNLIKE_SHARE, NEIGHBOUR = 0.05, 10
-_SHOWN = 320  # pixels along a picture on the page
 _LAYER = 64  # pixels along a map on the page, which the browser stretches
 
 REFERENCE = 1000
@@ -85,13 +84,10 @@ def _layer(raw: np.ndarray) -> str:
 
 
 def _card(picture: Picture, entry: dict[str, Any], raw: np.ndarray) -> dict[str, Any]:
-    whole, middle = picture.whole.copy(), picture.whole
-    whole.thumbnail((_SHOWN, _SHOWN))
-    side = min(*middle.size, _SHOWN)
     return entry | {
         "title": printable(picture.path.name),
-        "whole": pages.picture_url(whole, "JPEG"),
-        "middle": pages.picture_url(ImageOps.fit(middle, (side, side), Image.Resampling.BILINEAR), "JPEG"),
+        "whole": pages.picture_url(picture.whole, "JPEG"),
+        "middle": pages.picture_url(picture.middle, "JPEG"),
         "input": pages.picture_url(Image.fromarray(picture.pixels), "PNG"),
         "layers": [_layer(x) for x in raw],
     }

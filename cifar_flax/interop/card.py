@@ -2,12 +2,13 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from cifar_flax.config import architecture
+from cifar_flax import config
 from cifar_flax.errors import UserError
 from cifar_flax.training import trained
 from cifar_flax.training.trained import Trained
@@ -33,12 +34,14 @@ def write(folder: Path, network: Trained, report: Path | None = None) -> list[st
     page, robustness = (None, None) if report is None else _read(report, network)
     # A path would say where its maker's pictures are.
     name = network.config.dataset
-    config = dataclasses.replace(network.config, dataset=name if name.startswith("tfds:") else Path(name).name)
-    network = dataclasses.replace(network, config=config)
+    if Path(name).name != name and not name.startswith("tfds:"):
+        name = config.as_path(Path(name).name)
+    network = dataclasses.replace(network, config=dataclasses.replace(network.config, dataset=name))
     try:
-        card = text(network, robustness)
+        corrupted = _robustness(robustness)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{report}: robustness.json is not what evaluate wrote: evaluate it again") from error
+    card = text(network, corrupted)
     names = [CARD, trained.PUBLISHED_AS, *([PAGE] if page else [])]
     for name in names:
         if (folder / name).exists():
@@ -74,25 +77,28 @@ def _read(report: Path, network: Trained) -> tuple[bytes, dict[str, Any] | None]
     return page, robustness
 
 
-def text(network: Trained, robustness: dict[str, Any] | None = None) -> str:
+def text(network: Trained, corrupted: Sequence[str] = ()) -> str:
     """The card: YAML front matter with a model index, then what the network is, from its run's own figures.
 
     Args:
       network: the network.
-      robustness: what `robustness.json` holds, or None.
+      corrupted: lines on corrupted images.
     """
-    config, row = network.config, network.history[-1] if network.history else {}
+    row, dataset = network.history[-1] if network.history else {}, network.config.dataset
     size = sum(leaf.size for leaf in jax.tree.leaves(network.params))
-    name = f"cifar_flax {architecture(config)}, {size:,} parameters"
+    name = f"cifar_flax {config.architecture(network.config)}, {size:,} parameters"
     data = network.spec.name
-    if config.dataset == "sample":
+    if dataset == "sample":
         data = f"the embedded sample of {data}, 1,000 training and 1,000 test images"
+    made = f"trained on {data} in JAX and Flax by `cifar_flax`"
+    if network.imported_from:
+        made = f"trained elsewhere, on {data}, and imported from {network.imported_from} by `cifar_flax`"
     lines = [
         *_front_matter(name, network.spec.name, data, row),
         f"# {name}",
         "",
-        "A ResNet with LayerNorm over height, width and channels and no other normalisation, trained on "
-        f"{data} in JAX and Flax by `cifar_flax`. It knows the {network.spec.num_classes} classes of "
+        f"A ResNet with LayerNorm over height, width and channels and no other normalisation, {made}. "
+        f"It knows the {network.spec.num_classes} classes of "
         f"{network.spec.name}, and names one of them for anything it is shown.",
         "",
         "## Use",
@@ -111,13 +117,8 @@ def text(network: Trained, robustness: dict[str, Any] | None = None) -> str:
         "## Figures",
         "",
         *_figures(network, row),
-        *_robustness(robustness),
-        "## How it was trained",
-        "",
-        "| setting | value |",
-        "| --- | --- |",
-        *(f"| `{key}` | {json.dumps(value)} |" for key, value in dataclasses.asdict(config).items()),
-        "",
+        *corrupted,
+        *_settings(network),
         f"SHA-256 of the parameters: `{network.digest}`",
         "",
     ]
@@ -143,6 +144,16 @@ def _front_matter(name: str, data_name: str, data: str, row: dict[str, Any]) -> 
     return [*lines, "---", ""]
 
 
+def _settings(network: Trained) -> list[str]:
+    """The run's settings; of an imported network the shape alone."""
+    settings = dataclasses.asdict(network.config)
+    if network.imported_from:
+        settings = {key: settings[key] for key in ("widths", "strides", "blocks")}
+    title = "## Its shape" if network.imported_from else "## How it was trained"
+    rows = (f"| `{key}` | {json.dumps(value)} |" for key, value in settings.items())
+    return [title, "", "| setting | value |", "| --- | --- |", *rows, ""]
+
+
 def _figures(network: Trained, row: dict[str, Any]) -> list[str]:
     if not row:
         return ["The weights came without their training's figures.", ""]
@@ -150,7 +161,9 @@ def _figures(network: Trained, row: dict[str, Any]) -> list[str]:
     titles = {"train": "training, augmented", "val": "held out of training", "test": "test"}
     for key, title in titles.items():
         if f"{key}_accuracy" in row:
-            counts = f"{100 * row[f'{key}_accuracy']:.2f}% ({row[f'{key}_correct']:,} of {row[f'{key}_total']:,})"
+            counts = f"{100 * row[f'{key}_accuracy']:.2f}%"
+            if f"{key}_correct" in row:
+                counts += f" ({row[f'{key}_correct']:,} of {row[f'{key}_total']:,})"
             lines.append(f"| {title} | {row[f'{key}_loss']:.3f} | {counts} |")
     if "test_accuracy" in row:
         best = max(network.history, key=lambda x: x["test_accuracy"])

@@ -236,16 +236,28 @@ def read_state_dict(path: Path) -> dict[str, np.ndarray]:
     return {name: tensor.detach().float().numpy() for name, tensor in content.items()}
 
 
-def stored_strides(path: Path) -> tuple[int, ...] | None:
-    """The strides that `write_state_dict` stored in a `.safetensors` file; None where there are none."""
+def stored(path: Path) -> tuple[tuple[int, ...] | None, DataSpec | None]:
+    """The strides and the data set that `write_state_dict` stored in a `.safetensors` file; None where it has none.
+
+    Raises:
+      UserError: it says of a data set what cannot be.
+    """
     if path.suffix != ".safetensors" or not path.is_file():
-        return None
-    text = weights.read_tensors(path)[1].get("strides", "")
-    return tuple(map(int, text.split(","))) if re.fullmatch("[1-9](,[1-9])*", text) else None
+        return None, None
+    about = weights.read_tensors(path)[1]
+    strides, spec = about.get("strides", ""), about.get("data")
+    return (
+        tuple(map(int, strides.split(","))) if re.fullmatch("[1-9](,[1-9])*", strides) else None,
+        None if spec is None else DataSpec.from_json(spec),
+    )
 
 
-def write_state_dict(path: Path, state_dict: dict[str, np.ndarray], strides: tuple[int, ...] = ()) -> None:
-    """Writes a state dict, complete or not at all, as the path's suffix says; `.safetensors` with the strides.
+def write_state_dict(
+    path: Path, state_dict: dict[str, np.ndarray], strides: tuple[int, ...] = (), spec: DataSpec | None = None
+) -> None:
+    """Writes a state dict, complete or not at all, as the path's suffix says.
+
+    A `.safetensors` file also says the strides and the data set.
 
     Raises:
       UserError: the suffix is another, the file exists, or it cannot be written.
@@ -254,7 +266,8 @@ def write_state_dict(path: Path, state_dict: dict[str, np.ndarray], strides: tup
         raise UserError(f"--out {path} is of an unknown kind: expected .safetensors, .pth or .pt")
     files.refuse_existing(path)
     if path.suffix == ".safetensors":
-        content = safetensors.numpy.save(state_dict, {"format": "pt", "strides": joined(strides)})
+        about = {"format": "pt", "strides": joined(strides)} | ({} if spec is None else {"data": spec.to_json()})
+        content = safetensors.numpy.save(state_dict, about)
     else:
         torch = _torch(path)
         buffer = io.BytesIO()

@@ -78,7 +78,13 @@ def fit(
             "--plateau-monitor is test_loss, and there are no test images: expected train_loss or val_loss"
         )
     if config.dataset in ("cifar10", "sample"):  # by default; the run's files say what it was
-        used = "sample" if dataset.is_sample else "cifar10" if _is_cifar10(dataset.spec) else dataset.spec.name
+        used = (
+            "sample"
+            if dataset.is_sample
+            else "cifar10"
+            if _is_cifar10(dataset.spec)
+            else config_lib.as_path(dataset.spec.name)
+        )
         config = dataclasses.replace(config, dataset=used)
     dataset, config = in_random_order(dataset), config_lib.for_images(config, dataset.spec.image_size)
     try:

@@ -33,7 +33,9 @@ class Run:
         self.folder = folder
         self._stack = contextlib.ExitStack()
         rundir.claim(folder, resume=resume)
-        self._log: IO[str] = self._stack.enter_context((folder / rundir.LOG).open("a"))
+        self._log: IO[str] = self._stack.enter_context(
+            (folder / rundir.LOG).open("a", encoding="utf-8", errors="backslashreplace")
+        )
         try:
             rundir.lock(self._log, folder)
         except UserError:

@@ -36,6 +36,7 @@ class Trained:
       history: its run's metrics, one an epoch; empty if unknown.
       precision: in which training evaluated it.
       folder: where its explanation goes unless told otherwise: its run, beside its file, or the current directory.
+      imported_from: the file that it was imported from; "" where this program trained it.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Trained:
     history: list[dict[str, Any]]
     precision: str = "float32"
     folder: Path = Path()
+    imported_from: str = ""
 
     @functools.cached_property
     def digest(self) -> str:
@@ -98,7 +100,8 @@ def _locate(path: Path, flag: str) -> tuple[Path, int | None]:
 def _from_file(path: Path, name: str, folder: Path) -> Trained:
     loaded = weights.load_weights(path)
     history, precision = loaded.about.get("metrics", []), loaded.about.get("precision", "float32")
-    return Trained(name, loaded.params, loaded.config, loaded.spec, history, precision, folder)
+    origin = loaded.about.get("imported_from", "")
+    return Trained(name, loaded.params, loaded.config, loaded.spec, history, precision, folder, origin)
 
 
 def _from_run(folder: Path, epoch: int | None) -> Trained:
@@ -135,6 +138,7 @@ def export(trained: Trained, path: Path, *, half: bool = False) -> str:
         raise UserError(f"--out {path}: expected a name that ends in .safetensors")
     files.refuse_existing(path)
     about = {"metrics": trained.history, "precision": trained.precision}
+    about |= {"imported_from": trained.imported_from} if trained.imported_from else {}
     try:
         return weights.save_weights(path, trained.params, trained.config, about, trained.spec, half=half)
     except OSError as error:

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import tarfile
+import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -226,6 +227,18 @@ def test_tfds_says_what_to_do_about_tfrecords(official, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="cannot be reached"):
         data.load_cifar10(tmp_path / "data", "tfds", said.append)
     assert "TFRECORD" in said[0]
+    (prepared / "cifar10-train.array_record-00000-of-00001").write_text("cut short")
+    with pytest.raises(UserError, match=r"3\.0\.2 cannot be read .*: delete it"):
+        data.load_cifar10(tmp_path / "data", "tfds", said.append)
+
+
+def test_without_a_home_the_temporary_folder_is_the_cache(monkeypatch):
+    def fail():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(sources.Path, "home", fail)
+    assert sources.default_data_dir() == sources.Path(tempfile.gettempdir()) / "cifar_flax"
 
 
 @pytest.mark.filterwarnings("ignore")

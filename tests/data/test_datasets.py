@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import shutil
+import subprocess
 import sys
 import tarfile
 from pathlib import Path
@@ -19,7 +20,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from cifar_flax import data
+from cifar_flax import commands, data
 from cifar_flax.commands import data as command
 from cifar_flax.data import DataSpec, assemble, cifar100, folders, pictures
 from cifar_flax.errors import UserError
@@ -443,6 +444,8 @@ def test_cifar100_is_downloaded_whole_or_not_at_all(tmp_path, rng, monkeypatch, 
     trust(monkeypatch, path)
     assert command.main(["verify", "cifar100", "--data-dir", str(tmp_path / "kept")]) == 2
     assert capsys.readouterr().err.startswith("error: CIFAR-100 is not in ")
+    with pytest.raises(UserError, match="CIFAR-100 is not in"):
+        data.open_dataset("cifar100", data_dir=tmp_path / "kept", source="cache")
     assert command.main(["prepare", "--dataset", "cifar100", "--data-dir", str(tmp_path / "kept")]) == 0
     assert [x.name for x in (tmp_path / "kept").iterdir()] == [path.name]
     path.unlink()
@@ -582,6 +585,12 @@ def case_same_names(path, digits):
     return npz(path, digits, class_names=np.array(["a"] * 10)), "two classes are called a"
 
 
+def case_name_of_bytes(path, digits):
+    folder = os.fsdecode(os.fsencode(path / "caf") + b"\xe9")
+    write_few(Path(folder), digits)
+    return folder, r"a data set is called 'caf\\+udce9': give it a name that can be read"
+
+
 def case_names_of_objects(path, digits):
     return npz(path, digits, class_names=np.array(["a", 1], object)), "cannot be read as an .npz file"
 
@@ -697,6 +706,30 @@ def test_broken_pictures_are_left_out_if_asked_for(case, digits, tmp_path):
         for bad in ("bad.jpg", "link.png"):
             (place / "train" / "3" / bad).unlink(missing_ok=True)
         assert data.open_dataset(place).spec == opened.spec
+
+
+@pytest.mark.slow
+def test_a_network_that_was_trained_without_broken_pictures_is_explained_without_them(digits, tmp_path, capsys):
+    place, _ = case_broken_picture(tmp_path, digits)
+    words = ["--preset", "smoke", "--dataset", str(place), "--widths", "4", "--strides", "1", "--epochs", "1"]
+    words += ["--batch-size", "8", "--out", str(tmp_path / "run")]
+    assert commands.main(["train", *words]) == 2 and "with --skip-broken" in capsys.readouterr().err
+    assert commands.main(["train", *words, "--skip-broken"]) == 0
+    assert commands.main(["explain", "--ckpt", str(tmp_path / "run"), "--count", "2"]) == 0
+    assert capsys.readouterr().out.count("1 broken pictures were left out") == 2
+
+
+@pytest.mark.slow
+def test_letters_that_a_terminal_has_not_are_written_otherwise(digits, tmp_path):
+    write_few(tmp_path / "花", digits)
+    process = subprocess.run(
+        [sys.executable, "-m", "cifar_flax", "data", "show", str(tmp_path / "花")],
+        env=os.environ | {"PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 0 and "\\u82b1" in process.stdout, process.stderr
 
 
 def test_parquet_without_pyarrow_says_how_to_install_it(digits, tmp_path, monkeypatch):

@@ -50,6 +50,12 @@ def test_what_cannot_be_is_refused_before_anything_is_computed(network, few, opt
         analyse(network, few, **options)
 
 
+def test_one_image_is_not_enough_to_fit_a_temperature_on_half(network, few):
+    one = dataclasses.replace(few, test=few.test.take(slice(1)))
+    with pytest.raises(UserError, match="num_images is 1: expected 2"):
+        analyse(network, one, evaluate=EvaluationOptions())
+
+
 def test_images_that_lie_class_by_class_are_taken_from_all_classes():
     """The first 20 would be of the first class; elsewhere the first ones are taken as they come."""
     labels = np.repeat(np.arange(10), 30)

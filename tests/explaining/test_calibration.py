@@ -67,7 +67,7 @@ def test_every_list_of_a_figure_is_that_of_its_definition(predictions):
 
 
 def test_certain_predictions_share_the_last_bin():
-    np.testing.assert_array_equal(calibration.equal_width(np.array([0, 0.95, 1.0]), 10), [0, 9, 9])
+    np.testing.assert_array_equal(calibration.equal_width(np.array([0, 0.95, 1.0])), [0, 14, 14])
 
 
 def test_bins_of_equal_count_keep_the_order(rng):
@@ -85,6 +85,13 @@ def test_ties_share_their_errors():
     ]
     np.testing.assert_array_equal(errors[0], errors[1])
     np.testing.assert_array_equal(errors[0], [0, 0.5, 1])
+
+
+def test_bins_that_part_a_tie_share_its_errors():
+    """Else the order of the images would decide about the adaptive error."""
+    logits, labels = np.tile(np.log([0.9, 0.1]), (1000, 1)), np.repeat([0, 1], [900, 100])
+    found = calibration.evaluate(logits, labels, np.random.default_rng(0), draws=2)
+    assert found["adaptive_ece"] == pytest.approx(0, abs=1e-6)
 
 
 def test_a_perfect_ranking_has_the_smallest_area(rng):

@@ -97,12 +97,26 @@ def test_what_is_no_picture_is_one_line(tmp_path, save, monkeypatch):
         read(tmp_path / "b.png")
 
 
+def test_no_more_of_a_large_picture_is_kept_than_is_shown(save):
+    found = read(save("a.png", Image.new("RGB", (900, 700))))
+    assert (found.size, found.whole.size, found.middle.size, found.pixels.shape) == (
+        (900, 700),
+        (320, 249),
+        (320, 320),
+        (32, 32, 3),
+    )
+
+
 def test_folders_are_searched(tmp_path, save, monkeypatch):
     (tmp_path / "deep").mkdir()
     names = ["a.JPG", "b.webp", "deep/c.png"]
     for name in names:
         save(name, Image.new("RGB", (8, 8)))
     (tmp_path / "notes.txt").write_text("")
+    (tmp_path / "scan.pdf").write_text("")  # Pillow writes this kind, and reads none
+    for hidden in (".thumbs/t.png", "deep/._c.png"):
+        (tmp_path / hidden).parent.mkdir(exist_ok=True)
+        save(hidden, Image.new("RGB", (8, 8)))
     assert pictures.find(tmp_path) == [tmp_path / name for name in names]
     assert pictures.find(tmp_path / "notes.txt") == [tmp_path / "notes.txt"]  # asked for by name: read, and refused
     (tmp_path / "empty").mkdir()

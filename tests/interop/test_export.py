@@ -108,6 +108,33 @@ def test_a_card_without_figures_claims_none():
     assert "model-index" not in text and "without their training's figures" in text
 
 
+def test_the_card_of_an_imported_network_claims_no_training(tmp_path, capsys):
+    names = {name: str(tmp_path / f"{name}.safetensors") for name in ("torch", "ours", "again")}
+    assert commands.main(["export", "--format", "pytorch", "--out", names["torch"]]) == 0
+    assert commands.main(["import", names["torch"], "--out", names["ours"]]) == 0
+    assert commands.main(["export", "--ckpt", names["ours"], "--out", names["again"]]) == 0
+    for name in ("ours", "again"):
+        lines = card.text(trained.load(names[name]))
+        assert "trained elsewhere, on CIFAR-10, and imported from torch.safetensors" in lines
+        assert "| `widths` | [24, 32, 40, 40] |" in lines and "muon" not in lines and "| `seed`" not in lines
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"), [("/data/sample", "./sample"), ("/x/pets", "pets"), ("sample", "sample")]
+)
+def test_the_card_names_a_folder_so_that_it_is_no_other_data_set(given, expected, tmp_path):
+    network = trained.load(None)
+    card.write(tmp_path / "a", dataclasses.replace(network, config=dataclasses.replace(network.config, dataset=given)))
+    assert trained.load(tmp_path / "a").config.dataset == expected
+    assert ("embedded sample" in (tmp_path / "a" / card.CARD).read_text()) == (given == "sample")
+
+
+def test_rows_of_an_earlier_version_have_no_counts(tmp_path):
+    row = {"epoch": 1, **{f"{x}_{y}": 0.5 for x in ("train", "test") for y in ("loss", "accuracy")}}
+    card.write(tmp_path / "a", dataclasses.replace(trained.load(None), history=[row]))
+    assert "| test | 0.500 | 50.00% |" in (tmp_path / "a" / card.CARD).read_text()
+
+
 def test_what_is_there_is_not_overwritten(tmp_path, capsys):
     (tmp_path / "README.md").write_text("mine")
     (tmp_path / "net").write_text("mine")

@@ -204,6 +204,35 @@ def test_exported_and_imported_again_by_the_commands(tmp_path, capsys, compact):
     jax.tree.map(np.testing.assert_array_equal, network.params, compact)
 
 
+def test_an_export_says_what_its_images_are(tmp_path, capsys, compact):
+    """No tensor tells it, and a network that is given images of another mean answers otherwise."""
+    digits = dataclasses.replace(
+        convert.numbered(10), name="digits", image_size=48, mean=(0.1, 0.1, 0.1), std=(0.3, 0.3, 0.3), digest="0" * 16
+    )
+    trained.export(dataclasses.replace(trained.load(None), spec=digits), tmp_path / "ours.safetensors")
+    words = ("--ckpt", tmp_path / "ours.safetensors", "--format", "pytorch", "--out", tmp_path / "torch.safetensors")
+    code, output = run(capsys, "export", *words)
+    assert code == 0 and "mean 0.1000, 0.1000, 0.1000, deviation 0.3000, 0.3000, 0.3000" in output.out
+    for words, expected in (
+        ((), digits),
+        (("--std", "0.2,0.2,0.2"), dataclasses.replace(digits, std=(0.2, 0.2, 0.2), digest="")),
+    ):
+        out = tmp_path / f"again-{len(words)}.safetensors"
+        code, output = run(capsys, "import", tmp_path / "torch.safetensors", "--out", out, *words)
+        assert code == 0 and trained.load(out).spec == expected
+
+
+def test_many_classes_are_named_with_commas(tmp_path, capsys):
+    names = [f"class-{i}" for i in range(100)]  # longer than a file's name may be
+    network = model.ResNet((4,), (1,), spec=convert.numbered(100))
+    state_dict = interop.to_state_dict(model.init_params(network, jax.random.key(0)))
+    interop.write_state_dict(tmp_path / "net.safetensors", state_dict, (1,))
+    out = tmp_path / "ours.safetensors"
+    code, output = run(capsys, "import", tmp_path / "net.safetensors", "--out", out, "--classes", ",".join(names))
+    assert code == 0, output.err
+    assert trained.load(out).spec.class_names == tuple(names)
+
+
 def test_exported_strides_are_imported(tmp_path, capsys, compact):
     """No tensor tells them, so the file does; what is no list of strides in it is as none."""
     state_dict, config = interop.to_state_dict(compact), PRESETS["compact"]

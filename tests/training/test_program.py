@@ -66,7 +66,17 @@ GIVEN = validate(
     )
 )
 # Tested elsewhere: what they do is no argument of a part.
-ELSEWHERE = {"preset", "dataset", "image_size", "on_nan", "precision", "deterministic", "teacher", "teacher_digest"}
+ELSEWHERE = {
+    "preset",
+    "dataset",
+    "image_size",
+    "on_nan",
+    "precision",
+    "deterministic",
+    "teacher",
+    "teacher_digest",
+    "skip_broken",
+}
 IN_THE_RUN = {"val_size", "test", "init", "epochs", "plateau_monitor"}
 
 
