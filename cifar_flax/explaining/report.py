@@ -50,14 +50,27 @@ def pool(raw: np.ndarray) -> np.ndarray:
 
 
 def _quantised(maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Maps `[..., h, w]` as int8 of -127 to 127, and the value that 127 stands for, `[...]`."""
-    scales = np.abs(maps).max(axis=(-2, -1))
-    return np.round(127 * maps / np.maximum(scales, 1e-30)[..., None, None]).astype(np.int8), scales
+    """Maps `[N, T, h, w]`, pooled, as int8 of -127 to 127; and each one's least and greatest value, `[N, T, 2]`.
+
+    127 stands for the larger magnitude of these two.
+    """
+    ranges = np.stack([maps.min(axis=(-2, -1)), maps.max(axis=(-2, -1))], axis=-1)
+    scales = np.maximum(abs(ranges).max(axis=-1), 1e-30)[..., None, None]
+    return np.round(127 * pool(maps) / scales).astype(np.int8), ranges
+
+
+def _rounded(numbers: np.ndarray) -> list:
+    """Numbers of any shape to four digits, as lists."""
+    return [float(f"{x:.4g}") if x.ndim == 0 else _rounded(x) for x in numbers]
+
+
+def _ranks(confidence: np.ndarray) -> list[int]:
+    """Each one's place among them, the most confident first: as probabilities on the page, many of them are 1."""
+    return np.argsort(np.argsort(-confidence, kind="stable")).tolist()
 
 
 def _compared(analysis: Analysis, compared: Comparison, shown: np.ndarray) -> dict[str, Any]:
-    pooled = pool(compared.maps[:, None])[:, 0]
-    quantised, scales = _quantised(pooled)
+    quantised, ranges = _quantised(compared.maps[:, None])
     names = _names(analysis.network.identity()["model"], compared.figures["model"])
     places, mended = {position: place for place, position in enumerate(shown.tolist())}, set(compared.mended.tolist())
     return {
@@ -66,16 +79,22 @@ def _compared(analysis: Analysis, compared: Comparison, shown: np.ndarray) -> di
         "names": names,
         "tables": [table._asdict() for table in tables.of_comparison(compared.figures, names)],
         "maps": _base64(quantised.tobytes()),
-        "map_shape": list(pooled.shape[-2:]),
+        "map_shape": list(quantised.shape[-2:]),
         "images": [
             {
                 "place": places[position],
                 "mended": position in mended,
                 "predicted": int(compared.predictions.predicted[position]),
                 "probabilities": [round(float(x), 4) for x in compared.predictions.probabilities[position]],
-                "scale": float(f"{scale:.4g}"),
+                "ranges": _rounded(own),
+                "rank": rank,
             }
-            for position, scale in zip(compared.changed.tolist(), scales, strict=True)
+            for position, own, rank in zip(
+                compared.changed.tolist(),
+                ranges,
+                _ranks(compared.predictions.confidence[compared.changed]),
+                strict=True,
+            )
         ],
     }
 
@@ -171,8 +190,8 @@ def render(analysis: Analysis, manifest: dict[str, Any], pictures: Mapping[str, 
       HTML.
     """
     test, predictions, shown = analysis.dataset.test, analysis.predictions, analysis.shown
-    pooled = pool(np.concatenate([analysis.maps, analysis.differences[:, None]], axis=1))
-    quantised, scales = _quantised(pooled)
+    quantised, ranges = _quantised(np.concatenate([analysis.maps, analysis.differences[:, None]], axis=1))
+    ranks = _ranks(predictions.confidence[shown])
     groups, numbers = ({}, {}) if analysis.slices is None else _slices(analysis.slices)
     behind, nearest = ({}, []) if analysis.neighbours is None else _neighbours(analysis, analysis.neighbours)
     images = [
@@ -182,12 +201,13 @@ def render(analysis: Analysis, manifest: dict[str, Any], pictures: Mapping[str, 
             "predicted": int(predictions.predicted[position]),
             "probabilities": [round(float(x), 4) for x in predictions.probabilities[position]],
             "classes": classes.tolist(),
-            "scales": [float(f"{x:.4g}") for x in scale],
+            "ranges": _rounded(own),
+            "rank": ranks[place],
         }
         | ({"badge": badge} if (badge := analysis.badges[position]) else {})
         | ({"neighbours": nearest[place]} if nearest else {})
         | ({"slices": numbers[position]} if position in numbers else {})
-        for place, (position, classes, scale) in enumerate(zip(shown.tolist(), analysis.classes, scales, strict=True))
+        for place, (position, classes, own) in enumerate(zip(shown.tolist(), analysis.classes, ranges, strict=True))
     ]
     keys = ("checkpoint", "checkpoint_sha256", "model", "stage", "method", "data", "is_sample", "class_names")
     evaluated = [] if analysis.evaluation is None else tables.of_evaluation(analysis.evaluation.figures)
@@ -197,11 +217,13 @@ def render(analysis: Analysis, manifest: dict[str, Any], pictures: Mapping[str, 
         "image_size": analysis.dataset.spec.image_size,
         "confusion": predictions.confusion.tolist(),
         "rows": analysis.network.history,
+        "taught": bool(analysis.network.trained.config.teacher),
         "images": images,
         "sprite": _sprite(test.images[shown]),
         "sprite_columns": _SPRITE_COLUMNS,
         "maps": _base64(quantised.tobytes()),
-        "map_shape": list(pooled.shape[-2:]),
+        "map_shape": list(quantised.shape[-2:]),
+        "averaged": analysis.maps.shape[-1] > _LARGEST_MAP,
         "colors": {cmap: _base64(drawing.colors_of(cmap).tobytes()) for cmap in ("jet", drawing.CMAPS[0])},
         "network": embedded(analysis.network),
         "neighbours": behind or None,

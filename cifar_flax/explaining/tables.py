@@ -237,10 +237,11 @@ def of_neighbours(figures: dict[str, Any]) -> list[Table]:
     text = (
         f"The {figures['count']} nearest of {figures['training_images']:,} training images, for each of "
         f"{figures['errors']:,} errors. Nearest: {words['nearest']}. By pixels: {words['pixels']}. A neighbour is no "
-        f"cause: the network may have learned its answer elsewhere. {figures['near_duplicates']:,} test images have a "
-        "near duplicate in the training set"
+        f"cause: the network may have learned its answer elsewhere. Near duplicates, {words['duplicates']}: "
+        f"{figures['near_duplicates']:,} among these training images."
     )
-    text += "." if without is None else f"; without them the accuracy is {100 * without:.2f}%."
+    if figures["near_duplicates"] and without is not None:
+        text += f" Without them the accuracy is {100 * without:.2f}%."
     rows = [
         [name, *("" if shares is None else f"{100 * shares[key]:.0f}%" for key in ("predicted", "true"))]
         for name, shares in (("nearest by features", figures["nearest"]), ("nearest by pixels", figures["pixels"]))
@@ -322,12 +323,12 @@ def of_slices(figures: dict[str, Any]) -> Table:
     count = len(figures["confirmed"])
     text = (
         f"{figures['tried']:,} groups were tried on one half of the {figures['images']:,} test images. Those that "
-        f"fail more often there than the others of their class, {figures['carried']}, were tried again on the other "
-        f"half, and {count or 'none'} confirmed. Figures are of that half. A group is what errors have in common, not "
-        "their cause."
+        f"clearly fail more often there than the others of their class (p < {slices.LEVEL}, and not much the same "
+        f"images as a surer group), {figures['carried']}, were tried again on the other half, and {count or 'none'} "
+        "confirmed. A group is what errors have in common, not their cause."
     )
     if not count:
-        text += f" With {figures['errors']:,} errors only large differences could be."
+        text += f" With {figures['errors']:,} errors only large differences could be confirmed."
     rows = [
         [
             slices.name_of(row),

@@ -47,6 +47,7 @@ def watching(folder: Path, dataset: Dataset) -> Callable[[Beginning], None]:
             "model": config.architecture(asked),
             "written": f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S}",
             "rows": rows,
+            "taught": bool(asked.teacher),
             "epochs": asked.epochs,
             "seconds": SECONDS if len(rows) < asked.epochs else None,
             "tested": len(test.images),

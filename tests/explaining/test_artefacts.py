@@ -371,14 +371,20 @@ def test_the_page_holds_the_predictions_images_and_maps(page, ours, test_set):
         cell = sheet[32 * row : 32 * row + 32, 32 * column : 32 * column + 32]
         np.testing.assert_array_equal(cell, images[position])
     kept = np.frombuffer(base64.b64decode(page["maps"]), np.int8).reshape(len(positions), 11, *page["map_shape"])
-    scales = np.array([image["scales"] for image in page["images"]])
+    ranges = np.array([image["ranges"] for image in page["images"]])
+    scales = abs(ranges).max(axis=-1)
     one_hot = np.eye(10, dtype=np.float32)
     targets = [np.tile(one_hot[label], (len(positions), 1)) for label in range(10)]
     targets.append(one_hot[ours.guesses[positions]] - one_hot[labels[positions]])
     for which, target in enumerate(targets):
         raw = kept[:, which] * scales[:, which, None, None] / 127
-        limit = scales[:, which, None, None] / 200 + 3e-3
-        assert (abs(raw - ours.maps(positions, target)) < limit).all()
+        limit, expected = scales[:, which, None, None] / 200 + 3e-3, ours.maps(positions, target)
+        assert (abs(raw - expected) < limit).all()
+        bounds = np.stack([expected.min(axis=(-2, -1)), expected.max(axis=(-2, -1))], axis=-1)
+        np.testing.assert_allclose(ranges[:, which], bounds, atol=4e-3)
+    sure = ours.p[positions].max(axis=1)
+    ranks = [image["rank"] for image in page["images"]]
+    assert sorted(ranks) == list(range(len(positions))) and (np.diff(sure[np.argsort(ranks)]) < 1e-5).all()
 
 
 def test_people_are_said_to_say_what_they_said(page, manifest, ours, test_set, folder):
@@ -462,7 +468,7 @@ def test_the_page_holds_the_other_networks_own_maps(page, other, test_set, chang
     np.testing.assert_allclose([x["probabilities"] for _, x in shown], other.p[positions], atol=3e-4)
     shape = page["compared"]["map_shape"]
     kept = np.frombuffer(base64.b64decode(page["compared"]["maps"]), np.int8).reshape(len(shown), *shape)
-    scales = np.array([x["scale"] for _, x in shown])[:, None, None]
+    scales = np.array([abs(np.array(x["ranges"])).max() for _, x in shown])[:, None, None]
     expected = other.maps_of(positions, other.guesses[positions])
     assert (abs(kept * scales / 127 - expected) < scales / 200 + 3e-3).all()
 

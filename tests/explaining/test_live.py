@@ -418,6 +418,21 @@ def test_what_is_said_of_a_picture_is_what_was_computed(page, network, test_set,
     assert not page.locator("#live-which option[value='difference']").is_disabled()
 
 
+def test_a_class_less_itself_has_no_map(page, test_set, logits):
+    """As where a picture is covered until the network is right."""
+    right = int(np.flatnonzero(logits.argmax(axis=1) == test_set.labels)[0])
+    page.fill("#go", str(right))
+    page.locator("#go").press("Enter")
+    page.click("#try")
+    page.select_option("#live-which", "difference")
+    for method in cam.METHODS:
+        page.select_option("#live-method", method)
+        settled(page)
+        assert page.locator("#live-status").inner_text().endswith(": right")
+        assert "no difference" in page.locator("#map-caption").inner_text()
+        assert "raw values 0.00 to 0.00" in page.locator("#live-note").inner_text()
+
+
 def test_examples_are_the_surest_error_of_each_class(page, test_set, logits):
     p, guesses = softmax(logits.astype(float), axis=1).max(axis=1).round(4), logits.argmax(axis=1)
     wrong = np.flatnonzero(guesses != test_set.labels)

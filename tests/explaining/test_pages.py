@@ -54,6 +54,7 @@ class Report:
         self.maps = [rng.integers(-127, 128, (len(each) + 1, 4, 4), dtype=np.int8) for each in self.classes]
         self.confusion = np.zeros((n, n), int)
         np.add.at(self.confusion, (self.labels, self.guesses), 1)
+        ranks = np.argsort(np.argsort(-self.p[np.arange(count), self.guesses], kind="stable"))
         self.content = {
             "checkpoint": "made up",
             "checkpoint_sha256": "0" * 64,
@@ -77,7 +78,8 @@ class Report:
                     "predicted": int(self.guesses[i]),
                     "probabilities": self.p[i].round(4).tolist(),
                     "classes": self.classes[i],
-                    "scales": [127.0] * len(self.maps[i]),
+                    "ranges": [[int(x.min()), int(x.max())] for x in self.maps[i]],
+                    "rank": int(ranks[i]),
                 }
                 for i in range(count)
             ],
@@ -230,6 +232,45 @@ def test_a_cell_of_the_matrix_makes_a_link(three_page, three):
     assert cards(page) == shown
 
 
+def test_the_number_of_images_says_how_many_are_not_on_the_page(three, show):
+    """Of right predictions there are some: the cell of the matrix has all."""
+    confusion = three.confusion + 70 * np.eye(3, dtype=int)
+    page = show(pages.render("report.html", three.content | {"confusion": confusion.tolist()}))
+    page.locator("#confusion tbody tr").nth(2).locator("button").nth(2).click()
+    assert page.locator("#count").inner_text() == f"{len(cards(page))} of {confusion[2, 2]} images"
+    page.locator("#confusion tbody tr").nth(0).locator("button").nth(1).click()
+    assert page.locator("#count").inner_text() == f"{len(cards(page))} images"
+    page.close()
+
+
+def test_the_map_and_the_focus_stay_from_image_to_image(three_page, three):
+    page = three_page
+    visit(page, "")
+    page.locator("#gallery .card").first.click()
+    page.locator("#detail-maps button").last.focus()
+    page.keyboard.press("Enter")
+    for _ in range(2):
+        page.keyboard.press("ArrowRight")
+        assert page.locator("#detail-note").inner_text().startswith("Predicted minus true")
+        assert page.evaluate("document.activeElement.textContent").startswith("pred.")
+    page.locator("#previous").focus()
+    for _ in range(3):
+        page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "previous"
+    page.click("#close")
+    page.locator("#gallery .card").first.click()
+    assert page.locator("#detail-note").inner_text().startswith("What speaks for")
+    page.click("#close")
+
+
+def test_words_are_no_index(three_page):
+    visit(three_page, "")
+    for typed in (" ", "1e1"):
+        three_page.fill("#go", typed)
+        three_page.locator("#go").press("Enter")
+        assert not three_page.locator("#detail").is_visible()
+
+
 def test_an_image_is_found_by_its_index(three_page, three):
     index = three.content["images"][4]["index"]
     three_page.fill("#go", str(index))
@@ -266,6 +307,7 @@ def test_contents_lead_to_each_section_that_is_shown(three_page):
     assert three_page.locator("#contents button").all_inner_texts() == shown and "Images" in shown
     link = three_page.url
     three_page.click("#contents button:has-text('Images')")
+    assert three_page.evaluate("document.activeElement.textContent") == "Images"
     bottom = "innerHeight + scrollY >= document.documentElement.scrollHeight - 1"
     top = three_page.evaluate("document.querySelector('#images h2').getBoundingClientRect().top")
     assert abs(top) < 5 or (0 < top < 900 and three_page.evaluate(bottom))
@@ -322,16 +364,19 @@ def test_maps_are_of_the_classes_that_an_image_has(request, which):
         page.locator(f".card[data-index='{10 * i}']").click()
         buttons = page.locator("#detail-maps button")
         said = [button.inner_text().split("\n")[0] for button in buttons.all()]
-        assert said == [*(report.content["class_names"][c] for c in report.classes[i]), "pred. \N{MINUS SIGN} true"]
-        shares = [button.inner_text().split("\n")[-1] for button in buttons.all()[:-1]]
+        count, is_wrong = len(report.classes[i]), report.guesses[i] != report.labels[i]
+        expected = [report.content["class_names"][c] for c in report.classes[i]]
+        assert said == expected + ["pred. \N{MINUS SIGN} true"] * int(is_wrong)  # else it is a class less itself
+        shares = [button.inner_text().split("\n")[-1] for button in buttons.all()[:count]]
         assert shares == [f"{100 * report.p[i, c].round(4):.1f}%" for c in report.classes[i]]
         for number in range(len(report.classes[i])):
             buttons.nth(number).click()
             shown = pixels(page, "#pair canvas:last-child")
             assert_alike(shown, mapped(report.images[i], report.maps[i][number], shown))
         buttons.last.click()
-        ends = page.locator("#detail-note").inner_text().split("raw values ")[1].split(":")[0].split(" to ")
-        assert [float(x) for x in ends] == [report.maps[i][-1].min(), report.maps[i][-1].max()]
+        raw = report.maps[i][-1 if is_wrong else -2]
+        ends = re.search(r"raw values (\S+) to ([-0-9.]+)", page.locator("#detail-note").inner_text())
+        assert [float(x) for x in ends.groups()] == [raw.min(), raw.max()]
         page.click("#close")
     offered = page.locator("#map option").evaluate_all("all => all.map(x => x.value)")
     has = {c for each in report.classes for c in each}

@@ -201,7 +201,7 @@ def test_small_classes_and_plain_images_are_no_trouble():
     found = slices.find(measured(images), similar.thumbnails(images), predicted_as(guesses, labels))
     assert found.confirmed == [] and found.figures["carried"] == 0
     assert found.figures["tried"] == 19 * 4  # of two classes; one cluster; wrong, and taken for the one other class
-    assert tables.of_slices(found.figures).text.endswith("With 42 errors only large differences could be.")
+    assert tables.of_slices(found.figures).text.endswith("With 42 errors only large differences could be confirmed.")
 
 
 # ---- what becomes of it ----------------------------------------------------------------------------

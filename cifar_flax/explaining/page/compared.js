@@ -10,8 +10,7 @@ const [ours, theirs] = data.compared?.names ?? [];
 
 function fill() {
   changed = others.filter((other) => other.mended === ($("changed").value === "mended"));
-  if ($("changed-sort").value === "confidence")
-    changed.sort((a, b) => Math.max(...b.probabilities) - Math.max(...a.probabilities));
+  if ($("changed-sort").value === "confidence") changed.sort((a, b) => a.rank - b.rank);
   document.querySelectorAll("#changed-gallery canvas").forEach(forget);
   $("changed-gallery").replaceChildren();
   more();

@@ -12,10 +12,10 @@ function svgNode(tag, attributes, text) {
 /* One line for each key that all rows have: [key, name, colour]. A name may be empty. Values are shown times scale. */
 export function curves(rows, allKeys, label, scale = 1) {
   const width = 420;
-  const height = 190;
+  const height = 206;
   const left = 40;
   const right = width - 8;
-  const bottom = 24;
+  const bottom = 40;
   const top = 12;
   const last = rows.length;
   const keys = allKeys.filter(([key]) => rows.every((row) => Number.isFinite(row[key])));
@@ -36,17 +36,22 @@ export function curves(rows, allKeys, label, scale = 1) {
   };
   if (high === low) tick(low, String(Number(low.toPrecision(3))));
   else for (let v = Math.ceil(low / step) * step; v <= high; v += step) tick(v, v.toFixed(digits));
-  keys.forEach(([key, name, color], k) => {
+  let start = left;
+  for (const [key, name, color] of keys) {
     const points = rows.map((row, i) => `${x(i)},${y(scale * row[key])}`).join(" ");
-    const start = left + 8 + 72 * k;
     svg.append(svgNode("polyline", { points, fill: "none", stroke: color, "stroke-width": 2 }));
     if (last === 1) svg.append(svgNode("circle", { cx: x(0), cy: y(scale * rows[0][key]), r: 3, fill: color }));
-    if (!name) return;
+    if (!name) continue;
     svg.append(svgNode("rect", { x: start, y: height - 11, width: 12, height: 3, fill: color }));
     svg.append(svgNode("text", { x: start + 16, y: height - 6 }, name));
-  });
+    start += 34 + 6 * name.length;
+  }
   svg.append(
-    svgNode("text", { x: right, y: height - 6, "text-anchor": "end" }, `${label}, ${last} epoch${last > 1 ? "s" : ""}`),
+    svgNode(
+      "text",
+      { x: right, y: height - 24, "text-anchor": "end" },
+      `${label}, ${last} epoch${last > 1 ? "s" : ""}`,
+    ),
   );
   return svg;
 }
@@ -58,8 +63,9 @@ export function showCurves() {
       ["loss", "loss", 1],
       ["accuracy", "accuracy, %", 100],
     ]) {
+      const train = data.taught && key === "loss" ? "train: labels and teacher" : "train (augmented)";
       const lines = [
-        [`train_${key}`, "train", "var(--accent)"],
+        [`train_${key}`, train, "var(--accent)"],
         [`val_${key}`, "held out", "#009E73"],
         [`test_${key}`, "test", "#D55E00"],
       ];

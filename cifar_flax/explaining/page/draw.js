@@ -22,7 +22,7 @@ let end = 0;
 /* Each image with its place among the others and with the place of its first map. */
 export const images = data.images.map((image, place) => {
   const first = end;
-  end += area * image.scales.length;
+  end += area * image.ranges.length;
   return { ...image, place, first, confidence: image.probabilities[image.predicted] };
 });
 /* The classes of which an image has a map. */
@@ -37,18 +37,28 @@ export const others = (data.compared?.images ?? []).map((other, i) => ({
   first: otherArea * i,
 }));
 
-/* 127 stands for the scale. */
-const scaled = (values, scale) => Float32Array.from(values, (value) => (value * scale) / 127);
+/* 127 stands for the larger magnitude of a map's least and greatest value. */
+const scaled = (values, [low, high]) =>
+  Float32Array.from(values, (value) => (value * Math.max(Math.abs(low), Math.abs(high))) / 127);
 
-/* The map of a class or the difference, which comes last; null where the image has none. */
-export function rawMap(image, which) {
-  const number = which === DIFFERENCE ? image.classes.length : image.classes.indexOf(which);
-  if (number < 0) return null;
-  const start = image.first + number * area;
-  return scaled(maps.subarray(start, start + area), image.scales[number]);
+/* Where an image's map is among its own: of a class, or the difference, which comes last; -1 where it has none. */
+function numberOf(image, which) {
+  if (which !== DIFFERENCE) return image.classes.indexOf(which);
+  return image.true === image.predicted ? -1 : image.classes.length;
 }
 
-export const otherMap = (other) => scaled(otherMaps.subarray(other.first, other.first + otherArea), other.scale);
+/* The map of a class or the difference; null where the image has none. */
+export function rawMap(image, which) {
+  const number = numberOf(image, which);
+  if (number < 0) return null;
+  const start = image.first + number * area;
+  return scaled(maps.subarray(start, start + area), image.ranges[number]);
+}
+
+/* Its least and greatest value, before it was averaged. */
+export const rangeOf = (image, which) => image.ranges[numberOf(image, which)];
+
+export const otherMap = (other) => scaled(otherMaps.subarray(other.first, other.first + otherArea), other.ranges[0]);
 
 /* All images in one picture; drawn from once it is loaded. */
 const sprite = new Image();
@@ -205,10 +215,21 @@ export function startOpacity() {
     };
 }
 
+/* What the colours mean: from the places that count least to those that count most. */
+function drawLegend() {
+  const context = contextOf($("legend"));
+  for (let i = 0; i < 256; i++) {
+    context.fillStyle = `rgb(${colors.subarray(3 * i, 3 * i + 3).join(" ")})`;
+    context.fillRect(i, 0, 1, 1);
+  }
+}
+
 export function startColors() {
   for (const name of Object.keys(tables)) option($("colors"), name, name);
   $("colors").onchange = () => {
     colors = tables[$("colors").value];
+    drawLegend();
     drawAgain();
   };
+  drawLegend();
 }

@@ -72,7 +72,7 @@ function matrix(choose) {
       if (many && !count) return; // a number only where there is one
       const button = make("button", count, i === j ? "right" : "");
       button.setAttribute("aria-label", `${count} of ${names[i]} predicted as ${names[j]}`);
-      if (i !== j) button.style.background = `rgba(var(--wrong), ${(0.75 * count) / most})`;
+      if (i !== j) button.style.background = `rgba(var(--wrong), ${(0.6 * count) / most})`;
       button.disabled = !count;
       button.onclick = () => choose(i, j);
       cell.append(button);
@@ -130,7 +130,7 @@ function heatMap({ title, text, columns, rows, cells, shades }) {
     line.append(heading(name));
     cells[i].forEach((number, j) => {
       const cell = make("td", number, "value");
-      const colour = `rgb(var(${shades[i][j] > 0 ? "--wrong" : "--right"})) ${75 * Math.abs(shades[i][j])}%`;
+      const colour = `rgb(var(${shades[i][j] > 0 ? "--wrong" : "--right"})) ${60 * Math.abs(shades[i][j])}%`;
       cell.style.background = `color-mix(in srgb, ${colour}, var(--ground))`;
       line.append(cell);
     });

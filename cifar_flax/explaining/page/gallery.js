@@ -11,7 +11,9 @@ import {
   mapped,
   newCanvas,
   otherMap,
+  others,
   PLAIN,
+  rangeOf,
   rawMap,
 } from "./draw.js";
 import { askAbout } from "./live.js";
@@ -40,12 +42,19 @@ function isChosen(image) {
   return ofKind && is("true") && is("predicted") && ofSlice && is("badge");
 }
 
+/* How many test images there are of the kind and the classes chosen; the page may hold fewer. */
+function countOfAll() {
+  const kind = $("kind").value;
+  const is = (id, c) => $(id).value === "any" || Number($(id).value) === c;
+  const isCounted = (i, j) =>
+    is("true", i) && is("predicted", j) && (kind === "all" || (i === j) === (kind === "correct"));
+  return data.confusion.flatMap((row, i) => row.filter((_, j) => isCounted(i, j))).reduce((a, b) => a + b, 0);
+}
+
 function fill() {
   const sort = $("sort").value;
-  const sign = sort === "doubt" ? -1 : 1;
   chosen = images.filter(isChosen);
-  if (sort !== "index") chosen.sort((a, b) => (b.confidence - a.confidence) * sign || a.index - b.index);
-  $("count").textContent = `${chosen.length} image${chosen.length === 1 ? "" : "s"}`;
+  if (sort !== "index") chosen.sort((a, b) => (a.rank - b.rank) * (sort === "doubt" ? -1 : 1));
   document.querySelectorAll("#gallery canvas").forEach(forget);
   $("gallery").replaceChildren();
   more();
@@ -72,7 +81,12 @@ function more() {
     card.onclick = () => openAmongChosen(image);
     $("gallery").append(card);
   }
-  $("more").hidden = $("gallery").childElementCount >= chosen.length;
+  const shown = $("gallery").childElementCount;
+  const all = $("slice").value === "any" && $("badge").value === "any" ? countOfAll() : chosen.length;
+  $("more").hidden = shown >= chosen.length;
+  $("count").textContent =
+    `${chosen.length}${all > chosen.length ? ` of ${all}` : ""} image${all === 1 ? "" : "s"}` +
+    (shown < chosen.length ? `, the first ${shown} below` : "");
 }
 
 /* Shows the images of one cell of the confusion matrix. */
@@ -93,13 +107,14 @@ export function show(kind, isTrue, isPredicted, slice = "any") {
 
 let list = [];
 let place = 0; // what left and right lead through: {image}, or {image, other}
+let wanted = null; // the map that was last chosen there, while it is open
 
 /* Opens the image of an index of the test set. */
 function goTo(event) {
   event.preventDefault();
-  const { value } = $("go");
+  const value = $("go").value.trim();
   if (!value) return;
-  const image = images.find(({ index }) => index === Number(value));
+  const image = images.find(({ index }) => String(index) === value);
   if (image) openAmongChosen(image);
   else {
     $("go").setCustomValidity(`Image ${value} is not on this page, which holds ${images.length} images.`);
@@ -107,22 +122,23 @@ function goTo(event) {
   }
 }
 
-const openAmongChosen = (image) =>
-  chosen.includes(image)
-    ? open(
-        chosen.map((each) => ({ image: each })),
-        chosen.indexOf(image),
-      )
-    : open([{ image }], 0);
+function openAmongChosen(image) {
+  const among = chosen.includes(image) ? chosen : [image];
+  open(
+    among.map((each) => ({ image: each, other: others.find((other) => other.image === each) })),
+    among.indexOf(image),
+  );
+}
 
 /* Opens the dialog at one entry of a list. */
 export function open(entries, at) {
   list = entries;
   place = at;
   const { image, other } = list[place];
+  if (!$("detail").open) wanted = null;
   $("detail-title").textContent = `#${image.index}: ${titleOf(image)}${image.badge ? ` (${image.badge})` : ""}`;
-  $("previous").disabled = place === 0;
-  $("next").disabled = place === list.length - 1;
+  $("previous").setAttribute("aria-disabled", place === 0);
+  $("next").setAttribute("aria-disabled", place === list.length - 1);
   drawImage($("pair").firstElementChild, image);
   showMaps(image);
   showNeighbours(image);
@@ -138,11 +154,12 @@ export function open(entries, at) {
 function showMaps(image) {
   const canvas = $("pair").lastElementChild;
   const buttons = new Map();
+  const hadFocus = $("detail-maps").contains(document.activeElement);
   const show = (which) => {
-    const raw = rawMap(image, which);
     keepDrawing(canvas, () => draw(canvas, image, which));
     for (const [key, button] of buttons) button.setAttribute("aria-pressed", key === which);
-    const range = `raw values ${Math.min(...raw).toPrecision(3)} to ${Math.max(...raw).toPrecision(3)}`;
+    const [low, high] = rangeOf(image, which).map((value) => value.toPrecision(3));
+    const range = `raw values ${low} to ${high}${data.averaged ? ", drawn as means over cells" : ""}`;
     const colours = `blue speaks for ${names[image.predicted]}, orange for ${names[image.true]}`;
     $("detail-note").textContent =
       which === DIFFERENCE
@@ -151,10 +168,19 @@ function showMaps(image) {
   };
   for (const c of image.classes)
     buttons.set(c, bar("button", names[c], image.probabilities[c], percent(image.probabilities[c])));
-  buttons.set(DIFFERENCE, bar("button", "pred. − true", 0, ""));
-  for (const [which, button] of buttons) button.onclick = () => show(which);
+  if (rawMap(image, DIFFERENCE)) {
+    buttons.set(DIFFERENCE, bar("button", "pred. − true", 0, ""));
+    buttons.get(DIFFERENCE).classList.add("difference");
+  }
+  for (const [which, button] of buttons)
+    button.onclick = () => {
+      wanted = which;
+      show(which);
+    };
   $("detail-maps").replaceChildren(...buttons.values());
-  show([chosenMap(image), image.predicted, ...image.classes, DIFFERENCE].find((which) => buttons.has(which)));
+  const first = [wanted, chosenMap(image), image.predicted, ...image.classes].find((which) => buttons.has(which));
+  show(first);
+  if (hadFocus) buttons.get(first).focus();
 }
 
 function showOther(image, other) {

@@ -51,7 +51,8 @@ export function rawMapOf({ activations, gradient }, stage, method, weights) {
   if (method === "eigen-cam") return METHODS[method](x).map((value) => value * weights.reduce((a, b) => a + b));
   if (LINEAR.includes(method)) return METHODS[method](x, gradient(stage, weights));
   const parts = weights.flatMap((weight, c) => (weight ? [{ weight, map: mapOfClass(c) }] : []));
-  return parts[0].map.map((_, i) => parts.reduce((sum, { weight, map }) => sum + weight * map[i], 0));
+  const none = new Float32Array(x.size ** 2); // of a class less itself
+  return parts.reduce((sum, { weight, map }) => sum.map((value, i) => value + weight * map[i]), none);
 
   function mapOfClass(c) {
     return METHODS[method](
@@ -130,6 +131,7 @@ function sayWhatTheMapIs({ predicted, logits }, which, raw) {
   const isLast = stages.selectedIndex === stages.length - 1;
   if (method === "eigen-cam" && isDifference) $("map-caption").textContent = "the same for both classes: no difference";
   else if (method === "eigen-cam") $("map-caption").textContent = "what is most active, whatever the class";
+  else if (isDifference && predicted === live.label) $("map-caption").textContent = "no difference: it is right";
   else if (isDifference)
     $("map-caption").textContent = `blue: for ${names[predicted]}, orange: for ${names[live.label]}`;
   else $("map-caption").textContent = `what speaks for ${names[which]}`;
@@ -139,7 +141,7 @@ function sayWhatTheMapIs({ predicted, logits }, which, raw) {
   const total = addsUp ? `Their sum and the class's bias are its logit, ${logits[which].toFixed(2)}. ` : "";
   $("live-note").textContent =
     `${method} at ${stages.value}, raw values ${range}. ${total}` +
-    "To the right of each class: its probability and its logit.";
+    "To the right of each class: its probability and its logit, the score that probabilities are made of.";
 }
 
 const answerSoon = beforeNextFrame(answer);
@@ -342,7 +344,7 @@ function takeDropped() {
 
 /* The most confident wrong prediction of each class, or what there is. */
 function examples() {
-  const sorted = images.filter((image) => image.true !== image.predicted).sort((a, b) => b.confidence - a.confidence);
+  const sorted = images.filter((image) => image.true !== image.predicted).sort((a, b) => a.rank - b.rank);
   const isFirst = (image, i, all) => all.findIndex((other) => other.true === image.true) === i;
   return (sorted.length ? sorted : images).filter(isFirst).slice(0, EXAMPLES);
 }
@@ -386,7 +388,8 @@ export function startLive() {
   $("live-what").textContent =
     "The network runs in this page: cover a part of a picture and see what it says then, or give it a picture of " +
     `your own, which stays on this device. It knows ${names.length} classes` +
-    `${names.length > MANY ? "" : ` (${names.join(", ")})`} and names one of them for anything that it is shown.`;
+    `${names.length > MANY ? "" : ` (${names.join(", ")})`} and names one of them for anything that it is shown. A map shows what speaks for a class at a stage of the network; ` +
+    "later stages know more of the whole picture, and see it coarser.";
   $("original-caption").textContent =
     `your picture, cropped to its middle; the network sees ${SIDE}x${SIDE} pixels of it`;
   offerClasses();

@@ -72,7 +72,8 @@ $("headline").textContent = `${count} picture${count === 1 ? "" : "s"}, explaine
 $("known").textContent = `The network knows ${names.length} classes, and names one of them for anything it is shown.`;
 $("what").textContent =
   `${data.method} at ${data.stage}, over the middle of each picture. ` +
-  "A map shows what speaks for its class, on a scale of its own: colours cannot be compared between maps.";
+  "A map shows what speaks for its class: red most, blue least. Each has a scale of its own: colours cannot be " +
+  "compared between maps.";
 if (data.rule) {
   $("rule").textContent =
     `${unlike} marked as unlike the training set: ${data.rule} (${data.threshold.toFixed(3)}). ` +

@@ -15,7 +15,11 @@ function showContents() {
   for (const title of document.querySelectorAll("main h2")) {
     if (title.closest("[hidden]")) continue;
     const button = make("button", title.textContent, "plain");
-    button.onclick = () => title.scrollIntoView();
+    title.tabIndex = -1;
+    button.onclick = () => {
+      title.scrollIntoView();
+      title.focus({ preventScroll: true });
+    };
     $("contents").append(button);
   }
 }
@@ -30,7 +34,7 @@ showTrust();
 showRobustness();
 startOpacity();
 startColors();
-for (const canvas of document.querySelectorAll("canvas")) fit(canvas, 256);
+for (const canvas of document.querySelectorAll("canvas:not(#legend)")) fit(canvas, 256);
 load(() => {
   startGallery();
   startSlices();
