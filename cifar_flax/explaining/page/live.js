@@ -388,8 +388,9 @@ export function startLive() {
   $("live-what").textContent =
     "The network runs in this page: cover a part of a picture and see what it says then, or give it a picture of " +
     `your own, which stays on this device. It knows ${names.length} classes` +
-    `${names.length > MANY ? "" : ` (${names.join(", ")})`} and names one of them for anything that it is shown. A map shows what speaks for a class at a stage of the network; ` +
-    "later stages know more of the whole picture, and see it coarser.";
+    `${names.length > MANY ? "" : ` (${names.join(", ")})`} and names one of them for anything that it is shown. ` +
+    "A map shows what speaks for a class at a stage of the network; later stages know more of the whole picture, and " +
+    "see it coarser.";
   $("original-caption").textContent =
     `your picture, cropped to its middle; the network sees ${SIDE}x${SIDE} pixels of it`;
   offerClasses();
