@@ -13,6 +13,8 @@ export const percent = (x) => `${(100 * x).toFixed(1)}%`;
 export const titleOf = (image) =>
   names[image.true] + (image.true === image.predicted ? "" : `, taken for ${names[image.predicted]}`);
 
+export const numbered = (image) => `#${image.index}: ${titleOf(image)}`;
+
 export function make(tag, text, className) {
   const node = document.createElement(tag);
   if (text !== undefined) node.textContent = text;

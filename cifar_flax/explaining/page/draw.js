@@ -1,6 +1,6 @@
 /* Images and maps: how they are decoded, coloured and drawn. The definition is that of cam.to_image and cam.overlay. */
 
-import { $, data, make, names, option, SIDE } from "./dom.js";
+import { $, data, make, names, numbered, option, SIDE } from "./dom.js";
 
 /* What can be drawn over an image: the map of a class, which is a number, or one of these. */
 export const DIFFERENCE = "difference";
@@ -87,6 +87,18 @@ export function drawImage(canvas, image) {
   const column = image.place % data.sprite_columns;
   const row = Math.floor(image.place / data.sprite_columns);
   contextOf(canvas).drawImage(sprite, SIDE * column, SIDE * row, SIDE, SIDE, 0, 0, canvas.width, canvas.height);
+}
+
+/* A small button of an image. */
+export function thumbnail(image, onclick) {
+  const button = make("button", undefined, "thumbnail");
+  const canvas = newCanvas(64);
+  drawImage(canvas, image);
+  button.title = numbered(image);
+  button.setAttribute("aria-label", button.title);
+  button.append(canvas);
+  button.onclick = onclick;
+  return button;
 }
 
 /* Draws an image and a map over it: its own, or `raw`. */

@@ -54,34 +54,44 @@ function worstPairs(choose) {
   return list;
 }
 
+/* A table of rows of cells, the first one its head. */
+function tableOf(className, ...rows) {
+  const table = make("table", undefined, className);
+  const [head, ...lines] = rows.map((cells) => {
+    const line = make("tr");
+    line.append(...cells);
+    return line;
+  });
+  table.append(make("thead"), make("tbody"));
+  table.firstChild.append(head);
+  table.lastChild.append(...lines);
+  return table;
+}
+
+function scrolling(table) {
+  const box = make("div", undefined, "scroll");
+  box.append(table);
+  return box;
+}
+
 function matrix(choose) {
-  const table = make("table", undefined, "matrix");
-  const head = make("tr");
-  const thead = make("thead");
-  const body = make("tbody");
   const many = names.length > MANY;
   const most = Math.max(1, ...data.confusion.map((row, i) => Math.max(0, ...row.filter((_, j) => i !== j))));
-  head.append(make("td"), ...names.map(heading));
-  thead.append(head);
-  data.confusion.forEach((row, i) => {
-    const line = make("tr");
-    line.append(heading(names[i]));
-    row.forEach((count, j) => {
-      const cell = make("td");
-      line.append(cell);
-      if (many && !count) return; // a number only where there is one
-      const button = make("button", count, i === j ? "right" : "");
-      button.setAttribute("aria-label", `${count} of ${names[i]} predicted as ${names[j]}`);
-      if (i !== j) button.style.background = `rgba(var(--wrong), ${(0.6 * count) / most})`;
-      button.disabled = !count;
-      button.onclick = () => choose(i, j);
-      cell.append(button);
-    });
-    body.append(line);
-  });
+  const cellOf = (count, i, j) => {
+    const cell = make("td");
+    if (many && !count) return cell; // a number only where there is one
+    const button = make("button", count, i === j ? "right" : "");
+    button.setAttribute("aria-label", `${count} of ${names[i]} predicted as ${names[j]}`);
+    if (i !== j) button.style.background = `rgba(var(--wrong), ${(0.6 * count) / most})`;
+    button.disabled = !count;
+    button.onclick = () => choose(i, j);
+    cell.append(button);
+    return cell;
+  };
+  const rows = data.confusion.map((row, i) => [heading(names[i]), ...row.map((count, j) => cellOf(count, i, j))]);
+  const table = tableOf("matrix", [make("td"), ...names.map(heading)], ...rows);
   table.id = "confusion";
   table.classList.toggle("many", many);
-  table.append(thead, body);
   return table;
 }
 
@@ -102,14 +112,12 @@ function zoomOf(table) {
 /* Fills #matrix. `choose` is called with the true and the predicted class of a pair. */
 export function showConfusions(choose) {
   const table = matrix(choose);
-  const scroll = make("div", undefined, "scroll");
-  scroll.append(table);
   $("matrix").append(
     make("p", "The most frequent confusions. Choose one to see its images.", "soft"),
     worstPairs(choose),
     make("p", "All of them: rows are true classes, columns predictions.", "soft"),
     zoomOf(table),
-    scroll,
+    scrolling(table),
   );
 }
 
@@ -118,32 +126,20 @@ export function showConfusions(choose) {
 /* A heat map as Python gives it: orange where it is bad, blue where it is good. */
 function heatMap({ title, text, columns, rows, cells, shades }) {
   const box = make("div");
-  const scroll = make("div", undefined, "scroll");
-  const table = make("table", undefined, "matrix");
-  const head = make("tr");
-  const thead = make("thead");
-  const body = make("tbody");
-  head.append(make("td"), ...columns.map(heading));
-  thead.append(head);
-  rows.forEach((name, i) => {
-    const line = make("tr");
-    line.append(heading(name));
-    cells[i].forEach((number, j) => {
-      const cell = make("td", number, "value");
-      const colour = `rgb(var(${shades[i][j] > 0 ? "--wrong" : "--right"})) ${60 * Math.abs(shades[i][j])}%`;
-      cell.style.background = `color-mix(in srgb, ${colour}, var(--ground))`;
-      line.append(cell);
-    });
-    body.append(line);
-  });
+  const cellOf = (number, shade) => {
+    const cell = make("td", number, "value");
+    const colour = `rgb(var(${shade > 0 ? "--wrong" : "--right"})) ${60 * Math.abs(shade)}%`;
+    cell.style.background = `color-mix(in srgb, ${colour}, var(--ground))`;
+    return cell;
+  };
+  const lines = rows.map((name, i) => [heading(name), ...cells[i].map((number, j) => cellOf(number, shades[i][j]))]);
+  const table = tableOf("matrix", [make("td"), ...columns.map(heading)], ...lines);
   table.classList.toggle(
     "upright",
     columns.every((name) => name.length < 3),
   );
   table.classList.toggle("many", columns.length > MANY);
-  table.append(thead, body);
-  scroll.append(table);
-  box.append(make("h3", title), make("p", text, "soft"), scroll);
+  box.append(make("h3", title), make("p", text, "soft"), scrolling(table));
   return box;
 }
 
@@ -162,24 +158,10 @@ export function showRobustness() {
 
 /* A table of columns [title, function of a row]. */
 export function numbers(columns, rows) {
-  const scroll = make("div", undefined, "scroll");
-  const table = make("table", undefined, "numbers");
-  const thead = make("thead");
-  const head = make("tr");
-  const body = make("tbody");
-  head.append(...columns.map(([title]) => make("th", title)));
-  for (const row of rows) {
-    const line = make("tr");
-    columns.forEach(([, cell], i) => {
-      const text = cell(row);
-      line.append(make(i ? "td" : "th", text, String(text).length > 24 ? "words" : ""));
-    });
-    body.append(line);
-  }
-  thead.append(head);
-  table.append(thead, body);
-  scroll.append(table);
-  return scroll;
+  const cellOf = (text, i) => make(i ? "td" : "th", text, String(text).length > 24 ? "words" : "");
+  const lines = rows.map((row) => columns.map(([, cell], i) => cellOf(cell(row), i)));
+  const head = columns.map(([title]) => make("th", title));
+  return scrolling(tableOf("numbers", head, ...lines));
 }
 
 /* The same of a table as Python gives it. */

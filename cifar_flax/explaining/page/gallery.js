@@ -1,6 +1,6 @@
 /* The gallery with its filters, the dialog of one image, and the link that leads to both. */
 
-import { $, bar, data, make, names, option, percent, titleOf } from "./dom.js";
+import { $, bar, data, make, names, numbered, option, percent, titleOf } from "./dom.js";
 import {
   DIFFERENCE,
   draw,
@@ -136,7 +136,7 @@ export function open(entries, at) {
   place = at;
   const { image, other } = list[place];
   if (!$("detail").open) wanted = null;
-  $("detail-title").textContent = `#${image.index}: ${titleOf(image)}${image.badge ? ` (${image.badge})` : ""}`;
+  $("detail-title").textContent = `${numbered(image)}${image.badge ? ` (${image.badge})` : ""}`;
   $("previous").setAttribute("aria-disabled", place === 0);
   $("next").setAttribute("aria-disabled", place === list.length - 1);
   drawImage($("pair").firstElementChild, image);

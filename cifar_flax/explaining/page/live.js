@@ -1,7 +1,7 @@
 /* The network in the page: pictures that are covered with the mouse, a finger or the keyboard, or brought along. */
 
 import { LINEAR, METHODS } from "./cam.js";
-import { $, bar, data, MANY, make, names, option, percent, SIDE, titleOf } from "./dom.js";
+import { $, bar, data, MANY, make, names, numbered, option, percent, SIDE } from "./dom.js";
 import {
   beforeNextFrame,
   bytes,
@@ -12,6 +12,7 @@ import {
   images,
   keepDrawing,
   newCanvas,
+  thumbnail,
 } from "./draw.js";
 import { buildNetwork, softmax } from "./network.js";
 
@@ -162,8 +163,6 @@ function start(pixels, title, label) {
   for (const button of $("examples").children) button.setAttribute("aria-pressed", button.title === title);
   show();
 }
-
-const numbered = (image) => `#${image.index}: ${titleOf(image)}`;
 
 function startWith(image) {
   drawImage(small, image);
@@ -349,17 +348,6 @@ function examples() {
   return (sorted.length ? sorted : images).filter(isFirst).slice(0, EXAMPLES);
 }
 
-function exampleButton(image) {
-  const button = make("button");
-  const canvas = newCanvas(64);
-  drawImage(canvas, image);
-  button.title = numbered(image);
-  button.setAttribute("aria-label", button.title);
-  button.append(canvas);
-  button.onclick = () => startWith(image);
-  return button;
-}
-
 function offerClasses() {
   option($("live-which"), "predicted", "of predicted class");
   option($("live-which"), DIFFERENCE, "predicted minus true");
@@ -414,7 +402,7 @@ export function startLive() {
   };
   takeDropped();
   const shown = examples();
-  $("examples").append(...shown.map(exampleButton));
+  $("examples").append(...shown.map((image) => thumbnail(image, () => startWith(image))));
   moveBrush((SIDE - brushSize()) / 2, (SIDE - brushSize()) / 2);
   if (shown.length) startWith(shown[0]);
 }

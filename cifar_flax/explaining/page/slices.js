@@ -1,25 +1,13 @@
 /* The groups of images that fail more often than the others of their class, each with the first that do. */
 
-import { $, data, make, titleOf } from "./dom.js";
-import { drawImage, images, newCanvas } from "./draw.js";
+import { $, data, make } from "./dom.js";
+import { images, thumbnail } from "./draw.js";
 import { numbersOf } from "./figures.js";
 import { open, show } from "./gallery.js";
 
 const FEW = 8;
 /* How many groups are shown before the rest is folded. */
 const FIRST = 12;
-
-function thumbnail(entries, place) {
-  const { image } = entries[place];
-  const button = make("button", undefined, "thumbnail");
-  const canvas = newCanvas(64);
-  drawImage(canvas, image);
-  button.title = `#${image.index}: ${titleOf(image)}`;
-  button.setAttribute("aria-label", button.title);
-  button.append(canvas);
-  button.onclick = () => open(entries, place);
-  return button;
-}
 
 function card(slice, number) {
   const box = make("article");
@@ -28,7 +16,7 @@ function card(slice, number) {
     .filter((image) => slice.predicted === null || slice.predicted === image.predicted)
     .map((image) => ({ image }));
   const row = make("div", undefined, "thumbnails");
-  row.append(...failing.slice(0, FEW).map((_, place) => thumbnail(failing, place)));
+  row.append(...failing.slice(0, FEW).map(({ image }, place) => thumbnail(image, () => open(failing, place))));
   const button = make("button", `show all ${failing.length}`, "plain");
   button.onclick = () => show("wrong", slice.true, slice.predicted ?? "any", number);
   box.append(make("h3", slice.name), make("p", slice.sentence), row, button);
